@@ -49,8 +49,8 @@ def visible() -> list[Device]:
     """Return the GPUs that this process may use; in a worker of Ray those that Ray assigned to it."""
     assigned = _assigned()
     if is_pretended():
-        found = [Device(name, is_gpu=True) for name in os.environ[PRETENDED].split(",") if name]
-        return found if assigned is None else found[: len(assigned)]
+        devices = [Device(name, is_gpu=True) for name in os.environ[PRETENDED].split(",") if name]
+        return devices if assigned is None else devices[: len(assigned)]
     if assigned is not None:
         return [Device(f"cuda:{place}", is_gpu=True) for place in _places(assigned)]
     limit = os.environ.get("CUDA_VISIBLE_DEVICES", os.environ.get("HIP_VISIBLE_DEVICES"))
@@ -120,9 +120,9 @@ def select_device(use_gpu: UseGPU | None) -> Device:
     check(use_gpu)
     if use_gpu is False or (use_gpu is None and not is_assigned()):
         return CPU
-    found = visible()
-    if found:
-        return found[0]
+    devices = visible()
+    if devices:
+        return devices[0]
     if use_gpu is not True:
         return CPU
     by_ray = _assigned() is not None

@@ -85,7 +85,7 @@ def _machine() -> Iterator[Finding]:
     yield Finding(
         "machine", "system", State.OK, f"{platform.system()} {platform.machine()}, {usable} of {os.cpu_count()} CPUs"
     )
-    gpus = ", ".join(found.name for found in device.visible()) or "none"
+    gpus = ", ".join(gpu.name for gpu in device.visible()) or "none"
     yield Finding("machine", "GPUs", State.OK, gpus)
 
 
@@ -149,13 +149,17 @@ def _ray(cluster: bool) -> Iterator[Finding]:
     if not _version("ray") or not cluster:
         return
     if address in ("", "auto"):
-        found = _run("import ray, logging; ray.init('auto', log_to_driver=False, logging_level=logging.CRITICAL);"
+        output = _run("import ray, logging; ray.init('auto', log_to_driver=False, logging_level=logging.CRITICAL);"
                      "print(ray.__version__, ray.cluster_resources())", RAY_TIMEOUT_S)  # fmt: skip
-        if found[0]:
-            yield Finding("Ray", "cluster", State.OK, f"one is running: {found[1]}")
-        elif address or "version" in found[1].lower():
+        if output[0]:
+            yield Finding("Ray", "cluster", State.OK, f"one is running: {output[1]}")
+        elif address or "version" in output[1].lower():
             yield Finding(
-                "Ray", "cluster", State.PROBLEM, found[1], "check that the cluster runs this version of Ray and Python."
+                "Ray",
+                "cluster",
+                State.PROBLEM,
+                output[1],
+                "check that the cluster runs this version of Ray and Python.",
             )
         else:
             yield Finding("Ray", "cluster", State.OK, "none is running; one is started when a call needs it")
@@ -172,7 +176,7 @@ def _ray(cluster: bool) -> Iterator[Finding]:
 
 def _required(extra: str | None) -> list[Requirement]:
     """What `rayline` or one of its extras requires, with the extras that it contains."""
-    found: dict[str, Requirement] = {}
+    requirements: dict[str, Requirement] = {}
     for text in metadata.requires("rayline") or []:
         requirement = Requirement(text)
         of_extra = requirement.marker is not None and "extra" in str(requirement.marker)
@@ -181,10 +185,10 @@ def _required(extra: str | None) -> list[Requirement]:
         ):
             continue
         if requirement.name == "rayline":
-            found |= {inner.name: inner for name in sorted(requirement.extras) for inner in _required(name)}
+            requirements |= {inner.name: inner for name in sorted(requirement.extras) for inner in _required(name)}
         else:
-            found[requirement.name] = requirement
-    return list(found.values())
+            requirements[requirement.name] = requirement
+    return list(requirements.values())
 
 
 def _package(area: str, requirement: Requirement, *, absent: State) -> Finding:
@@ -207,12 +211,12 @@ def _version(name: str) -> str | None:
 @cache
 def _modules() -> dict[str, list[str]]:
     """The modules of each installed distribution, by its normalised name."""
-    found: dict[str, list[str]] = {}
+    modules: dict[str, list[str]] = {}
     for module, names in metadata.packages_distributions().items():
         for name in names:
             if module.isidentifier() and not module.startswith("_"):
-                found.setdefault(name.lower().replace("_", "-"), []).append(module)
-    return found
+                modules.setdefault(name.lower().replace("_", "-"), []).append(module)
+    return modules
 
 
 def _import_failure(names: list[str]) -> str:

@@ -84,15 +84,15 @@ class OutcomeTensors:
     def memberships(self) -> str:
         """Which classes are in the set of each row; the predicted class always is."""
         assert self.sets is not None
-        codes, found, start = self.predicted, [], 0
+        codes, columns, start = self.predicted, [], 0
         for i, classes in enumerate(self.target.classes):
             own = self.column(self.sets, *range(start, start + len(classes)))
             is_it = self.graph.node(
                 "Equal", [self.column(codes, i), self.graph.constant([list(range(len(classes)))], np.int64)]
             )
-            found.append(self.graph.node("Or", [own, is_it]))
+            columns.append(self.graph.node("Or", [own, is_it]))
             start += len(classes)
-        return self.each(found)
+        return self.each(columns)
 
 
 @dataclass(frozen=True)
@@ -135,18 +135,18 @@ def form_of(forms: Mapping[type, T], step: object, noun: str, hint: str) -> T:
 def _outputs(tensors: OutcomeTensors, decides: bool) -> dict[str, GraphOutput]:
     graph, target = tensors.graph, tensors.target
     last = tensors.probabilities if target.task.is_classification else tensors.values
-    found = {"scores": GraphOutput(graph.node("Cast", [last], to=TensorProto.FLOAT), TensorProto.FLOAT)}
+    outputs = {"scores": GraphOutput(graph.node("Cast", [last], to=TensorProto.FLOAT), TensorProto.FLOAT)}
     if decides:
         for i, (name, classes) in enumerate(zip(target.prediction_names, target.classes, strict=True)):
-            found[name] = _labels(tensors, i, classes)
+            outputs[name] = _labels(tensors, i, classes)
     if tensors.sets is not None:
-        found["set"] = GraphOutput(tensors.memberships, TensorProto.BOOL)
+        outputs["set"] = GraphOutput(tensors.memberships, TensorProto.BOOL)
     if tensors.lower is not None and tensors.upper is not None:
         bounds = {"lower": tensors.lower, "upper": tensors.upper}
         for i, name in enumerate(interval_names(target)):
             own = tensors.column(bounds[name.partition("_")[0]], i // 2)
-            found[name] = GraphOutput(graph.node("Cast", [own], to=TensorProto.FLOAT), TensorProto.FLOAT)
-    return found
+            outputs[name] = GraphOutput(graph.node("Cast", [own], to=TensorProto.FLOAT), TensorProto.FLOAT)
+    return outputs
 
 
 def _labels(tensors: OutcomeTensors, place: int, classes: Sequence[Any]) -> GraphOutput:
@@ -206,15 +206,15 @@ def _threshold(tensors: OutcomeTensors, stage: Threshold) -> OutcomeTensors:
     if tensors.target.task is Task.MULTICLASS:
         costs = tensors.graph.node("MatMul", [tensors.values, tensors.graph.constant(stage.costs)])
         return replace(tensors, codes=tensors.graph.node("ArgMin", [costs], axis=1, keepdims=1))
-    found = []
+    labels = []
     for i, (threshold, code) in enumerate(stage.rules):
         values = tensors.column(tensors.values, i)
         if code:
             is_second = tensors.with_number("GreaterOrEqual", values, threshold)
         else:
             is_second = tensors.with_number("Less", tensors.one_minus(values), threshold)
-        found.append(tensors.graph.node("Cast", [is_second], to=TensorProto.INT64))
-    return replace(tensors, codes=tensors.each(found))
+        labels.append(tensors.graph.node("Cast", [is_second], to=TensorProto.INT64))
+    return replace(tensors, codes=tensors.each(labels))
 
 
 def _conformal(tensors: OutcomeTensors, stage: Conformal) -> OutcomeTensors:

@@ -242,8 +242,8 @@ class RaylineTransformer(TransformerMixin, _Tables):
         names = list(self.preprocessor_.output_schema)
         table = X if isinstance(X, pl.DataFrame) else pl.DataFrame(np.asarray(X, dtype=np.float64), schema=names)
         schema = {name: dtype for name, dtype in self.preprocessor_.output_schema.items() if dtype.is_numeric()}
-        found: pl.DataFrame = self.preprocessor_.inverse_transform(table.cast(schema))  # type: ignore[arg-type]
-        return found
+        inverted: pl.DataFrame = self.preprocessor_.inverse_transform(table.cast(schema))  # type: ignore[arg-type]
+        return inverted
 
     def get_feature_names_out(self, input_features: Any = None) -> Array:
         """Return the names of the features; for vector columns those of their elements."""

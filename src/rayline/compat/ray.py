@@ -383,10 +383,10 @@ def has_unmet_demand() -> bool:
     if reply is None or _CLUSTER_STATE.find() is None or not ray.is_initialized():  # a question would start a Ray
         return False
     try:
-        found = reply.FromString(_gcs_client(ray.get_runtime_context().gcs_address).get_cluster_resource_state())
+        parsed = reply.FromString(_gcs_client(ray.get_runtime_context().gcs_address).get_cluster_resource_state())
     except Exception:  # the head node does not answer: nobody waits for these workers
         return False
-    state = found.cluster_resource_state
+    state = parsed.cluster_resource_state
     return bool(state.pending_resource_requests or state.pending_gang_resource_requests)
 
 
@@ -443,7 +443,7 @@ def input_files(data: Any, most: int) -> list[tuple[str, int, int]] | None:
     plan = getattr(data, "_logical_plan", None)
     if plan is None or _LOGICAL_PLAN.find() is None:
         return None
-    found: list[tuple[str, int, int]] = []
+    files: list[tuple[str, int, int]] = []
     for operator in plan.dag.post_order_iter():
         if operator.input_dependencies:
             continue
@@ -455,8 +455,8 @@ def input_files(data: Any, most: int) -> list[tuple[str, int, int]] | None:
         listed = _listed(system, list(paths), most)
         if listed is None:
             return None
-        found += listed
-    return found if len(found) <= most else None
+        files += listed
+    return files if len(files) <= most else None
 
 
 def _listed(system: Any, paths: list[str], most: int) -> list[tuple[str, int, int]] | None:

@@ -24,8 +24,8 @@ class FewFootersIndexer(footer_file_indexer.FooterFileIndexer):  # type: ignore[
     ) -> Iterator[Any]:
         """Yield what Ray Data's indexer yields: a manifest for each file."""
         listing = {name: value for name, value in options.items() if name != "projected_columns"}
-        found = itertools.islice(self._iter_file_infos_for_list(paths, **listing), FEW_FILES + 1)
-        files = [(info.path, info.size) for info in found if info.size is not None]
+        infos = itertools.islice(self._iter_file_infos_for_list(paths, **listing), FEW_FILES + 1)
+        files = [(info.path, info.size) for info in infos if info.size is not None]
         if len(files) > FEW_FILES:
             yield from super().list_files(paths, predicate=predicate, limit=limit, **options)
             return

@@ -32,11 +32,11 @@ def integer(name: str, value: Any, *, minimum: int = 1, maximum: int | None = No
     """
     if value is None and optional:
         return None
-    found = None if isinstance(value, bool) or not isinstance(value, Integral) else int(value)
-    if found is None or found < minimum or (maximum is not None and found > maximum):
+    number = None if isinstance(value, bool) or not isinstance(value, Integral) else int(value)
+    if number is None or number < minimum or (maximum is not None and number > maximum):
         wanted = f"of at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
         raise ParameterError.value(name, f"an integer {wanted}{', or None' * optional}", value)
-    return found
+    return number
 
 
 def column_names(argument: str, given: Any) -> tuple[str, ...]:

@@ -265,8 +265,8 @@ def _is_broken(error: ImportError) -> bool:
 
 
 def _nearest(missing: Iterable[str], present: Sequence[str]) -> list[str]:
-    found = (difflib.get_close_matches(name, present, n=1, cutoff=0.6) for name in missing)
-    return list(dict.fromkeys(itertools.chain.from_iterable(found)))
+    matches = (difflib.get_close_matches(name, present, n=1, cutoff=0.6) for name in missing)
+    return list(dict.fromkeys(itertools.chain.from_iterable(matches)))
 
 
 def nearest(name: str, allowed: Sequence[str]) -> list[str]:

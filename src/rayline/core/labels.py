@@ -120,7 +120,7 @@ def with_positive(
     positive = pos_label if isinstance(pos_label, Mapping) else dict.fromkeys(columns, pos_label)
     if strange := [name for name in positive if name not in columns]:
         raise ParameterError.unknown(strange, columns, "target", where=f"{place()}: pos_label")
-    return [_positive_last(c, found, positive) for c, found in zip(columns, classes, strict=True)]
+    return [_positive_last(c, labels, positive) for c, labels in zip(columns, classes, strict=True)]
 
 
 def no_positive(task: Task, columns: Sequence[str], pos_label: Any) -> ParameterError:

@@ -19,8 +19,8 @@ LIMITS = (
 
 def available_bytes() -> int | None:
     """Return the memory that is free or can be freed without swapping; None where the system does not say."""
-    found = [_of_machine(), *(_of_limit(limit, used) for limit, used in LIMITS)]
-    return min((size for size in found if size is not None), default=None)
+    limits = [_of_machine(), *(_of_limit(limit, used) for limit, used in LIMITS)]
+    return min((size for size in limits if size is not None), default=None)
 
 
 def _of_machine() -> int | None:

@@ -83,9 +83,9 @@ def quantiles_of(value: Any, *, name: str = "quantile_alpha") -> tuple[float, ..
     is_list = isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) == 1
     values = list(value) if is_list else [value]
     try:
-        found = tuple(float(v) for v in values)
+        quantiles = tuple(float(v) for v in values)
     except (TypeError, ValueError):
-        found = ()
-    if not found or len({*found}) < len(found) or not all(0.0 < q < 1.0 for q in found):
+        quantiles = ()
+    if not quantiles or len({*quantiles}) < len(quantiles) or not all(0.0 < q < 1.0 for q in quantiles):
         raise ParameterError.value(name, "different numbers between 0 and 1, both excluded", value)
-    return found
+    return quantiles

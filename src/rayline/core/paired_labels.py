@@ -90,8 +90,8 @@ def sizes(groups: Array) -> Array:
 
 def group_weights(weight: Array, sizes: Array) -> Array:
     """Return the weight of each group: the mean of the weights of its rows."""
-    found: Array = np.add.reduceat(weight, np.cumsum(sizes) - sizes) / sizes if len(sizes) else np.empty(0)
-    return found
+    means: Array = np.add.reduceat(weight, np.cumsum(sizes) - sizes) / sizes if len(sizes) else np.empty(0)
+    return means
 
 
 def signed_times(times: Array) -> Array:

@@ -49,10 +49,10 @@ class PartFiles:
         about = {"rows_per_file": self.rows_per_file, "made_by": self.made_by}
         if _ABOUT in names and done:
             with system.open_input_stream(f"{root}/{_ABOUT}") as file:
-                found = json.loads(file.read())
-            if found != about:
+                state = json.loads(file.read())
+            if state != about:
                 raise DataError.here(
-                    f"the files in {self.path} were made otherwise: {found}.",
+                    f"the files in {self.path} were made otherwise: {state}.",
                     f"Expected {about}.",
                     "resume with the same rows_per_file, pipeline and options, or choose another directory.",
                 )

@@ -35,7 +35,7 @@ class ScoreGathering:
     def __init__(self, context: TrainContext, rows: Mapping[str, Rows]) -> None:
         self._gather = context.gather
         everyone = context.gather({name: own.n_rows for name, own in rows.items()})
-        self.n_rows: dict[str, int] = {name: sum(found[name] for found in everyone) for name in rows}
+        self.n_rows: dict[str, int] = {name: sum(counts[name] for counts in everyone) for name in rows}
 
     def refuse_function(self, argument: str) -> None:
         """Raise ParameterError when a set has more rows than a function of the user's own takes, which is passed as this argument."""

@@ -118,18 +118,18 @@ def local_copy(path: str | Path, max_bytes: int | None = None) -> Iterator[Path]
     with scratch.folder("storage") as folder:
         with opening(path, "read"):
             system, root = file_system(str(path))
-            found = _files(system, root)
-        total = sum(info.size or 0 for info in found)
-        if not found or (max_bytes is not None and total > max_bytes + MAX_OVERHEAD):
+            files = _files(system, root)
+        total = sum(info.size or 0 for info in files)
+        if not files or (max_bytes is not None and total > max_bytes + MAX_OVERHEAD):
             raise ArtifactError(
-                f"{path} holds {total:,} bytes in {len(found):,} files.",
+                f"{path} holds {total:,} bytes in {len(files):,} files.",
                 "Expected a file or a directory that exists"
                 + ("." if max_bytes is None else f", of at most {max_bytes:,} bytes."),
                 "check the URL, or raise max_bytes if you trust it.",
             )
         target = folder / (root.rpartition("/")[2] or "content")
         with opening(path, "read"):
-            for info in found:
+            for info in files:
                 _download(system, info.path, _below(target, root, info.path))
         yield target
 
@@ -172,8 +172,8 @@ def list_names(url: str) -> list[str]:
 
     with opening(url, "read"):
         system, root = file_system(url)
-        found = system.get_file_info(fs.FileSelector(root, allow_not_found=True))
-    return sorted(info.base_name for info in found)
+        infos = system.get_file_info(fs.FileSelector(root, allow_not_found=True))
+    return sorted(info.base_name for info in infos)
 
 
 def delete(url: str) -> None:

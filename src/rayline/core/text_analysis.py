@@ -103,8 +103,8 @@ class Grams:
         last = max(len(self.tokens) - 1, 0)
         columns = []
         for place in range(int(sizes.max(initial=0))):
-            found = words.gather(self.tokens[np.minimum(starts + place, last)])
-            columns.append(found.set(pl.Series(sizes <= place), None).alias(str(place)))
+            tokens = words.gather(self.tokens[np.minimum(starts + place, last)])
+            columns.append(tokens.set(pl.Series(sizes <= place), None).alias(str(place)))
         if not columns:
             return pl.Series(dtype=pl.String)
         return pl.DataFrame(columns).select(pl.concat_str(pl.all(), separator=" ", ignore_nulls=True)).to_series()
@@ -138,13 +138,13 @@ class Analyzer:
             marked = texts.str.replace_all(f"[{_OPEN}{_CLOSE}]", "").str.replace_all(
                 self.token_pattern, f"{_OPEN}${{1}}{_CLOSE}"
             )
-            found = marked.str.extract_all(f"{_OPEN}[^{_CLOSE}]*").list.eval(pl.element().str.strip_prefix(_OPEN))
+            tokens = marked.str.extract_all(f"{_OPEN}[^{_CLOSE}]*").list.eval(pl.element().str.strip_prefix(_OPEN))
         else:
-            found = texts.str.extract_all(self.token_pattern)
+            tokens = texts.str.extract_all(self.token_pattern)
         if self.stop_words:
             stopped = pl.Series(self.stop_words, dtype=pl.String).implode()
-            found = found.list.eval(pl.element().filter(~pl.element().is_in(stopped)))
-        return found
+            tokens = tokens.list.eval(pl.element().filter(~pl.element().is_in(stopped)))
+        return tokens
 
     def tokens(self, texts: pl.Series) -> pl.Series:
         """As `split`, of a series."""
@@ -160,7 +160,7 @@ class Analyzer:
         keys = token_keys[tokens] if len(words) else np.empty(0, dtype=np.uint64)
         first, last = self.ngram_range
         starts, current, single = np.arange(len(tokens)), keys, keys
-        found: list[tuple[Integers, Keys, Integers, int]] = []
+        parts: list[tuple[Integers, Keys, Integers, int]] = []
         for size in range(1, last + 1):
             if size > 1:
                 inside = starts + size - 1 < len(tokens)
@@ -169,12 +169,12 @@ class Analyzer:
                 starts, current = starts[inside], current[inside]
                 current = _all_longer(current, single[starts + size - 1])
             if size >= first:
-                found.append((row_of[starts], current, starts, size))
+                parts.append((row_of[starts], current, starts, size))
         return Grams(
-            np.concatenate([f[0] for f in found]),
-            np.concatenate([f[1] for f in found]),
-            np.concatenate([f[2] for f in found]),
-            np.concatenate([np.full(len(f[0]), f[3]) for f in found]),
+            np.concatenate([f[0] for f in parts]),
+            np.concatenate([f[1] for f in parts]),
+            np.concatenate([f[2] for f in parts]),
+            np.concatenate([np.full(len(f[0]), f[3]) for f in parts]),
             tokens,
             words,
         )
@@ -186,23 +186,23 @@ class Analyzer:
     def row_tokens(self, text: str) -> list[str]:
         """Return the tokens of one text. Python's and Polars' ideas of letters differ, so only ASCII is read by Python."""
         if text.isascii() and self.token_pattern == WORDS:
-            found = _ASCII_WORDS.findall(text.lower() if self.lowercase else text)
-            return [token for token in found if token not in self._stopped] if self.stop_words else found
+            tokens = _ASCII_WORDS.findall(text.lower() if self.lowercase else text)
+            return [token for token in tokens if token not in self._stopped] if self.stop_words else tokens
         return list(self.tokens(pl.Series([text])).to_list()[0])
 
     def row_keys(self, text: str) -> list[int]:
         """Return the keys of the grams of one text."""
         single = [key_of(token) for token in self.row_tokens(text)]
         first, last = self.ngram_range
-        found = list(single) if first == 1 else []
+        keys = list(single) if first == 1 else []
         current = single
         for size in range(2, last + 1):
             current = [
                 _longer(key, single[i + size - 1]) for i, key in enumerate(current[: max(len(single) - size + 1, 0)])
             ]
             if size >= first:
-                found += current
-        return found
+                keys += current
+        return keys
 
     def spelled_key(self, gram: str) -> int:
         """Return the key of a gram that `Grams.spell` wrote, of tokens without a space: for saved vocabularies without keys."""

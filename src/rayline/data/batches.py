@@ -123,8 +123,8 @@ class _OfBatches:
             raise ParameterError.value(
                 "function", "one that returns a table or a dict of arrays", type(made), where=WHERE
             )
-        found: pl.DataFrame = self._local.collect(made)
-        return found.lazy()
+        result: pl.DataFrame = self._local.collect(made)
+        return result.lazy()
 
     @cached_property
     def _local(self) -> Any:

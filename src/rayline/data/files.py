@@ -56,21 +56,21 @@ class CsvReader:
         """The columns and types that the beginning of a file has."""
         with pa.input_stream(str(path), compression="detect") as stream:
             options = {"read_options": self.read_options, "parse_options": self.parse_options}
-            found: pa.Schema = pyarrow.csv.open_csv(stream, convert_options=self.options(None), **options).schema
-            return found
+            schema: pa.Schema = pyarrow.csv.open_csv(stream, convert_options=self.options(None), **options).schema
+            return schema
 
 
 def parquet_schema(path: Path) -> pa.Schema:
     """The columns and types of a Parquet file."""
-    found: pa.Schema = pyarrow.parquet.read_schema(path)
-    return found
+    schema: pa.Schema = pyarrow.parquet.read_schema(path)
+    return schema
 
 
 def json_schema(path: Path) -> pa.Schema:
     """The columns and types that the beginning of a file of JSON lines has."""
     with pa.input_stream(str(path), compression="detect") as stream:
-        found: pa.Schema = pyarrow.json.open_json(stream).schema
-        return found
+        schema: pa.Schema = pyarrow.json.open_json(stream).schema
+        return schema
 
 
 @dataclass(frozen=True)

@@ -231,11 +231,11 @@ def _local(paths: Paths) -> list[Path]:
     texts = [os.fspath(path) for path in several]
     if any("://" in text or not Path(text).exists() for text in texts):
         return []
-    found: list[Path] = []
+    files: list[Path] = []
     for path in map(Path, texts):
         inside = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith((".", "_")))
-        found += inside if path.is_dir() else [path]
-    return found
+        files += inside if path.is_dir() else [path]
+    return files
 
 
 def _read(function: Any, paths: Paths, options: dict[str, Any]) -> Dataset:

@@ -107,7 +107,7 @@ def merged_results(tables: Iterable[pa.Table]) -> dict[int, ScanResults]:
         for packed in table.column("results").to_pylist() if table.num_columns else ():
             for cell, results in pickle.loads(packed).items():  # noqa: S301  # packed by our own tasks
                 parts.setdefault(cell, []).append(results)
-    return {cell: merge_answers(found) for cell, found in sorted(parts.items())}
+    return {cell: merge_answers(partial) for cell, partial in sorted(parts.items())}
 
 
 @ray.remote

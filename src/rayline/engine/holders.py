@@ -32,8 +32,8 @@ class _Holder(NamedTuple):
 
 def holders(resource: str, used: float) -> str:
     """Return what holds a resource of which `used` is not free, the largest amount first; what is not known by name are tasks."""
-    found = _found(resource)
-    named = [(amount, n, holder) for holder, (amount, n) in found.items()]
+    actors = _found(resource)
+    named = [(amount, n, holder) for holder, (amount, n) in actors.items()]
     named.sort(key=lambda entry: -entry[0])
     parts = [f"{holder.described(n)} ({amount:g} {resource})" for amount, n, holder in named[:MOST]]
     rest = used - sum(amount for amount, _, _ in named[:MOST])

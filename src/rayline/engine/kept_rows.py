@@ -162,10 +162,10 @@ def keeping(datasets: Sequence[Any], read: Callable[[Dataset], Iterator[Any]]) -
     """Keep the rows of Datasets for the duration of the block: of those that run functions of the user, and of small ones, whose
     rows stay for the next step, too, if that comes soon."""
     before = _kept.get() or {}
-    found = {id(data): data for data in datasets if isinstance(data, Dataset) and id(data) not in before}
-    stamps = {key: stamp for key, data in found.items() if (stamp := unchanged_stamp(data)) is not None}
+    by_id = {id(data): data for data in datasets if isinstance(data, Dataset) and id(data) not in before}
+    stamps = {key: stamp for key, data in by_id.items() if (stamp := unchanged_stamp(data)) is not None}
     budget, kept = _Budget(), {}
-    for key, data in found.items():
+    for key, data in by_id.items():
         known = None if key not in stamps else RECENT.find(data, stamps[key])
         if known is not None:
             kept[key] = known
@@ -179,8 +179,8 @@ def keeping(datasets: Sequence[Any], read: Callable[[Dataset], Iterator[Any]]) -
         raise
     finally:
         _kept.reset(token)
-    if found:
-        RECENT.keep({key: (found[key], stamps[key], kept[key]) for key in stamps})
+    if by_id:
+        RECENT.keep({key: (by_id[key], stamps[key], kept[key]) for key in stamps})
 
 
 def kept_rows(data: Any) -> KeptRows | None:
@@ -253,10 +253,10 @@ class _RecentRows:
     def find(self, data: Dataset, stamp: Stamp) -> KeptRows | None:
         """Return the rows of this Dataset, if they are kept and its files are the same."""
         with self._lock:
-            found = self._rows.get(id(data))
-            if found is None or found.data() is not data or found.stamp != (stamp, _session()):
+            entry = self._rows.get(id(data))
+            if entry is None or entry.data() is not data or entry.stamp != (stamp, _session()):
                 return None
-            return found.rows if time.monotonic() < found.until else None
+            return entry.rows if time.monotonic() < entry.until else None
 
     def keep(self, used: Mapping[int, tuple[Dataset, Stamp, KeptRows]]) -> None:
         """Keep the rows of a step, and let go of those whose time is over or that were used longest ago where there are too many."""

@@ -73,9 +73,9 @@ def kept_together(pieces: Sequence[BlockSlice], n: int, column: str) -> list[lis
     counts = ray.get([_bin_sizes.remote(*task, BINS * n) for task in tasks])
     places = _packed(np.sum(counts, axis=0), n)
     divided = [_divided.options(num_returns=n + 1).remote(*task, places, n) for task in tasks]
-    sizes = ray.get([found[0] for found in divided])
+    sizes = ray.get([refs[0] for refs in divided])
     parts = [
-        [BlockSlice(found[1 + i], 0, size[i]) for found, size in zip(divided, sizes, strict=True) if size[i]]
+        [BlockSlice(refs[1 + i], 0, size[i]) for refs, size in zip(divided, sizes, strict=True) if size[i]]
         for i in range(n)
     ]
     return [part or [BlockSlice(pieces[0].block, 0, 0)] for part in parts]

@@ -138,14 +138,14 @@ def held_here(name: str) -> float:
 
 def free() -> str:
     """Return the resources that are free in the cluster now."""
-    found = ray.available_resources()
-    return ", ".join(f"{found[name]:g} {name}" for name in ("CPU", "GPU") if name in found) or "no CPU"
+    available = ray.available_resources()
+    return ", ".join(f"{available[name]:g} {name}" for name in ("CPU", "GPU") if name in available) or "no CPU"
 
 
 def busy(what: str, *names: str) -> str:
     """Return a sentence that explains a wait when the cluster has none of one of these resources free (CPUs by default), else an empty string."""
-    found, cluster = ray.available_resources(), ray.cluster_resources()
-    state = {name: (found.get(name, 0.0), cluster.get(name, 0.0)) for name in names or ("CPU",)}
+    available, cluster = ray.available_resources(), ray.cluster_resources()
+    state = {name: (available.get(name, 0.0), cluster.get(name, 0.0)) for name in names or ("CPU",)}
     if all(now >= 1.0 for now, _ in state.values()):
         return ""
     free_of = ", ".join(f"{now:g} of {whole:g} {name}" for name, (now, whole) in state.items())

@@ -563,14 +563,14 @@ def _remove_placement_groups(memory: float) -> None:
     not when it is ended. Look again until none has come since: the controller may outlive the supervisor for a moment."""
     quiet = 0
     while quiet < QUIET_LOOKS:
-        found = [
+        groups = [
             group
             for group, entry in placement_group_table().items()
             if entry["state"] != "REMOVED" and all(b.get("memory") == memory for b in entry["bundles"].values())
         ]
-        for group in found:
+        for group in groups:
             remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group))))
-        quiet = 0 if found else quiet + 1
+        quiet = 0 if groups else quiet + 1
         time.sleep(RETRY_INTERVAL_S if quiet < QUIET_LOOKS else 0)
 
 

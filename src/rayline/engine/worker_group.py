@@ -182,17 +182,17 @@ class WorkerGroup:
             listening = None if None in value else first.listen.remote()
         return [results[rank] for rank in sorted(results)]
 
-    def _first_cause(self, runs: Mapping[Any, int], found: WorkerLostError) -> WorkerLostError:
+    def _first_cause(self, runs: Mapping[Any, int], first: WorkerLostError) -> WorkerLostError:
         """Return the loss that caused the others: when one rank dies, communication fails on the rest."""
-        if not found.is_cause:
-            rest = [run for run in runs if runs[run] != found.rank]
+        if not first.is_cause:
+            rest = [run for run in runs if runs[run] != first.rank]
             done, unknown = ray.wait(rest, num_returns=len(rest), timeout=DETECTION_TIMEOUT_S) if rest else ([], [])
             failed = (WorkerLostError(runs[run], error) for run in done if (error := _error_of(run)) is not None)
             silent = (self._lost(runs[run]) for run in unknown)
-            found = next((lost for lost in (*failed, *silent) if lost is not None and lost.is_cause), found)
-        if isinstance(found.error, ActorUnavailableError):  # until Ray notices, a new plan would include the lost node
-            found = self._lost(found.rank) or found
-        return found
+            first = next((lost for lost in (*failed, *silent) if lost is not None and lost.is_cause), first)
+        if isinstance(first.error, ActorUnavailableError):  # until Ray notices, a new plan would include the lost node
+            first = self._lost(first.rank) or first
+        return first
 
     def _lost(self, rank: int) -> WorkerLostError | None:
         """Return the loss of a rank whose process has ended, or None: call it until it answers or Ray reports its state."""

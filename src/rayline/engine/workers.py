@@ -236,11 +236,11 @@ class WorkerActor:
         if self._rank:
             self._start.others[0].give.remote(self._rank, value)
             return self._gathered.get()
-        found = {0: value}
-        while len(found) < self._world_size:  # no rank gives the next value before it has taken this one
+        by_rank = {0: value}
+        while len(by_rank) < self._world_size:  # no rank gives the next value before it has taken this one
             rank, value_of_rank = self._given.get()
-            found[rank] = value_of_rank
-        values = [value_of_rank for _, value_of_rank in sorted(found.items())]
+            by_rank[rank] = value_of_rank
+        values = [value_of_rank for _, value_of_rank in sorted(by_rank.items())]
         shared = ray.put(values) if self._world_size > 1 else None
         for other in self._start.others:
             other.take.remote(shared)

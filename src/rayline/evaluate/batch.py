@@ -71,8 +71,8 @@ class ScoredBatch:
     def take(self, rows: Array | slice) -> ScoredBatch:
         """Return the batch of some of the rows."""
         names = ("weight", "bucket", "pair", "covered", "width")
-        found: dict[str, Any] = {name: own if (own := getattr(self, name)) is None else own[rows] for name in names}
-        return replace(self, scores=self.scores[rows], truth=self.truth[rows], **found)
+        fields: dict[str, Any] = {name: own if (own := getattr(self, name)) is None else own[rows] for name in names}
+        return replace(self, scores=self.scores[rows], truth=self.truth[rows], **fields)
 
     # -- labels and predictions ----------------------------------------------------------------------------------------
 
@@ -98,17 +98,17 @@ class ScoredBatch:
     @cached_property
     def codes(self) -> Array:
         """The codes of the predicted classes."""
-        found: Array = self.target.codes(self.scores)[self.place]
-        return found.astype(np.int64, copy=False)
+        codes: Array = self.target.codes(self.scores)[self.place]
+        return codes.astype(np.int64, copy=False)
 
     @cached_property
     def values(self) -> Array:
         """The predicted values on the scale of the labels, shape (n,); of several quantiles (n, quantiles)."""
         n_values = len(self.target.value_names)
-        found = self.target.values(self.scores).reshape(len(self.scores), n_values)
+        values = self.target.values(self.scores).reshape(len(self.scores), n_values)
         if len(self.target.quantiles) < 2:
-            found = found[:, self.place]
-        return np.asarray(found, dtype=np.float64)
+            values = values[:, self.place]
+        return np.asarray(values, dtype=np.float64)
 
     @cached_property
     def probabilities(self) -> Array:
@@ -118,8 +118,8 @@ class ScoredBatch:
         """
         table = self.target.probabilities(self.scores)
         start = sum(len(classes) for classes in self.target.classes[: self.place])
-        found: Array = np.clip(table[:, start : start + len(self.classes)].to_numpy(), 0.0, 1.0)
-        return found
+        probabilities: Array = np.clip(table[:, start : start + len(self.classes)].to_numpy(), 0.0, 1.0)
+        return probabilities
 
     @property
     def is_ranked(self) -> bool:
@@ -138,8 +138,8 @@ class ScoredBatch:
     def of_truth(self) -> Array:
         """The probability of the true class of each row."""
         if len(self.classes) == 2:
-            found: Array = (1.0 - self.truth) - self.positive
-            return np.abs(found, out=found)  # the positive's probability, or 1 minus it, to the bit
+            probability: Array = (1.0 - self.truth) - self.positive
+            return np.abs(probability, out=probability)  # the positive's probability, or 1 minus it, to the bit
         table = self.probabilities / self.probabilities.sum(axis=1, keepdims=True)
         return np.asarray(np.take_along_axis(table, self.truth[:, None], axis=1)[:, 0])
 
@@ -154,8 +154,8 @@ class ScoredBatch:
             return np.asarray(column if code == 1 else -column)
         if len(self.classes) == 2:
             return self.positive if code == 1 else 1.0 - self.positive
-        found: Array = self.probabilities[:, code]
-        return found
+        ranks: Array = self.probabilities[:, code]
+        return ranks
 
     @cached_property
     def errors(self) -> Array:
@@ -175,15 +175,15 @@ class ScoredBatch:
         of = of if self.weight is None else of * self.weight
         if self.bucket is None:
             return np.array([[of.sum()]])
-        found: Array = np.bincount(self.bucket, of, minlength=self.n_buckets)[:, None]
-        return found
+        sums: Array = np.bincount(self.bucket, of, minlength=self.n_buckets)[:, None]
+        return sums
 
     def counts(self, codes: Array, n_codes: int, values: Array | None = None) -> Array:
         """Return the weight of the rows with each code in each bucket, shape (buckets, codes); of `values` their sums."""
         of = values if self.weight is None else self.weight if values is None else values * self.weight
         cells = codes if self.bucket is None else self.bucket.astype(np.int64, copy=False) * n_codes + codes
-        found = np.bincount(cells, of, minlength=self.n_buckets * n_codes)
-        return found.reshape(self.n_buckets, n_codes).astype(np.float64, copy=False)
+        counts = np.bincount(cells, of, minlength=self.n_buckets * n_codes)
+        return counts.reshape(self.n_buckets, n_codes).astype(np.float64, copy=False)
 
 
 def batches(

@@ -101,15 +101,15 @@ class RowCopies(Statistic):
         few = hashes
         if len(hashes) > 8 * SKETCHED:
             few = hashes[hashes <= np.uint64(4 * SKETCHED * 2**64 // len(hashes))]  # hashes are spread evenly
-        found, counts = np.unique(few, return_counts=True)
-        if len(found) < SKETCHED and len(few) < len(hashes):
-            found, counts = np.unique(hashes, return_counts=True)
-        return cls(found[:SKETCHED], counts[:SKETCHED].astype(np.int64))
+        distinct, counts = np.unique(few, return_counts=True)
+        if len(distinct) < SKETCHED and len(few) < len(hashes):
+            distinct, counts = np.unique(hashes, return_counts=True)
+        return cls(distinct[:SKETCHED], counts[:SKETCHED].astype(np.int64))
 
     def merge(self, other: Self) -> Self:
-        found, places = np.unique(np.concatenate([self.hashes, other.hashes]), return_inverse=True)
+        distinct, places = np.unique(np.concatenate([self.hashes, other.hashes]), return_inverse=True)
         counts = np.bincount(places, np.concatenate([self.counts, other.counts])).astype(np.int64)
-        return type(self)(found[:SKETCHED], counts[:SKETCHED])
+        return type(self)(distinct[:SKETCHED], counts[:SKETCHED])
 
     def mean_copies(self) -> Array:
         """Return the mean number of copies of a row, over the rows, for each bucket; 1 where rows do not repeat."""

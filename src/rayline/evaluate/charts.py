@@ -99,12 +99,12 @@ class ChartMaker:
         """Return the kinds of plots that there are for this target and these rows."""
         parts = self.results.overall.parts[self.pipeline][0]
         if not self.target.task.is_classification:
-            found = ["residuals", "prediction_error"] if drawn.SAMPLE in parts else []
+            kinds = ["residuals", "prediction_error"] if drawn.SAMPLE in parts else []
         else:
             curves = [kind for kind in CURVES if any(drawn.curve_part(code) in parts for code in self._codes)]
             calibration = ["calibration"] if drawn.CALIBRATION in parts else []
-            found = [*curves[:2], *calibration, *(["confusion"] if drawn.CONFUSION in parts else []), *curves[2:]]
-        return [*found, "importance", *(["slices"] if self.results.slices else [])]
+            kinds = [*curves[:2], *calibration, *(["confusion"] if drawn.CONFUSION in parts else []), *curves[2:]]
+        return [*kinds, "importance", *(["slices"] if self.results.slices else [])]
 
     def make(self, kind: str, by: str | None = None) -> list[Chart]:
         """Return the charts of a kind: one for each target, for "slices" one for each metric and column.
@@ -182,11 +182,11 @@ class ChartMaker:
     def _groups(self, by: str | None) -> Mapping[str, SliceStatistics]:
         if by is None:
             return {"": self.results.overall}
-        found = {value: own for (column, value), own in self.results.slices.items() if column == by}
-        if not found:
+        groups = {value: own for (column, value), own in self.results.slices.items() if column == by}
+        if not groups:
             columns = sorted({column for column, _ in self.results.slices})
             raise ParameterError.value("by", f"one of the columns of slices {columns}", by, where="report.plot")
-        return found
+        return groups
 
     def _calibration(self, place: int, rows: SliceStatistics) -> Chart:
         sums = rows.parts[self.pipeline][place][drawn.CALIBRATION]
@@ -249,15 +249,15 @@ class ChartMaker:
     # -- rows of names -------------------------------------------------------------------------------------------------
 
     def _importance(self) -> list[Chart]:
-        found = self.importance()
-        if not found:
+        shares = self.importance()
+        if not shares:
             raise ParameterError(
                 "report.plot: the model gives no importance of its columns.",
                 "Expected a framework that does, such as XGBoost, LightGBM or CatBoost.",
                 "choose another kind.",
             )
-        total = sum(map(abs, found.values())) or 1.0
-        ranked = sorted(((name, abs(value) / total) for name, value in found.items()), key=lambda item: -item[1])
+        total = sum(map(abs, shares.values())) or 1.0
+        ranked = sorted(((name, abs(value) / total) for name, value in shares.items()), key=lambda item: -item[1])
         nan = float("nan")
         rest = f" The first {MAX_CHART_ROWS} of {len(ranked)} are shown." if len(ranked) > MAX_CHART_ROWS else ""
         return [

@@ -99,7 +99,7 @@ class PipelineComparison:
             On a metric that is not in the comparison or has no direction.
         """
         name = list(self.reports)[-1] if name is None else name
-        found = self.difference(metric, name)
+        difference = self.difference(metric, name)
         mode = self._results.plan.metrics[metric].mode
         if mode is None:
             raise ParameterError(
@@ -109,9 +109,9 @@ class PipelineComparison:
             )
         if not 0 <= _real(by) < math.inf:
             raise ParameterError.value("by", "a number of at least 0", by, where="assert_better")
-        self._check_interval(metric, found)
-        low, high = (found.low, found.high) if mode == "max" else (-found.high, -found.low)
-        value = found.value if mode == "max" else -found.value
+        self._check_interval(metric, difference)
+        low, high = (difference.low, difference.high) if mode == "max" else (-difference.high, -difference.low)
+        value = difference.value if mode == "max" else -difference.value
         if not (low >= by and (low > 0 or by > 0)):
             old, new = (self.reports[n].metrics[metric].value for n in (self.baseline, name))
             raise NotBetterError(
@@ -121,15 +121,15 @@ class PipelineComparison:
                 "evaluate more rows for a narrower interval, or ask for less.",
             )
 
-    def _check_interval(self, metric: str, found: Estimate) -> None:
+    def _check_interval(self, metric: str, difference: Estimate) -> None:
         """Raise NotBetterError where nothing can be said about a difference, with the reason."""
-        if math.isfinite(found.low):
+        if math.isfinite(difference.low):
             return
         note = "".join(note for note in self.reports[self.baseline].notes if note.startswith(f"{metric} "))
         no_replicates = len(self._results.multiplicity) < 2
         raise NotBetterError(
             f"assert_better: the difference in {metric} has no interval.",
-            f"Expected one to judge by; got a difference of {found.value:.3g}{f': {note}' if note else '.'}",
+            f"Expected one to judge by; got a difference of {difference.value:.3g}{f': {note}' if note else '.'}",
             "compare with replicates, as the default 500." if no_replicates else "compare on more rows.",
         )
 
@@ -153,11 +153,11 @@ class PipelineComparison:
         chosen = list(self._results.plan.metrics) if metric is None else [metric]
         charts = []
         for one in chosen:
-            found = {name: self.difference(one, name) for name in list(self.reports)[1:]}
+            differences = {name: self.difference(one, name) for name in list(self.reports)[1:]}
             charts.append(
                 Chart(
                     f"difference-{one}", f"{one}: difference to {self.baseline}", "", "intervals", f"difference in {one}",
-                    rows=[(name, *own) for name, own in found.items()], level=0.0,
+                    rows=[(name, *own) for name, own in differences.items()], level=0.0,
                 )
             )  # fmt: skip
         return plots.draw(charts, ax)

@@ -61,11 +61,11 @@ class CollectedScores(Statistic):
 
     @classmethod
     def merge_all(cls, states: Any, **options: Any) -> Self:
-        found = [state for state in states if state.n_rows]
-        n_rows, limit = sum(state.n_rows for state in found), max((state.limit for state in found), default=0)
-        if n_rows > limit or any(state.batch is None for state in found):
+        filled = [state for state in states if state.n_rows]
+        n_rows, limit = sum(state.n_rows for state in filled), max((state.limit for state in filled), default=0)
+        if n_rows > limit or any(state.batch is None for state in filled):
             return cls(None, n_rows, limit)
-        parts = [state.batch for state in found if state.batch is not None]
+        parts = [state.batch for state in filled if state.batch is not None]
 
         def joined(name: str) -> Any:
             arrays = [getattr(part, name) for part in parts]
@@ -132,17 +132,17 @@ class CustomMetric(Metric):
     def value(self, parts: Parts, multiplicity: Array) -> Array:
         collected = parts[self._collected]
         self.refuse_rows(collected.n_rows)
-        found = np.full(len(multiplicity), np.nan)
+        values = np.full(len(multiplicity), np.nan)
         batch = collected.batch
         if batch is None:
-            return found
+            return values
         if batch.weight is not None and len(multiplicity) == 1:  # no report remarks on it
             self.warn_unweighted()
         predictions = CollectedPredictions(batch)
-        found[0] = self._call(batch, predictions, batch.weight)
+        values[0] = self._call(batch, predictions, batch.weight)
         for i, counts in enumerate(multiplicity[1 : 1 + self._replicates(len(batch))], start=1):
-            found[i] = self._replicate(batch, predictions, counts if batch.bucket is None else counts[batch.bucket])
-        return found
+            values[i] = self._replicate(batch, predictions, counts if batch.bucket is None else counts[batch.bucket])
+        return values
 
     def warn_unweighted(self) -> None:
         """Warn that weights do not reach the function, where it takes none."""
@@ -158,13 +158,13 @@ class CustomMetric(Metric):
         batch = parts[self._collected].batch
         if batch is None:
             return []
-        found = [self._unweighted] if batch.weight is not None and not self._takes_weights else []
+        remarks = [self._unweighted] if batch.weight is not None and not self._takes_weights else []
         asked, made = len(multiplicity) - 1, self._replicates(len(batch))
         if asked > made:
-            found.append(
+            remarks.append(
                 f"The interval of {self.name} is of {made} replicates, not {asked}: a function is called anew for each."
             )
-        return found
+        return remarks
 
     @property
     def _takes_weights(self) -> bool:
@@ -502,17 +502,17 @@ class StatisticMetric(Metric):
 
     def _value(self, parts: Parts, multiplicity: Array) -> Array:
         states: Mapping[int, Any] = parts[self._part].states
-        found = np.full(len(multiplicity), np.nan)
+        values = np.full(len(multiplicity), np.nan)
         if not states:
-            return found
+            return values
         counts = multiplicity if np.array_equal(multiplicity, np.rint(multiplicity)) else multiplicity * 16
         for i, row in enumerate(np.rint(counts).astype(int) if len(counts) > 1 else counts.astype(int)):
             repeated = [_repeated(state, row[bucket]) for bucket, state in sorted(states.items()) if row[bucket]]
             whole = self.own.empty()
             for state in repeated:
                 whole = whole.merge(state)
-            found[i] = float(whole.value()) if repeated else np.nan
-        return found
+            values[i] = float(whole.value()) if repeated else np.nan
+        return values
 
 
 def _checked(state: Any, own: type[MetricStatistic]) -> Any:

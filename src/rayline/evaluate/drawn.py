@@ -46,11 +46,11 @@ class ConfusionCounts(ArrayStatistic):
     def of_slices(cls, grouped: ScoredBatch, slices: Array, n_slices: int, **options: Any) -> list[Self]:
         n = len(grouped.classes)
         if n == 2:
-            found = grouped.confusion.reshape(n_slices, -1, 4).sum(axis=1)
+            counts = grouped.confusion.reshape(n_slices, -1, 4).sum(axis=1)
         else:
             cells = slices * (n * n) + grouped.truth * n + grouped.codes
-            found = np.bincount(cells, grouped.weight, minlength=n_slices * n * n)
-        return [cls(own) for own in found.reshape(n_slices, n, n).astype(np.float64)]
+            counts = np.bincount(cells, grouped.weight, minlength=n_slices * n * n)
+        return [cls(own) for own in counts.reshape(n_slices, n, n).astype(np.float64)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,8 +77,8 @@ class DrawnRowSample(Statistic):
 
     @classmethod
     def _smallest(cls, hashes: Array, rows: Array) -> Self:
-        found, places = np.unique(hashes, return_index=True)
-        return cls(rows[places[:SAMPLED]], found[:SAMPLED])
+        distinct, places = np.unique(hashes, return_index=True)
+        return cls(rows[places[:SAMPLED]], distinct[:SAMPLED])
 
     @classmethod
     def empty(cls, **options: Any) -> Self:
@@ -86,8 +86,8 @@ class DrawnRowSample(Statistic):
 
     @classmethod
     def merge_all(cls, states: Iterable[Self], **options: Any) -> Self:
-        found = list(states) or [cls.empty()]
-        return cls._smallest(np.concatenate([s.hashes for s in found]), np.concatenate([s.rows for s in found]))
+        samples = list(states) or [cls.empty()]
+        return cls._smallest(np.concatenate([s.hashes for s in samples]), np.concatenate([s.rows for s in samples]))
 
 
 CONFUSION, SAMPLE = Part(ConfusionCounts), Part(DrawnRowSample)

@@ -65,7 +65,7 @@ def evaluate_parts(parts: Sequence[tuple[InferencePipeline, Any]], **options: An
 
     Raises ParameterError when their targets differ; and as `InferencePipeline.evaluate`.
     """
-    found = []
+    part_results = []
     first = parts[0][0]
     for pipeline, data in parts:
         if pipeline.target.plain != first.target.plain:
@@ -76,8 +76,8 @@ def evaluate_parts(parts: Sequence[tuple[InferencePipeline, Any]], **options: An
             )
         checked = check({"": pipeline}, data, **options)
         statistics, plan = scan({"": pipeline}, data, checked)
-        found.append(statistics)
-    merged = EvaluationStatistics.merge_all(found)
+        part_results.append(statistics)
+    merged = EvaluationStatistics.merge_all(part_results)
     return EvaluationReport(
         EvaluationResults.of(merged, plan, checked.replicates, checked.seed, checked.confidence), first
     )
@@ -147,10 +147,10 @@ def _slices(by: Any) -> tuple[tuple[str, ...], ...]:
     listed = [by] if isinstance(by, (str, tuple)) else by
     if not isinstance(listed, Sequence):
         raise ParameterError.value("by", "names of columns, or tuples of them", by)
-    found = [(entry,) if isinstance(entry, str) else entry for entry in listed]
-    if not all(isinstance(names, Sequence) and names and all(isinstance(n, str) for n in names) for names in found):
+    groups = [(entry,) if isinstance(entry, str) else entry for entry in listed]
+    if not all(isinstance(names, Sequence) and names and all(isinstance(n, str) for n in names) for names in groups):
         raise ParameterError.value("by", "names of columns, or tuples of them", by)
-    return tuple(dict.fromkeys(tuple(dict.fromkeys(names)) for names in found))
+    return tuple(dict.fromkeys(tuple(dict.fromkeys(names)) for names in groups))
 
 
 def _metrics(wanted: Any, pipeline: InferencePipeline, data: Any) -> dict[str, Metric]:
@@ -214,12 +214,14 @@ def scan(
         key, targets, options.metrics, options.by, drawn.plot_statistics(first.target), options.weight is not None
     )
     request = StatisticRequest(EvaluationStatistics, rows.names, (("plan", plan),))
-    found = registry.engine_for(data).scan(data, Scan([request], attach=rows, chunk_rows=rows.chunk_rows))[0][request]
-    assert isinstance(found, EvaluationStatistics)
-    if not found.slices:
+    statistics = registry.engine_for(data).scan(data, Scan([request], attach=rows, chunk_rows=rows.chunk_rows))[0][
+        request
+    ]
+    assert isinstance(statistics, EvaluationStatistics)
+    if not statistics.slices:
         raise DataError.here(
             "there are no rows.",
             "Expected at least one.",
             "check the filter or the path that they come from.",
         )
-    return found, plan
+    return statistics, plan

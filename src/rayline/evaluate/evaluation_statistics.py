@@ -58,9 +58,9 @@ class EvaluationPlan:
 
     def parts(self, batch: ScoredBatch) -> list[Part]:
         """Return the statistics of a batch."""
-        found = [part for metric in self.metrics.values() for part in metric.parts(len(batch.classes))]
+        parts = [part for metric in self.metrics.values() for part in metric.parts(len(batch.classes))]
         drawn = [part for part in self.drawn if fits(part, batch)]
-        return list(dict.fromkeys([*found, *drawn]))
+        return list(dict.fromkeys([*parts, *drawn]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,8 +95,8 @@ class SliceStatistics:
             for batch in own:
                 parts = plan.parts(batch)
                 by_part = list(zip(*_of_slices(parts, batch, slices), strict=True))
-                for i, found in enumerate(made):
-                    found[name].append(dict(zip(parts, by_part[i] if by_part else (), strict=True)))
+                for i, statistics in enumerate(made):
+                    statistics[name].append(dict(zip(parts, by_part[i] if by_part else (), strict=True)))
         n_rows = np.bincount(slices.codes, minlength=len(slices.values)).tolist()
         return {value: cls(n, parts) for value, n, parts in zip(slices.values, n_rows, made, strict=True)}
 
@@ -205,11 +205,11 @@ class EvaluationStatistics(Statistic):
 
     @classmethod
     def merge_all(cls, states: Iterable[Self], **options: Any) -> Self:
-        found = [state for state in states if state.slices]
-        waiting = [state for state in found if state.unsorted_bytes is not None]
-        if len(waiting) == len(found) and sum(state.unsorted_bytes or 0 for state in found) <= UNSORTED_BYTES:
-            return cls._merged(found)
-        tables = [state for state in found if state.unsorted_bytes is None]
+        filled = [state for state in states if state.slices]
+        waiting = [state for state in filled if state.unsorted_bytes is not None]
+        if len(waiting) == len(filled) and sum(state.unsorted_bytes or 0 for state in filled) <= UNSORTED_BYTES:
+            return cls._merged(filled)
+        tables = [state for state in filled if state.unsorted_bytes is None]
         return cls._merged([*tables, cls._merged(waiting).with_tables()] if waiting else tables)
 
     @classmethod

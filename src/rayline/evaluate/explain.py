@@ -60,8 +60,8 @@ class RowContributions:
     @property
     def scores(self) -> Array:
         """Shape (n, outputs): base and contributions, added up."""
-        found: Array = self.base + self.values.sum(axis=2)
-        return found
+        scores: Array = self.base + self.values.sum(axis=2)
+        return scores
 
 
 class Explainer:
@@ -138,8 +138,12 @@ class Explainer:
 
     def table(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Return the contributions of the rows as a table."""
-        target, found = self.pipeline.model.target, self.contributions(frame)
-        scores, values, base = found.scores, found.values, np.broadcast_to(found.base, found.scores.shape)
+        target, contributions = self.pipeline.model.target, self.contributions(frame)
+        scores, values, base = (
+            contributions.scores,
+            contributions.values,
+            np.broadcast_to(contributions.base, contributions.scores.shape),
+        )
         if len(target.columns) > 1 and self._output is None:
             blocks = [(values[:, t], base[:, t], scores[:, t]) for t in range(scores.shape[1])]
         elif target.task is Task.MULTICLASS and self._output is None:
@@ -169,8 +173,8 @@ class Explainer:
     def contributions(self, frame: pl.DataFrame) -> RowContributions:
         """Return the contributions of the raw columns to each output."""
         if not frame.height:  # libraries and stages that need a row: the shape of its answer counts
-            found = self.contributions(self._one_row)
-            return RowContributions(found.values[:0], found.base)
+            contributions = self.contributions(self._one_row)
+            return RowContributions(contributions.values[:0], contributions.base)
         if not self.is_exact:
             return self._estimated(frame)
         parts = [self._exact(frame[start : start + self._piece]) for start in range(0, len(frame), self._piece)]
@@ -181,10 +185,12 @@ class Explainer:
     @cached_property
     def is_exact(self) -> bool:
         """Whether the framework computes contributions of this model; otherwise they are estimated."""
-        found = self._of_features(self._one_row)
+        contributions = self._of_features(self._one_row)
         outputs = self.pipeline.model.target.n_outputs
         return (
-            found is not None and found.values.shape[1] == outputs and self._shares(found.values.shape[2]) is not None
+            contributions is not None
+            and contributions.values.shape[1] == outputs
+            and self._shares(contributions.values.shape[2]) is not None
         )
 
     @property
@@ -248,14 +254,18 @@ class Explainer:
         """The mean terms of the background of a linear model, by raw column, and their sum; None for any other model."""
         if not len(self.background):
             return None
-        found = self._of_features(self.background)
-        assert found is not None
-        return None if not found.is_linear else (found.values.mean(axis=0), found.values.mean(axis=0).sum(axis=1))
+        contributions = self._of_features(self.background)
+        assert contributions is not None
+        return (
+            None
+            if not contributions.is_linear
+            else (contributions.values.mean(axis=0), contributions.values.mean(axis=0).sum(axis=1))
+        )
 
     def _exact(self, frame: pl.DataFrame) -> RowContributions:
-        found = self._of_features(frame)
-        assert found is not None
-        values, base = found.values, found.base
+        contributions = self._of_features(frame)
+        assert contributions is not None
+        values, base = contributions.values, contributions.base
         if self._center is not None:
             values, base = values - self._center[0], base + self._center[1]
         shares = self._shares(values.shape[2])
@@ -291,8 +301,8 @@ class Explainer:
         assert codes is not None
         if target.task is Task.MULTICLASS:
             codes = codes == np.arange(target.n_outputs)
-        found: Array = codes.astype(np.float64)
-        return found
+        predictions: Array = codes.astype(np.float64)
+        return predictions
 
 
 class Explain(PipelineMethod):

@@ -99,10 +99,10 @@ def partial_dependence(
             refuse_empty(frame.height)
         return _curves(predictor, frame, names)
     requests = [StatisticRequest(Moments, (name,)) for name in predictor.adds]
-    found = engine.scan(rows, Scan(requests, attach=predictor))
-    means = np.array([found[0][request].mean for request in requests] if found else []).reshape(len(values), -1)
+    results = engine.scan(rows, Scan(requests, attach=predictor))
+    means = np.array([results[0][request].mean for request in requests] if results else []).reshape(len(values), -1)
     with at(WHERE):
-        refuse_empty(found[0][requests[0]].count if found else 0)
+        refuse_empty(results[0][requests[0]].count if results else 0)
     return pl.DataFrame([values, *(pl.Series(name, means[:, k]) for k, name in enumerate(names))])
 
 
@@ -157,8 +157,8 @@ def _grid(engine: Any, rows: Any, column: str, dtype: pl.DataType, grid: int | S
     statistic: type[Statistic] = Quantiles if is_number else ValueCounts
     request = StatisticRequest(statistic, (column,))
     attach = Ticks(column, dtype) if dtype.is_temporal() else None
-    found = engine.scan(rows, Scan([request], attach=attach))
-    state = found[0][request] if found else statistic.empty()
+    results = engine.scan(rows, Scan([request], attach=attach))
+    state = results[0][request] if results else statistic.empty()
     values = _spaced(state, column, dtype, grid) if isinstance(state, Quantiles) else _frequent(state, column)
     if not len(values):
         raise DataError(

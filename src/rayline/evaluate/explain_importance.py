@@ -104,8 +104,8 @@ def _by_contributions(pipeline: InferencePipeline, rows: Any, background: Any, s
     if missing := [name for name in explainer.columns if name not in present]:
         raise SchemaError.missing(missing, present, where=WHERE)
     requests = [StatisticRequest(Moments, (str(i),)) for i in range(len(explainer.columns))]
-    found = engine.scan(rows, Scan(requests, attach=magnitudes))
-    moments = [found[0][request] for request in requests] if found else []
+    results = engine.scan(rows, Scan(requests, attach=magnitudes))
+    moments = [results[0][request] for request in requests] if results else []
     with at(f"{WHERE} (rows)"):
         refuse_empty(moments[0].count if moments else 0)
     return {name: float(own.mean) for name, own in zip(explainer.columns, moments, strict=True)}

@@ -174,12 +174,12 @@ def plot_dependence(
 def _one_row(explanation: Any) -> Mapping[str, Any]:
     is_row = isinstance(explanation, Mapping) and not any(hasattr(v, "__len__") for v in explanation.values())
     rows = [dict(explanation)] if is_row else explanation
-    found = registry.engine_for(rows).collect(rows).to_dicts()
-    if len(found) != 1:
+    dicts = registry.engine_for(rows).collect(rows).to_dicts()
+    if len(dicts) != 1:
         raise ParameterError.here(
-            f"the explanation has {counted(len(found), 'row')}.",
+            f"the explanation has {counted(len(dicts), 'row')}.",
             "Expected one row of pipeline.explain.",
             "choose one, as explanation[:1].",
         )
-    row: Mapping[str, Any] = found[0]
+    row: Mapping[str, Any] = dicts[0]
     return row

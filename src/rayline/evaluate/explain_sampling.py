@@ -107,7 +107,7 @@ def shapley_values(
     both = pl.concat([rows, background.cast(dict(rows.schema))], how="vertical_relaxed")  # type: ignore[arg-type]
     base = predict(background).mean(axis=0)
     n_masks, n_background = len(asked.masks), background.height
-    found = [np.empty((0, len(base), len(asked.weights)))]
+    worths = [np.empty((0, len(base), len(asked.weights)))]
     at_once = max(1, MAX_MASKED_ROWS // (n_masks * n_background))
     for start in range(0, rows.height, at_once):
         n = min(at_once, rows.height - start)
@@ -118,5 +118,5 @@ def shapley_values(
             mask = np.tile(np.repeat(asked.masks[:, j], n_background), n)
             columns.append(both[name].gather(np.where(mask, own, other)).alias(name))
         worth = predict(pl.DataFrame(columns)).reshape(n, n_masks, n_background, -1).mean(axis=2)
-        found.append(np.einsum("jm,nmo->noj", asked.weights, worth))
-    return np.concatenate(found), base
+        worths.append(np.einsum("jm,nmo->noj", asked.weights, worth))
+    return np.concatenate(worths), base

@@ -45,14 +45,14 @@ class MeasuredRows(Statistic):
 
     @classmethod
     def merge_all(cls, states: Iterable[Self], **options: Any) -> Self:
-        found = [state for state in states if state.n_rows]
-        if len(found) < 2:
-            return found[0] if found else cls()
+        filled = [state for state in states if state.n_rows]
+        if len(filled) < 2:
+            return filled[0] if filled else cls()
         merged = [
             {part: part.merged([own[part] for own in of_target]) for part in of_target[0]}
-            for of_target in zip(*(state.parts for state in found), strict=True)
+            for of_target in zip(*(state.parts for state in filled), strict=True)
         ]
-        return cls(merged, sum(state.n_rows for state in found), sum(state.weight for state in found))
+        return cls(merged, sum(state.n_rows for state in filled), sum(state.weight for state in filled))
 
     @classmethod
     def gathered(cls, states: Iterator[Self]) -> Self:

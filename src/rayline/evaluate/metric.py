@@ -171,9 +171,9 @@ class SumMetric(Metric):
         return [sums(name) for name in self.quantities]
 
     def value(self, parts: Parts, multiplicity: Array) -> Array:
-        found = [parts[sums(name)].total(multiplicity) for name in self.quantities]
+        totals = [parts[sums(name)].total(multiplicity) for name in self.quantities]
         with np.errstate(invalid="ignore", divide="ignore"):
-            made = np.array(self.total(*found), dtype=np.float64)
+            made = np.array(self.total(*totals), dtype=np.float64)
         if self.recenters and len(made) > 1 and np.isfinite(made).all():
             made[1:] = np.maximum(made[1:] + made[0] - made[1:].mean(), 0.0)
         return made
@@ -210,13 +210,13 @@ class RankMetric(Metric):
             return self._of(tables[0], multiplicity, 1)
         if self.average == "ovo":
             pairs = [(a, b) for a in range(len(tables)) for b in range(len(tables)) if a != b]
-            found = [self._of(tables[a], multiplicity, a, (a, b)) for a, b in pairs]
-            return np.asarray(np.mean(found, axis=0))
-        found = [self._of(table, multiplicity, 1) for table in tables]
+            measures = [self._of(tables[a], multiplicity, a, (a, b)) for a, b in pairs]
+            return np.asarray(np.mean(measures, axis=0))
+        measures = [self._of(table, multiplicity, 1) for table in tables]
         if self.average == "macro":
-            return np.asarray(np.mean(found, axis=0))
+            return np.asarray(np.mean(measures, axis=0))
         shares = np.stack([_positive_weight(table, multiplicity) for table in tables])
-        return np.asarray((np.array(found) * shares).sum(axis=0) / shares.sum(axis=0))
+        return np.asarray((np.array(measures) * shares).sum(axis=0) / shares.sum(axis=0))
 
     def _own(self, parts: Parts) -> Sequence[Part]:
         """Return its parts among all, in the order of the classes."""
@@ -230,8 +230,8 @@ class RankMetric(Metric):
             return np.asarray(exact)
         if table.cells is None:
             return np.full(len(multiplicity), exact[0])
-        found = self.measure(*table.replicate_pair(multiplicity, positive, among))
-        return np.asarray(np.clip(found + (exact[0] - found[0]), 0.0, 1.0))
+        values = self.measure(*table.replicate_pair(multiplicity, positive, among))
+        return np.asarray(np.clip(values + (exact[0] - values[0]), 0.0, 1.0))
 
     def undefined(self, parts: Parts) -> str:
         weights = [pair.sum() for part in self._own(parts)[:1] for pair in parts[part].pair(1)]
@@ -274,9 +274,9 @@ class MedianMetric(Metric):
         inside = np.clip((0.5 - below[0, place]) / max(own[0, place], 1e-300), 0.0, 1.0)
         moved = below[:, place] + inside * own[:, place]
         at = np.clip(np.searchsorted(share, 1.0 - moved), 0, len(scores) - 1)
-        found = scores[at]
-        found[0] = middle
-        return np.asarray(found)
+        medians = scores[at]
+        medians[0] = middle
+        return np.asarray(medians)
 
     @staticmethod
     def _shares(table: ScoreTable, multiplicity: Array) -> tuple[Array, Array]:
@@ -306,11 +306,11 @@ class VarianceMetric(Metric):
         weight, mean, m2 = moments.total(multiplicity)
         error = m2[:, 1] if self.centered else m2[:, 1] + weight * mean[:, 1] ** 2
         with np.errstate(invalid="ignore", divide="ignore"):
-            found = 1.0 - error / m2[:, 0]
+            scores = 1.0 - error / m2[:, 0]
         # As in scikit-learn: equal true values are explained fully or not at all; of one row it is not defined.
         scale = np.abs(mean[:, 0]) ** 2 * weight * 1e-30
         constant = m2[:, 0] <= scale
-        return np.where(constant, np.where(error <= scale, 1.0, 0.0), found)
+        return np.where(constant, np.where(error <= scale, 1.0, 0.0), scores)
 
     def undefined(self, parts: Parts) -> str:
         moments = parts[_MOMENTS]

@@ -42,8 +42,8 @@ def get(name: str, custom: Custom | None = None) -> Metric:
     plain = _alias(plain)
     if at and plain in _ARGUMENTS:
         return _with_argument(name, plain, argument)
-    found = (custom or {}).get(name) or _REGISTERED.get(name) or _METRICS.get(plain)
-    if found is None:
+    metric = (custom or {}).get(name) or _REGISTERED.get(name) or _METRICS.get(plain)
+    if metric is None:
         hint = f"{name!r} is scikit-learn's negated score; use the metric itself." if name.startswith("neg_") else None
         error = ParameterError.unknown(
             [name], [*(custom or {}), *_REGISTERED, *_METRICS, *_ALIASES, *_FUNCTIONS], "metric", where="metrics"
@@ -53,7 +53,7 @@ def get(name: str, custom: Custom | None = None) -> Metric:
             if hint is None
             else ParameterError(f"metrics: unknown metric {name!r}.", f"Expected one of {names()}.", hint)
         )
-    return found
+    return metric
 
 
 def _with_argument(name: str, plain: str, argument: str) -> Metric:
@@ -249,8 +249,8 @@ def _alias(name: str) -> str:
 def mode(name: str, custom: Custom | None = None) -> Mode | None:
     """Whether to minimise or maximise a metric, also one of a framework's history ("test-auc"); None when unknown."""
     plain = _plain(name)
-    found = (custom or {}).get(plain) or _REGISTERED.get(plain) or _METRICS.get(_alias(plain))
-    return found.mode if found else _OTHERS.get(plain)
+    metric = (custom or {}).get(plain) or _REGISTERED.get(plain) or _METRICS.get(_alias(plain))
+    return metric.mode if metric else _OTHERS.get(plain)
 
 
 def defaults(task: Task, scores: Array | None = None) -> tuple[str, ...]:
@@ -331,8 +331,8 @@ def chosen(wanted: Iterable[str], custom: Custom | None = None, *, limit: int = 
 
     Raises ParameterError on an unknown name.
     """
-    found = {name: get(_bare(name), custom) for name in wanted}
-    return {name: replace(own, limit=limit) if isinstance(own, CustomMetric) else own for name, own in found.items()}
+    by_name = {name: get(_bare(name), custom) for name in wanted}
+    return {name: replace(own, limit=limit) if isinstance(own, CustomMetric) else own for name, own in by_name.items()}
 
 
 def _bare(name: str) -> str:

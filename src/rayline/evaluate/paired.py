@@ -133,11 +133,11 @@ class ConcordanceMetric(PairedMetric):
 
     def measured(self, rows: Array, multiplicity: Array) -> Array:
         risk, low, high, weight, bucket = rows.T
-        places, found = bucket.astype(np.int64), np.full(len(multiplicity), np.nan)
+        places, values = bucket.astype(np.int64), np.full(len(multiplicity), np.nan)
         n_replicates = max(MIN_REPLICATES, MAX_RESAMPLED // len(rows))
         for i, counts in enumerate(multiplicity[: 1 + n_replicates]):
-            found[i] = measures.concordance(low, high, risk, weight * counts[places])
-        return found
+            values[i] = measures.concordance(low, high, risk, weight * counts[places])
+        return values
 
     def undefined(self, parts: Parts) -> str:
         return "of no two rows is it known whose event came first"

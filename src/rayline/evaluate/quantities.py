@@ -31,8 +31,8 @@ def quantity(name: str) -> Quantity:
 
 def _weight(batch: ScoredBatch) -> Array:
     if len(batch.classes) == 2:
-        found: Array = batch.confusion.sum(axis=1, keepdims=True)
-        return found
+        weights: Array = batch.confusion.sum(axis=1, keepdims=True)
+        return weights
     if batch.weight is None and batch.bucket is not None:
         return batch.counts(np.zeros(1, np.int64), 1)
     return batch.sums(1.0)
@@ -53,8 +53,8 @@ def _brier(batch: ScoredBatch) -> Array:
 
 def _correct(batch: ScoredBatch) -> Array:
     if len(batch.classes) == 2:
-        found: Array = batch.confusion[:, [0, 3]].sum(axis=1, keepdims=True)
-        return found
+        correct: Array = batch.confusion[:, [0, 3]].sum(axis=1, keepdims=True)
+        return correct
     return batch.sums(batch.codes == batch.truth)
 
 
@@ -88,8 +88,8 @@ def _calibration(batch: ScoredBatch, bins: float = 15) -> Array:
     else:
         chance, hit = batch.probabilities.max(axis=1), batch.codes == batch.truth
     places = np.minimum((chance * n).astype(np.int64), n - 1)
-    found = [batch.counts(places, n, of) for of in (None, chance, hit.astype(np.float64))]
-    return np.concatenate(found, axis=1)
+    sums = [batch.counts(places, n, of) for of in (None, chance, hit.astype(np.float64))]
+    return np.concatenate(sums, axis=1)
 
 
 def _squared_error(batch: ScoredBatch) -> Array:

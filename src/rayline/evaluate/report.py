@@ -106,11 +106,11 @@ class EvaluationReport(Report):
         return plots.draw(own or self.charts.make(kind, by), ax)
 
     def _all_charts(self) -> list[Chart]:
-        found: list[Chart] = []
+        charts: list[Chart] = []
         for kind in self.charts.kinds():
             if kind != "importance" or self._importance():
-                found += self.charts.make(kind)
-        return [*found, *self._more]
+                charts += self.charts.make(kind)
+        return [*charts, *self._more]
 
     # -- as text and page ----------------------------------------------------------------------------------------------
 
@@ -218,12 +218,12 @@ class EvaluationReport(Report):
         return [by, "rows", *self.metrics]
 
     def _slice_rows(self, by: str) -> list[list[str]]:
-        found = []
+        table = []
         for (value,), own in self.slices.filter(pl.col("by") == by).group_by("slice", maintain_order=True):
             pairs = [words(_estimate(row)) for row in own.to_dicts()]
             cells = [f"{value} ({interval.replace(' to ', '–')})" if interval else value for value, interval in pairs]
-            found.append([str(value), f"{own['n_rows'][0]:,}", *cells])
-        return found
+            table.append([str(value), f"{own['n_rows'][0]:,}", *cells])
+        return table
 
     def __repr__(self) -> str:
         width = max(map(len, (row[0] for row in self._metric_rows)), default=0)

@@ -103,18 +103,18 @@ class EvaluationResults:
     def notes(self, pipeline: str = "") -> list[str]:
         """Return what a reader must know of the metrics of all rows: those without a value, sketches, and
         functions that are not weighted or were called seldom."""
-        found = []
+        notes = []
         for name in self.plan.metrics:
             own = self.replicates(self.overall, name, pipeline)
             if own.note:
-                found.append(f"{name} is not defined: {own.note}.")
+                notes.append(f"{name} is not defined: {own.note}.")
             if own.bound:
-                found.append(f"{name} is that of a sketch of the scores, and at most {own.bound:.1g} off.")
+                notes.append(f"{name} is that of a sketch of the scores, and at most {own.bound:.1g} off.")
             parts = self.overall.parts[pipeline]
-            found += dict.fromkeys(
+            notes += dict.fromkeys(
                 r for part in parts for r in self.plan.metrics[name].remarks(part, self.multiplicity)
             )
-        return found
+        return notes
 
     def slice_table(self, pipeline: str = "") -> pl.DataFrame:
         """Return one row for each slice and metric: the slice, its number of rows, the value, its interval, a note."""

@@ -75,19 +75,19 @@ class EvaluatedRows:
 
     def schema(self, given: Mapping[str, pl.DataType]) -> pl.Schema:
         """Return names and types of the result for raw rows of these types."""
-        found: dict[str, pl.DataType] = {}
+        dtypes: dict[str, pl.DataType] = {}
         for name, scorer in self.scorers.items():
             target = scorer.target
             kind = pl.Int64() if target.task.is_classification else pl.Float64()
-            found |= {f"{TRUTH}{place}": kind for place in range(_truth_width(target))}
-            found |= {f"{SCORES}{name}:{column}": dtype for column, dtype in packed_schema(target).items()}
+            dtypes |= {f"{TRUTH}{place}": kind for place in range(_truth_width(target))}
+            dtypes |= {f"{SCORES}{name}:{column}": dtype for column, dtype in packed_schema(target).items()}
             for place in range(len(target.columns)) if self._has_intervals(scorer) else ():
-                found |= {f"{COVERED}{name}:{place}": pl.Float64(), f"{WIDTH}{name}:{place}": pl.Float64()}
+                dtypes |= {f"{COVERED}{name}:{place}": pl.Float64(), f"{WIDTH}{name}:{place}": pl.Float64()}
         if self.weight is not None:
-            found[WEIGHT] = pl.Float64()
-        found[HASH] = pl.UInt64()
-        found |= {f"{BY}{name}": given[name] for names in self.by for name in names}
-        return pl.Schema(found)
+            dtypes[WEIGHT] = pl.Float64()
+        dtypes[HASH] = pl.UInt64()
+        dtypes |= {f"{BY}{name}": given[name] for names in self.by for name in names}
+        return pl.Schema(dtypes)
 
     def _has_intervals(self, scorer: Scorer[Any]) -> bool:
         return self.intervals and scorer.has_intervals

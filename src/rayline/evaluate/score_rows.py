@@ -169,7 +169,7 @@ def bin_keys(keys: Array, *, odds: bool) -> Array:
         return keys
     chance = order_values(keys)
     half = int(np.searchsorted(chance, 0.5, side="right"))
-    found = chance.view(keys.dtype).copy()
+    borders = chance.view(keys.dtype).copy()
     middle = chance.dtype.type(0.5).view(keys.dtype)
-    found[half:] = 2 * middle - (1 - chance[half:]).view(keys.dtype)
-    return found
+    borders[half:] = 2 * middle - (1 - chance[half:]).view(keys.dtype)
+    return borders

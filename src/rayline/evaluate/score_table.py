@@ -43,19 +43,19 @@ class SparseCells(NamedTuple):
     def of_sorted(cls, shape: tuple[int, int, int], bins: Array, groups: Array, weights: Array | None) -> SparseCells:
         """Return the sums of weights of rows in the order of their bins; a group is `bucket * labels + label`."""
         n_groups = shape[0] * shape[1]
-        found = np.bincount(bins * n_groups + groups, weights, minlength=math.prod(shape))
-        return cls._filled(shape, np.ascontiguousarray(found.reshape(shape[2], n_groups).T).reshape(-1))
+        dense = np.bincount(bins * n_groups + groups, weights, minlength=math.prod(shape))
+        return cls._filled(shape, np.ascontiguousarray(dense.reshape(shape[2], n_groups).T).reshape(-1))
 
     @classmethod
-    def _filled(cls, shape: tuple[int, int, int], found: Array) -> SparseCells:
-        filled = np.flatnonzero(found)
-        return cls(shape, filled.astype(np.uint32), found[filled].astype(np.float32))
+    def _filled(cls, shape: tuple[int, int, int], dense: Array) -> SparseCells:
+        filled = np.flatnonzero(dense)
+        return cls(shape, filled.astype(np.uint32), dense[filled].astype(np.float32))
 
     def dense(self) -> Array:
         """Return the whole array, float32."""
-        found = np.zeros(math.prod(self.shape), np.float32)
-        found[self.places] = self.weights
-        return found.reshape(self.shape)
+        dense = np.zeros(math.prod(self.shape), np.float32)
+        dense[self.places] = self.weights
+        return dense.reshape(self.shape)
 
     def totals(self, multiplicity: Array) -> Array:
         """Return the sums over the buckets, of which row r of `multiplicity` counts each so often: (replicates, labels, bins)."""
@@ -67,11 +67,11 @@ class SparseCells(NamedTuple):
         bucket, column = np.divmod(self.places.astype(np.int64), n_labels * n_bins)
         order = np.argsort(column, kind="stable")
         starts = np.flatnonzero(np.concatenate([[True], np.diff(column[order]) != 0]))
-        found = np.zeros((len(counts), n_labels * n_bins))
+        totals = np.zeros((len(counts), n_labels * n_bins))
         if len(order):
             each = counts[:, bucket[order]] * self.weights[order]
-            found[:, column[order][starts]] = np.add.reduceat(each, starts, axis=1)
-        return found.reshape(-1, n_labels, n_bins)
+            totals[:, column[order][starts]] = np.add.reduceat(each, starts, axis=1)
+        return totals.reshape(-1, n_labels, n_bins)
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,9 +117,9 @@ class ScoreTable(ScoreWeights):
     @classmethod
     def merge_all(cls, states: Iterable[Self], **options: Any) -> Self:
         given = list(states)
-        found = [state for state in given if state.keys is not None]
+        tables = [state for state in given if state.keys is not None]
         made = super().merge_all(given)
-        return made._with_cells(found) if len(found) > 1 else made
+        return made._with_cells(tables) if len(tables) > 1 else made
 
     def _with_cells(self, states: Sequence[Self]) -> Self:
         """Return this table with the bins of the rows of some tables; without bins where one has none."""
@@ -174,11 +174,11 @@ class ScoreTable(ScoreWeights):
         """
         global _last
         assert self.cells is not None
-        table, known, found = _last
+        table, known, replicates = _last
         if table is not self or known is not multiplicity:
-            found = self.cells.totals(multiplicity)
-            _last = (self, multiplicity, found)
-        return np.asarray(found)
+            replicates = self.cells.totals(multiplicity)
+            _last = (self, multiplicity, replicates)
+        return np.asarray(replicates)
 
     def replicate_pair(self, multiplicity: Array, positive: int, among: Sequence[int] | None = None) -> Pair:
         """Return what `pair` does, in the bins for each replicate, shape (replicates, bins)."""

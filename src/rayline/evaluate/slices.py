@@ -36,11 +36,11 @@ class Slices:
             texts = [f"{text}, {more}" for text in texts for more in own_texts] if place else own_texts
             codes = codes * len(own_texts) + own
         counts = np.bincount(codes, minlength=len(texts))
-        found = list(dict.fromkeys(texts[i] for i in np.flatnonzero(counts)))
-        refuse_many(len(found), names)
-        places = {text: i for i, text in enumerate(found)}
+        values = list(dict.fromkeys(texts[i] for i in np.flatnonzero(counts)))
+        refuse_many(len(values), names)
+        places = {text: i for i, text in enumerate(values)}
         new = np.array([places.get(text, 0) for text in texts], dtype=np.int64)
-        return cls(found, codes if np.array_equal(new, np.arange(len(texts))) else new[codes])
+        return cls(values, codes if np.array_equal(new, np.arange(len(texts))) else new[codes])
 
     @cached_property
     def order(self) -> Array:
@@ -63,12 +63,12 @@ def _value_codes(values: pl.Series, names: Sequence[str]) -> tuple[list[str], Ar
         )
         if high - low < MAX_SLICES:
             return [str(value) for value in range(low, high + 1)], (values - low).cast(pl.Int64).to_numpy()
-    found = values.to_frame().with_row_index("row").group_by("value").agg("row")
-    refuse_many(found.height, names)
+    groups = values.to_frame().with_row_index("row").group_by("value").agg("row")
+    refuse_many(groups.height, names)
     codes = np.empty(len(values), np.int64)
-    for code, rows in enumerate(found["row"]):
+    for code, rows in enumerate(groups["row"]):
         codes[rows.to_numpy()] = code
-    return _texts(found["value"], is_alone=len(names) == 1), codes
+    return _texts(groups["value"], is_alone=len(names) == 1), codes
 
 
 def _missing_once(values: pl.Series) -> pl.Series:

@@ -143,22 +143,22 @@ class BucketMaximum(ArrayStatistic):
     def of(cls, *values: Any, **options: Any) -> Self:
         (batch,) = values
         assert isinstance(batch, ScoredBatch)
-        found = np.full(batch.n_buckets, -np.inf)
+        maxima = np.full(batch.n_buckets, -np.inf)
         errors = np.abs(batch.errors)
         if batch.weight is not None:
             errors = np.where(batch.weight > 0, errors, -np.inf)
         if batch.bucket is None:
-            found[0] = errors.max(initial=-np.inf)
+            maxima[0] = errors.max(initial=-np.inf)
         else:
             order = np.argsort(batch.bucket, kind="stable")
             filled, starts = np.unique(batch.bucket[order], return_index=True)
             if len(filled):
-                found[filled] = np.maximum.reduceat(errors[order], starts)
-        return cls(found)
+                maxima[filled] = np.maximum.reduceat(errors[order], starts)
+        return cls(maxima)
 
     def total(self, multiplicity: Array) -> Array:
         """Return the largest value of each replicate; NaN without rows."""
         if self.values is None:
             return np.full(len(multiplicity), np.nan)
-        found = np.where(multiplicity > 0, self.values, -np.inf).max(axis=1)
-        return np.where(np.isfinite(found), found, np.nan)
+        maxima = np.where(multiplicity > 0, self.values, -np.inf).max(axis=1)
+        return np.where(np.isfinite(maxima), maxima, np.nan)

@@ -159,10 +159,10 @@ class CatBoost(Framework):
             table = _table(record("batch", device, rows) if device.is_gpu else rows)
             if rows.categories:
                 table = catboost.Pool(table, cat_features=rows.category_places, feature_names=model.feature_names_)
-            found: Array = np.asarray(
+            predicted: Array = np.asarray(
                 model.predict(table, prediction_type=kind, task_type="GPU" if device.is_cuda else "CPU")
             )
-            return record("result", device, found) if device.is_gpu else found
+            return record("result", device, predicted) if device.is_gpu else predicted
 
         if device.is_gpu:
             parts = in_batches(
@@ -293,13 +293,13 @@ class CatBoost(Framework):
         pool = catboost.Pool(
             _table(features), cat_features=features.category_places or None, feature_names=model.feature_names_
         )
-        found = np.asarray(model.get_feature_importance(pool, type="ShapValues"), dtype=np.float64)
-        values = found if found.ndim == 3 else found[:, None, :]
+        shap = np.asarray(model.get_feature_importance(pool, type="ShapValues"), dtype=np.float64)
+        values = shap if shap.ndim == 3 else shap[:, None, :]
         return FeatureContributions(values[:, :, :-1], values[0, :, -1])
 
     def importance(self, model: Any, names: Sequence[str]) -> dict[str, float] | None:
-        found = model.get_feature_importance(type="PredictionValuesChange")  # of a ranking the default needs the rows
-        return dict(zip(names, map(float, found), strict=True)) if len(found) == len(names) else None
+        shares = model.get_feature_importance(type="PredictionValuesChange")  # of a ranking the default needs the rows
+        return dict(zip(names, map(float, shares), strict=True)) if len(shares) == len(names) else None
 
 
 class _CatBoostReporter:
@@ -317,9 +317,11 @@ class _CatBoostReporter:
         return not self._job.report(info.iteration - 1, values)
 
 
-def _tell(context: TrainContext, found: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
+def _tell(context: TrainContext, evaluations: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
     """Report the metrics of every iteration, after the training."""
-    named = {f"{SETS.get(where, where)}-{name}": v for where, metrics in found.items() for name, v in metrics.items()}
+    named = {
+        f"{SETS.get(where, where)}-{name}": v for where, metrics in evaluations.items() for name, v in metrics.items()
+    }
     for iteration in range(min(map(len, named.values()), default=0)):
         context.report(iteration, {name: float(values[iteration]) for name, values in named.items()})
 

@@ -148,15 +148,15 @@ class _Trainer(transformers.Trainer):
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Return the mean loss over the test rows of all workers; a worker may have none."""
         self.model.eval()
-        found = np.zeros(2)
+        totals = np.zeros(2)
         size = self.args.per_device_eval_batch_size
         with torch.inference_mode():
             for examples in self.eval_dataset.in_order(size):
                 batch = on_its_device(self, self.data_collator(examples))
                 losses, weight, _ = self._losses(self.model, dict(batch))
                 weight = torch.ones_like(losses) if weight is None else weight
-                found += (float((losses * weight).sum()), float(weight.sum()))
-        metrics = {"eval_loss": _total(found[0]) / _total(found[1])}
+                totals += (float((losses * weight).sum()), float(weight.sum()))
+        metrics = {"eval_loss": _total(totals[0]) / _total(totals[1])}
         self.log(metrics)
         self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -316,9 +316,9 @@ def _total(value: float, how: str = "SUM") -> float:
     if not torch.distributed.is_initialized():
         return float(value)
     device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
-    found = torch.tensor(float(value), dtype=torch.float64, device=device)
-    torch.distributed.all_reduce(found, getattr(torch.distributed.ReduceOp, how))
-    return float(found)
+    total = torch.tensor(float(value), dtype=torch.float64, device=device)
+    torch.distributed.all_reduce(total, getattr(torch.distributed.ReduceOp, how))
+    return float(total)
 
 
 @contextlib.contextmanager

@@ -241,8 +241,8 @@ class LightGBM(Framework):
     def contributions(self, model: Any, features: Features) -> FeatureContributions | None:
         if model.params.get("linear_tree") or "\nis_linear=1" in model.model_to_string():
             return None
-        found = model.predict(features.matrix(np.float64), pred_contrib=True)
-        parts = found if isinstance(found, list) else [found]  # of sparse rows a matrix for each class
+        shap = model.predict(features.matrix(np.float64), pred_contrib=True)
+        parts = shap if isinstance(shap, list) else [shap]  # of sparse rows a matrix for each class
         dense = [part.toarray() if hasattr(part, "toarray") else np.asarray(part) for part in parts]
         values = np.concatenate(dense, axis=1).reshape(features.n_rows, -1, model.num_feature() + 1)
         return FeatureContributions(values[:, :, :-1], values[0, :, -1])
@@ -262,13 +262,13 @@ class _LightGBMReporter:
         self._job, self._adapter, self._everyone = context, adapter, everyone
 
     def __call__(self, env: Any) -> None:
-        found = env.evaluation_result_list
+        evaluations = env.evaluation_result_list
         if self._everyone is not None:
-            self._everyone.merge(found)  # in place: the callbacks after this one read the same list
-        stop = self._job.report(env.iteration, {f"{r[0]}-{r[1]}": r[2] for r in found})
+            self._everyone.merge(evaluations)  # in place: the callbacks after this one read the same list
+        stop = self._job.report(env.iteration, {f"{r[0]}-{r[1]}": r[2] for r in evaluations})
         self._job.checkpoint(env.iteration, lambda directory: self._adapter.save(env.model, directory))
         if stop:
-            raise EarlyStopException(env.iteration, found)
+            raise EarlyStopException(env.iteration, evaluations)
 
 
 MANY_ROWS = 4096

@@ -84,11 +84,11 @@ class LightGBMMetrics:
         scores, truth, weights = everyone.rows(*own)
         given = None if rows.weight is None else weights
         whole = lightgbm.Dataset(np.zeros((len(truth), 1), np.float32), truth, weight=given)
-        found: list[Any] = []
+        functions: list[Any] = []
         for function in self._functions:
             values = function(scores, whole)
-            found += values if isinstance(values, list) else [values]
-        return found
+            functions += values if isinstance(values, list) else [values]
+        return functions
 
     def merge(self, results: list[Any]) -> None:
         """Replace the metrics of this rank's rows with those of all rows."""
@@ -115,8 +115,8 @@ def _area(metric: str, scores: Array, truth: Array, weight: Array, everyone: Sco
     (table,) = everyone.tables([scores], [(truth > 0).astype(np.float64)], weight)
     negative, positive = np.zeros((2, 0)) if table.weights is None else table.weights
     measure = area_under_roc if metric == "auc" else average_precision
-    found = float(measure(negative, positive))
-    return 1.0 if math.isnan(found) else found
+    area = float(measure(negative, positive))
+    return 1.0 if math.isnan(area) else area
 
 
 def _r2(scores: Array, truth: Array, weight: Array, everyone: ScoreGathering) -> float:

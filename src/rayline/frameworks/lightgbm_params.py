@@ -80,11 +80,11 @@ def value(params: Mapping[str, Any], name: str, default: Any = None) -> Any:
 
 def metrics(params: Mapping[str, Any]) -> set[str]:
     """Return the names of the requested LightGBM metrics."""
-    found: set[str] = set()
+    names: set[str] = set()
     for name in lightgbm_aliases("metric"):
         value = params.get(name) or ()
-        found |= {*value.split(",")} if isinstance(value, str) else {str(one) for one in value if one is not None}
-    return {METRICS.get(name.strip(), name.strip()) for name in found}
+        names |= {*value.split(",")} if isinstance(value, str) else {str(one) for one in value if one is not None}
+    return {METRICS.get(name.strip(), name.strip()) for name in names}
 
 
 WHERE = "lightgbm trainer"
@@ -104,8 +104,8 @@ def of_features(params: dict[str, Any], context: TrainContext) -> None:
         for name in lightgbm_aliases(main):
             if isinstance(params.get(name), Mapping):
                 with at(f"lightgbm trainer: {name}"):
-                    found = context.by_column(params[name])
-                params[name] = [found.get(number, rest) for number in range(context.n_columns)]
+                    values = context.by_column(params[name])
+                params[name] = [values.get(number, rest) for number in range(context.n_columns)]
     for name in lightgbm_aliases("interaction_constraints"):
         if params.get(name) is not None and not isinstance(params[name], str):
             with at(f"lightgbm trainer: {name}"):

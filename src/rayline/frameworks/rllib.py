@@ -69,11 +69,11 @@ class RLlib(Framework):
             built_algorithm(settings) as running,
         ):
             modules.refuse_memory(running.env_runner.module)
-            found: dict[str, float] = {}
+            metrics: dict[str, float] = {}
             for iteration in range(iterations):
-                found = one_iteration(running, found.get("env_steps", 0.0))
+                metrics = one_iteration(running, metrics.get("env_steps", 0.0))
                 context.checkpoint(iteration, lambda directory: self.save(modules.policy(running), directory))
-                if context.report(iteration, found) or enough(stop or {}, found):
+                if context.report(iteration, metrics) or enough(stop or {}, metrics):
                     break
             return modules.policy(running)
 

@@ -60,8 +60,8 @@ def load(directory: Path, cls: Any = None) -> Any:
     """
     about, shapes = policy.check(directory)
     name = str(about.get("module", "")) if isinstance(about, dict) else ""
-    found = cls or modules.registered.get(name) or _loaded(name)
-    if found is None:
+    policy_class = cls or modules.registered.get(name) or _loaded(name)
+    if policy_class is None:
         raise ArtifactError(
             f"The saved policy is of the class {name[:80]!r}, which is not known here.",
             f"Expected one of {sorted({*modules.own(), *modules.registered})}: no code is loaded from a file.",
@@ -78,7 +78,10 @@ def load(directory: Path, cls: Any = None) -> Any:
         if exact:
             policy.check_settings(config, {field.name for field in dataclasses.fields(DefaultModelConfig)})
         made = module_size.built_within_limits(
-            lambda: modules.build(found, observation_space, action_space, config), shapes, "policy.json", exact=exact
+            lambda: modules.build(policy_class, observation_space, action_space, config),
+            shapes,
+            "policy.json",
+            exact=exact,
         )
         made.load_state_dict(load_file(str(directory / "policy.safetensors")), strict=True)
         return modules.described(made, normalizes=bool(about["normalizes"]), clips=bool(about["clips"]))
@@ -87,7 +90,7 @@ def load(directory: Path, cls: Any = None) -> Any:
     except Exception as error:  # a class may raise anything about wrong settings
         reason = (str(error).strip().splitlines() or [""])[0][:300]
         raise ArtifactError(
-            f"The saved policy does not fit {found.__name__}: {type(error).__name__}: {reason}",
+            f"The saved policy does not fit {policy_class.__name__}: {type(error).__name__}: {reason}",
             "Expected the class that it was trained with.",
             "pass the right one: rayline.load(path, module=Policy).",
         ) from error

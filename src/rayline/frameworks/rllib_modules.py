@@ -181,11 +181,11 @@ def actions(module: Any, rows: Features) -> Array:
             rows.n_rows, BATCH_ROWS, lambda part: _answer(module, feed(given[part])),
             device=device, model=module, model_bytes=lambda: torch_device.size_bytes(module),
         )  # fmt: skip
-        found: Array = np.asarray(feed.fetch(torch.cat(parts)))
+        actions_: Array = np.asarray(feed.fetch(torch.cat(parts)))
     if isinstance(module.action_space, Discrete):
-        return found
-    found = _of_the_environment(module, found.astype(np.float32)).reshape(rows.n_rows, -1)
-    return found[:, 0] if found.shape[1] == 1 else found
+        return actions_
+    actions_ = _of_the_environment(module, actions_.astype(np.float32)).reshape(rows.n_rows, -1)
+    return actions_[:, 0] if actions_.shape[1] == 1 else actions_
 
 
 def _answer(module: Any, observations: Any) -> Any:
@@ -201,18 +201,18 @@ def _answer(module: Any, observations: Any) -> Any:
     return kind.from_logits(answer["action_dist_inputs"]).to_deterministic().sample()
 
 
-def _of_the_environment(module: Any, found: Array) -> Array:
+def _of_the_environment(module: Any, actions: Array) -> Array:
     """Convert outputs of a module to actions of a Box, as RLlib's connectors do."""
     space, how = module.action_space, actions_of(module)
-    found = found.reshape(len(found), *space.shape)
+    actions = actions.reshape(len(actions), *space.shape)
     bounded = bool(np.all(space.bounded_below) and np.all(space.bounded_above))
     if how["normalizes"]:
         return (
-            np.clip(space.low + (found + 1.0) * (space.high - space.low) / 2.0, space.low, space.high)
+            np.clip(space.low + (actions + 1.0) * (space.high - space.low) / 2.0, space.low, space.high)
             if bounded
-            else found
+            else actions
         )
-    return np.clip(found, space.low, space.high) if how["clips"] else found
+    return np.clip(actions, space.low, space.high) if how["clips"] else actions
 
 
 @contextlib.contextmanager

@@ -83,7 +83,7 @@ def _refuse_unseen(settings: Any) -> None:
         "it has custom connectors": has_connectors(settings),
         "no environment is given": settings.env is None,
     }
-    for problem in (text for text, found in problems.items() if found):
+    for problem in (text for text, applies in problems.items() if applies):
         raise ParameterError(
             f"rllib trainer: {problem}.",
             "Expected one agent in an environment, whose policy is a module of the observation alone: it is saved as data.",
@@ -106,10 +106,10 @@ def _named(env: Any) -> Any:
 
 def resources_of(resources: Mapping[str, float]) -> dict[str, Any]:
     rest = {name: amount for name, amount in resources.items() if name not in ("CPU", "GPU")}
-    found: dict[str, Any] = {"custom_resources_per_env_runner": rest} if rest else {}
+    settings: dict[str, Any] = {"custom_resources_per_env_runner": rest} if rest else {}
     for name, key in (("CPU", "num_cpus_per_env_runner"), ("GPU", "num_gpus_per_env_runner")):
-        found |= {key: resources[name]} if name in resources else {}
-    return found
+        settings |= {key: resources[name]} if name in resources else {}
+    return settings
 
 
 def world_of(settings: Any) -> Any:

@@ -74,32 +74,32 @@ def built_algorithm(settings: Any) -> Iterator[Any]:
 def _metrics(result: Mapping[str, Any]) -> dict[str, float]:
     """Return the metrics of an iteration. Before the first episode has ended, its return is NaN."""
     episodes, learned = result.get("env_runners", {}), result.get("learners", {}).get("default_policy", {})
-    found = {
+    metrics = {
         name: episodes.get(name, math.nan)
         for name in ("episode_return_mean", "episode_return_min", "episode_return_max")
     }
-    found |= {"episode_len_mean": episodes.get("episode_len_mean", math.nan)}
-    found |= {name: value for name, value in learned.items() if name.endswith("loss") or name == "entropy"}
+    metrics |= {"episode_len_mean": episodes.get("episode_len_mean", math.nan)}
+    metrics |= {name: value for name, value in learned.items() if name.endswith("loss") or name == "entropy"}
     tested = result.get("evaluation", {}).get("env_runners", {}).get("episode_return_mean")
-    found |= {} if tested is None else {"test-episode_return_mean": tested}
-    found["env_steps"] = result.get(
+    metrics |= {} if tested is None else {"test-episode_return_mean": tested}
+    metrics["env_steps"] = result.get(
         "num_env_steps_sampled_lifetime", episodes.get("num_env_steps_sampled_lifetime", math.nan)
     )
-    return {name: float(value) for name, value in found.items()}
+    return {name: float(value) for name, value in metrics.items()}
 
 
 def one_iteration(running: Any, steps: float) -> dict[str, float]:
     """Train one iteration and return its metrics; repeat an iteration without steps, while a lost worker is replaced."""
     until = time.monotonic() + RESTART_S
-    found = _metrics(running.train())
-    while found["env_steps"] <= steps and time.monotonic() < until:
+    metrics = _metrics(running.train())
+    while metrics["env_steps"] <= steps and time.monotonic() < until:
         time.sleep(POLL_S)
-        found = _metrics(running.train())
-    return found
+        metrics = _metrics(running.train())
+    return metrics
 
 
-def enough(stop: Mapping[str, float], found: Mapping[str, float]) -> bool:
-    unknown = [name for name in stop if name not in found]
+def enough(stop: Mapping[str, float], metrics: Mapping[str, float]) -> bool:
+    unknown = [name for name in stop if name not in metrics]
     if unknown:
-        raise ParameterError.unknown(unknown, found, where="rllib trainer: stop")
-    return any(found[name] >= bound for name, bound in stop.items())
+        raise ParameterError.unknown(unknown, metrics, where="rllib trainer: stop")
+    return any(metrics[name] >= bound for name, bound in stop.items())

@@ -94,12 +94,12 @@ class Sklearn(Framework):
             assert codes is not None
             margins = _margins(model, data, codes)
             return codes if margins is None else decisions(codes, margins=margins)
-        found = model.predict_proba(data)
-        if isinstance(found, list):  # one array per target
-            found = np.stack([p[:, 1] for p in found], axis=1)
-        elif found.shape[1] == 2 and (codes is None or codes.ndim == 1):
-            found = found[:, 1]
-        return np.asarray(found) if codes is None else decisions(codes, probabilities=found)
+        predicted = model.predict_proba(data)
+        if isinstance(predicted, list):  # one array per target
+            predicted = np.stack([p[:, 1] for p in predicted], axis=1)
+        elif predicted.shape[1] == 2 and (codes is None or codes.ndim == 1):
+            predicted = predicted[:, 1]
+        return np.asarray(predicted) if codes is None else decisions(codes, probabilities=predicted)
 
     def save(self, model: Any, directory: Path) -> None:
         if isinstance(model, QuantileModels):
@@ -131,11 +131,11 @@ class Sklearn(Framework):
         )
 
     def _load_quantiles(self, directory: Path, trusted: Sequence[str]) -> QuantileModels:
-        found = strict_json.loads((directory / QUANTILES).read_bytes(), QUANTILES)
-        if not isinstance(found, list) or not 2 <= len(found) <= MAX_QUANTILES:
+        saved = strict_json.loads((directory / QUANTILES).read_bytes(), QUANTILES)
+        if not isinstance(saved, list) or not 2 <= len(saved) <= MAX_QUANTILES:
             raise ArtifactError("The saved quantile models are damaged.", f"Expected quantiles in {QUANTILES}.")
         with at("load"):
-            quantiles = quantiles_of(found, name=QUANTILES)
+            quantiles = quantiles_of(saved, name=QUANTILES)
         return QuantileModels(
             [self.load(directory / f"quantile-{i}", trusted=trusted) for i in range(len(quantiles))], quantiles
         )
@@ -250,11 +250,13 @@ class Sklearn(Framework):
             each = [self.importance(one, names) for one in model.models]
             known = [one for one in each if one is not None]
             return {name: float(np.mean([one[name] for one in known])) for name in names} if known else None
-        found = getattr(model, "feature_importances_", None)
-        if found is None and hasattr(model, "coef_"):
-            found = np.abs(np.atleast_2d(model.coef_)).mean(axis=0)
+        shares = getattr(model, "feature_importances_", None)
+        if shares is None and hasattr(model, "coef_"):
+            shares = np.abs(np.atleast_2d(model.coef_)).mean(axis=0)
         return (
-            dict(zip(names, map(float, found), strict=True)) if found is not None and len(found) == len(names) else None
+            dict(zip(names, map(float, shares), strict=True))
+            if shares is not None and len(shares) == len(names)
+            else None
         )
 
 
@@ -306,8 +308,8 @@ def _own_quantile(estimator: Any) -> tuple[float, ...]:
     """Return the quantile that an estimator predicts by its own parameters."""
     loss, params = getattr(estimator, "loss", None), ("quantile", "alpha")
     if type(estimator).__name__ == "QuantileRegressor" or loss == "quantile":
-        found = next((getattr(estimator, n) for n in params if isinstance(getattr(estimator, n, None), float)), None)
-        return () if found is None or not 0 < found < 1 else (found,)
+        level = next((getattr(estimator, n) for n in params if isinstance(getattr(estimator, n, None), float)), None)
+        return () if level is None or not 0 < level < 1 else (level,)
     return ()
 
 
@@ -359,10 +361,10 @@ def _margins(model: Any, data: Any, codes: Array) -> Array | None:
         name.endswith("decision_function_shape") and value == "ovo" for name, value in model.get_params().items()
     ):
         return None
-    found = np.asarray(model.decision_function(data), np.float64)
+    margins = np.asarray(model.decision_function(data), np.float64)
     n_classes = len(model.classes_)
     wanted = codes.shape if codes.ndim == 2 or n_classes == 2 else (len(codes), n_classes)
-    return found if found.shape == wanted else None
+    return margins if margins.shape == wanted else None
 
 
 def _kind(estimator: Any) -> bool:
@@ -403,10 +405,10 @@ def _score(model: Any, rows: Rows) -> dict[str, float]:
         for part in rows.pieces()
         if part.n_rows
     ]
-    truth, found = (np.concatenate([part[place] for part in parts]) for place in (0, 1))
+    truth, predicted = (np.concatenate([part[place] for part in parts]) for place in (0, 1))
     weight = np.concatenate([part[2] for part in parts]) if rows.has_weights else None
     metric = accuracy_score if is_classifier(model) else r2_score
-    return {f"test-{name}": float(metric(truth, found, sample_weight=weight))}
+    return {f"test-{name}": float(metric(truth, predicted, sample_weight=weight))}
 
 
 def _skops() -> Any:

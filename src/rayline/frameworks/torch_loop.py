@@ -99,9 +99,9 @@ class ProcessGroup(SingleProcess):
         return np.asarray(sums.cpu().numpy())
 
     def gather(self, value: Any) -> list[Any]:
-        found: list[Any] = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(found, value)
-        return found
+        values: list[Any] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(values, value)
+        return values
 
     def sync_buffers(self, module: Any) -> None:
         for buffer in module.buffers():
@@ -190,7 +190,7 @@ class LoopSettings:
 
 def losses() -> dict[str, Any]:
     """Return the losses of `torch.nn.functional` of an output and a target, by name with and without "_loss"."""
-    found = {}
+    functions = {}
     for name, function in vars(F).items():
         if (
             not name.startswith("_")
@@ -199,8 +199,8 @@ def losses() -> dict[str, Any]:
         ):
             takes = list(inspect.signature(function).parameters)
             if "reduction" in takes and takes[:2] == ["input", "target"]:
-                found[name] = found[name.removesuffix("_loss")] = function
-    return {**found, **torch_losses.NAMED}
+                functions[name] = functions[name.removesuffix("_loss")] = function
+    return {**functions, **torch_losses.NAMED}
 
 
 def optimizers() -> dict[str, Any]:
@@ -340,11 +340,11 @@ class TrainingLoop:
 
     def _evaluate(self, table: EpochRows) -> float:
         self.module.eval()
-        found = np.zeros(2)
+        totals = np.zeros(2)
         with torch.inference_mode():
             for batch in table.in_order(modules.BATCH_ROWS):
-                found += (self._loss(self.module, table.there(batch, self.feed)).item(), batch.total_weight)
-        lost, count = self.among.total(found, self.device)
+                totals += (self._loss(self.module, table.there(batch, self.feed)).item(), batch.total_weight)
+        lost, count = self.among.total(totals, self.device)
         return float(lost / count) if count else math.nan
 
     def _ends(self, metrics: Mapping[str, float]) -> bool:
@@ -448,19 +448,19 @@ class WeightedLoss:
                 if self._target.classes
                 else F.mse_loss
             )
-            found = function(output, target, reduction="none")
+            row_losses = function(output, target, reduction="none")
         else:
-            found = self._function(output, target, **({"reduction": "none"} if self._name else {}))
-        if found.ndim == 0:
+            row_losses = self._function(output, target, **({"reduction": "none"} if self._name else {}))
+        if row_losses.ndim == 0:
             if weight is not None:
                 raise ParameterError(
                     "torch trainer: the loss gives one number for a batch, and rows have weights.",
                     "Expected one for each row.",
                     "make the loss with reduction='none', or leave the weights out.",
                 )
-            return found * len(output)
-        found = found if found.ndim == 1 else found.flatten(1).mean(dim=1)
-        return (found if weight is None else found * weight).sum()
+            return row_losses * len(output)
+        row_losses = row_losses if row_losses.ndim == 1 else row_losses.flatten(1).mean(dim=1)
+        return (row_losses if weight is None else row_losses * weight).sum()
 
     def _expected(self) -> str:
         n, task = len(self._target.columns), self._target.task

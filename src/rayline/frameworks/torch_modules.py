@@ -106,9 +106,9 @@ def register_module(make: M) -> M:
 
 def resolve_module(module: Any) -> Any:
     """Return the class, function or module given as a trainer's `module=`. Raises ParameterError for anything else."""
-    found = registered_modules().get(module) if isinstance(module, str) else module
-    if isinstance(found, torch.nn.Module) or (callable(found) and not isinstance(found, str)):
-        return found
+    module_class = registered_modules().get(module) if isinstance(module, str) else module
+    if isinstance(module_class, torch.nn.Module) or (callable(module_class) and not isinstance(module_class, str)):
+        return module_class
     raise ParameterError.value(
         "module",
         f"a class of torch.nn.Module, a function that makes one, a module, or one of {sorted(registered_modules())}",
@@ -218,8 +218,8 @@ class ModuleSpec:
 
 def recipe(module: Any) -> ModuleSpec:
     """Return the spec of a module; an unknown module is assumed to output numbers."""
-    found = getattr(module, _ATTRIBUTE, None)
-    return found if isinstance(found, ModuleSpec) else ModuleSpec(None)
+    spec = getattr(module, _ATTRIBUTE, None)
+    return spec if isinstance(spec, ModuleSpec) else ModuleSpec(None)
 
 
 def described(module: Any, about: ModuleSpec) -> Any:

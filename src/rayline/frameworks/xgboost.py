@@ -185,10 +185,10 @@ class XGBoost(Framework):
             )  # fmt: skip
         else:
             parts = [scores(model, p.matrix(zeros=zeros), until, linear=linear) for p in features.pieces(PREDICT_ROWS)]
-        found = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        predicted = parts[0] if len(parts) == 1 else np.concatenate(parts)
         if objective == "binary:logitraw":
-            return np.asarray(special.expit(found.astype(np.float64)))
-        return found.astype(np.int64) if objective in OF_CLASSES else found
+            return np.asarray(special.expit(predicted.astype(np.float64)))
+        return predicted.astype(np.int64) if objective in OF_CLASSES else predicted
 
     def place(self, model: Any, device: Any) -> Any:
         return placed(model, device, lambda made: made.set_param({"device": device.name}))
@@ -265,8 +265,8 @@ class XGBoost(Framework):
         return f"device={asked!r}" if asked.startswith(("cuda", "gpu")) else ""
 
     def cpu_arguments(self, params: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any) -> str:
-        found = {name: (params or {}).get(name) for name in ON_CPU}
-        return next((f"XGBoost computes {n}={v!r} on the CPU" for n, v in found.items() if v in ON_CPU[n]), "")
+        settings = {name: (params or {}).get(name) for name in ON_CPU}
+        return next((f"XGBoost computes {n}={v!r} on the CPU" for n, v in settings.items() if v in ON_CPU[n]), "")
 
     def best_iteration(self, model: Any) -> int | None:
         best = model.attr("best_iteration")
@@ -295,13 +295,13 @@ class XGBoost(Framework):
         zeros = features.has_vectors and model.feature_types is not None
         data = xgboost.DMatrix(features.matrix(zeros=zeros), feature_types=model.feature_types, enable_categorical=True)
         try:
-            found = model.predict(
+            shap = model.predict(
                 data, pred_contribs=True, strict_shape=True, validate_features=False,
                 iteration_range=(0, 0 if best is None else best + 1),
             )  # fmt: skip
         except xgboost.core.XGBoostError:  # trees with several outputs
             return None
-        values = found.astype(np.float64)
+        values = shap.astype(np.float64)
         return FeatureContributions(values[:, :, :-1], values[0, :, -1], booster == "gblinear")
 
     def importance(self, model: Any, names: Sequence[str]) -> dict[str, float] | None:
@@ -340,8 +340,8 @@ class _XGBoostReporter(TrainingCallback):
             self._everyone.correct(evals_log)  # in place: the callbacks after this one read the same history
         metrics = {
             f"{table}-{name}": values[-1][0] if isinstance(values[-1], tuple) else values[-1]
-            for table, found in evals_log.items()
-            for name, values in found.items()
+            for table, history in evals_log.items()
+            for name, values in history.items()
         }
         stop = self._job.report(iteration, metrics)
         self._job.checkpoint(iteration, lambda directory: self._adapter.save(model, directory))

@@ -84,8 +84,8 @@ class XGBoostMetrics:
         if self._function is None:
             return []
         given = None if rows.weight is None else weights
-        found = self._function(scores, xgboost.DMatrix(np.zeros((len(truth), 1), np.float32), truth, weight=given))
-        return found if isinstance(found, list) else [found]
+        result = self._function(scores, xgboost.DMatrix(np.zeros((len(truth), 1), np.float32), truth, weight=given))
+        return result if isinstance(result, list) else [result]
 
     def correct(self, history: Mapping[str, Mapping[str, list[Any]]]) -> None:
         """Replace the last areas in XGBoost's history with those of all rows."""
@@ -102,14 +102,14 @@ def _areas_of_many(
     against the rest, that of "auc" by the weight of their rows, as XGBoost does."""
     columns = scores.reshape(len(scores), -1).T
     hits = [truth] if len(columns) == 1 else [truth == code for code in range(len(columns))]
-    found, shares = [], []
+    areas, shares = [], []
     for table in everyone.tables([*columns], hits, weight):
         n, (negative, positive) = len(table.order), (np.zeros((2, 0)) if table.weights is None else table.weights)
         places = np.tile(np.arange(n, dtype=np.float32), 2)  # only their order counts
-        found.append(_areas(metrics, places, np.repeat([0, 1], n), np.concatenate([negative, positive])))
+        areas.append(_areas(metrics, places, np.repeat([0, 1], n), np.concatenate([negative, positive])))
         shares.append(positive.sum())
     return {
-        name: float(np.average([own[name] for own in found], weights=shares if name == "auc" else None))
+        name: float(np.average([own[name] for own in areas], weights=shares if name == "auc" else None))
         for name in metrics
     }
 

@@ -80,8 +80,8 @@ def check(params: Any) -> None:
     unused = {
         name
         for w in caught
-        for found in re.findall(r"Parameters: \{(.*?)\}", str(w.message))
-        for name in re.findall(r'"(.*?)"', found)
+        for names in re.findall(r"Parameters: \{(.*?)\}", str(w.message))
+        for name in re.findall(r'"(.*?)"', names)
     }
     unknown = unused - known_parameters()
     if unknown:
@@ -116,8 +116,8 @@ def of_features(params: dict[str, Any], context: TrainContext) -> None:
     constraints, groups = params.get("monotone_constraints"), params.get("interaction_constraints")
     if isinstance(constraints, Mapping):
         with at("xgboost trainer: monotone_constraints"):
-            found = context.by_column(constraints)
-        params["monotone_constraints"] = tuple(int(found.get(place, 0)) for place in range(context.n_columns))
+            values = context.by_column(constraints)
+        params["monotone_constraints"] = tuple(int(values.get(place, 0)) for place in range(context.n_columns))
     if groups is not None and not isinstance(groups, str):
         with at("xgboost trainer: interaction_constraints"):
             params["interaction_constraints"] = json.dumps(context.groups(groups))

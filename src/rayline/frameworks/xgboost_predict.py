@@ -33,9 +33,9 @@ def scores(model: Any, rows: Any, until: int, *, linear: bool) -> Array:
     """
     if _LIBRARY is not None and isinstance(rows, np.ndarray) and len(rows) and not linear:
         return _dense(_LIBRARY, model, np.ascontiguousarray(rows), until)
-    ask, given = (model.predict, xgboost.DMatrix(rows)) if linear else (model.inplace_predict, rows)
-    found: Array = ask(given, iteration_range=(0, until), validate_features=False)
-    return found
+    predict, data = (model.predict, xgboost.DMatrix(rows)) if linear else (model.inplace_predict, rows)
+    predicted: Array = predict(data, iteration_range=(0, until), validate_features=False)
+    return predicted
 
 
 def scores_on_gpu(model: Any, rows: Any, until: int, device: Device) -> Array:
@@ -45,10 +45,10 @@ def scores_on_gpu(model: Any, rows: Any, until: int, device: Device) -> Array:
     cupy = cupy_for(device) if isinstance(rows, np.ndarray) else None
     if cupy is not None:
         there = model.inplace_predict(cupy.asarray(rows), iteration_range=(0, until), validate_features=False)
-        found: Array = cupy.asnumpy(there)
+        predicted: Array = cupy.asnumpy(there)
     else:
-        found = model.predict(xgboost.DMatrix(rows), iteration_range=(0, until), validate_features=False)
-    return record("result", device, found)
+        predicted = model.predict(xgboost.DMatrix(rows), iteration_range=(0, until), validate_features=False)
+    return record("result", device, predicted)
 
 
 def _dense(library: XGBoostLibrary, model: Any, rows: Array, until: int) -> Array:

@@ -127,16 +127,16 @@ def opened(path: Path, max_bytes: int = MAX_BYTES) -> Iterator[ArchiveMembers]:
         integer("max_bytes", max_bytes)
     try:
         if path.is_dir():
-            found: ArchiveMembers = _Directory(path)
-            _bound(found, max_bytes, path)
-            yield found
+            members: ArchiveMembers = _Directory(path)
+            _bound(members, max_bytes, path)
+            yield members
             return
         with path.open("rb") as file:
             size = _check_end(file, path)
             with zipfile.ZipFile(file) as archive:
-                found = _Archive(archive, size, path)
-                _bound(found, max_bytes, path)
-                yield found
+                members = _Archive(archive, size, path)
+                _bound(members, max_bytes, path)
+                yield members
     except FileNotFoundError as error:
         if error.filename not in (path, str(path)):
             raise
@@ -265,8 +265,8 @@ class _Directory(ArchiveMembers):
         sizes: dict[str, int] = {}
         left, n_entries = [path], 0
         while left:
-            with os.scandir(left.pop()) as found:
-                entries = list(itertools.islice(found, MAX_MEMBERS + 1))
+            with os.scandir(left.pop()) as listing:
+                entries = list(itertools.islice(listing, MAX_MEMBERS + 1))
             for entry in entries:
                 relative = Path(entry.path).relative_to(path).as_posix()
                 n_entries += 1

@@ -230,15 +230,15 @@ def _json(path: Path) -> Any:
 
 
 def _plain(value: Any) -> dict[str, Any]:
-    found = value_from_json(value)
-    if not isinstance(found, dict):
-        raise TypeError(f"expected an object; got {found!r:.80}")
-    return found
+    decoded = value_from_json(value)
+    if not isinstance(decoded, dict):
+        raise TypeError(f"expected an object; got {decoded!r:.80}")
+    return decoded
 
 
 def _versions(*names: str) -> dict[str, str]:
-    found = {}
+    versions = {}
     for name in names:
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+            versions[name] = metadata.version(name)
+    return versions

@@ -97,8 +97,8 @@ def _scanned(pipeline: Scorer[Any], stages: chain.Stages, rows: Any, weight: str
         raise SchemaError.missing(missing, present, where=f"{WHERE} (calibration_set)")
     options = (("grouped", bool(groups)), ("size", MAX_SAMPLE_ROWS))
     request = StatisticRequest(ScoredRowSample, tuple(scorer.adds), options)
-    found = engine.scan(rows, Scan([request], attach=scorer))
-    state = found[0][request] if found else ScoredRowSample()
+    results = engine.scan(rows, Scan([request], attach=scorer))
+    state = results[0][request] if results else ScoredRowSample()
     assert isinstance(state, ScoredRowSample)
     with at(f"{WHERE} (calibration_set)"):
         refuse_empty(state.n_rows)

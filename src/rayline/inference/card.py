@@ -188,7 +188,8 @@ def _what_it_predicts(pipeline: InferencePipeline) -> _Section:
     target = pipeline.target
     learned = ", ".join(f"{name}: {stage!r}" for name, stage in target.stages)
     classes = [
-        f"{column}: {', '.join(map(str, found))}" for column, found in zip(target.columns, target.classes, strict=False)
+        f"{column}: {', '.join(map(str, labels))}"
+        for column, labels in zip(target.columns, target.classes, strict=False)
     ]
     return _Section(
         "What it predicts",
@@ -220,7 +221,7 @@ def _on_rows_with_labels(pipeline: InferencePipeline, table: pl.DataFrame | None
 
 
 def _what_matters(pipeline: InferencePipeline, table: pl.DataFrame | None) -> list[_Section]:
-    columns, features = (_ranked(found) for found in (pipeline.importance(), pipeline.model.importance()))
+    columns, features = (_ranked(importance) for importance in (pipeline.importance(), pipeline.model.importance()))
     shown = [] if columns == features else features
     moves = _moves(pipeline, table)
     return [
@@ -269,11 +270,11 @@ TABLES = {"cv": "cross validation", "cv_standard_error": "standard error", "trai
 """What the prefixes of metrics say of the rows that they were computed on, as headings."""
 
 
-def _measured(found: Mapping[str, float], target: Target) -> _Section:
+def _measured(metrics: Mapping[str, float], target: Target) -> _Section:
     """The metrics, with a column for each table that they were computed on. A metric that the framework and Rayline both
     computed is there once, where both found the same."""
     rows: dict[str, dict[str, str]] = {}
-    for name, value in sorted(found.items(), key=lambda item: "_" not in item[0]):
+    for name, value in sorted(metrics.items(), key=lambda item: "_" not in item[0]):
         table = next((t for t in TABLES if name.startswith(f"{t}-")), "value")
         plain = name.removeprefix(f"{table}-")
         same = (
@@ -300,8 +301,8 @@ def _value(value: Any) -> str:
 
 
 def _predictions(pipeline: InferencePipeline) -> list[Any]:
-    found = pipeline.predict(pipeline.examples)
-    return [row[0] if len(row) == 1 else row for row in found.rows()]
+    predictions = pipeline.predict(pipeline.examples)
+    return [row[0] if len(row) == 1 else row for row in predictions.rows()]
 
 
 def _file(stem: str, plot: SVGPlot) -> str:

@@ -26,7 +26,7 @@ BINS = 10
 
 def columns(table: pl.DataFrame, names: Sequence[str]) -> list[list[str]]:
     """Name, type, share of missing values, and a summary of each column."""
-    found = []
+    lines = []
     for name in names:
         values, kind = table[name], kind_of(table.schema[name])
         if values.dtype.is_float():
@@ -42,8 +42,8 @@ def columns(table: pl.DataFrame, names: Sequence[str]) -> list[list[str]]:
             summary = f"{present.n_unique():,} different, most often {str(top[0])[:24]!r} ({top[1] / len(present):.0%})"
         elif kind is Kind.DATETIME and len(present):
             summary = f"{present.min()!s} to {present.max()!s}"
-        found.append([name, str(table.schema[name].base_type()), missing, summary])
-    return found
+        lines.append([name, str(table.schema[name].base_type()), missing, summary])
+    return lines
 
 
 def learning(history: pl.DataFrame, target: Target) -> list[SVGPlot]:

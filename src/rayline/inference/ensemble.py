@@ -186,11 +186,11 @@ def joined_schema(pipelines: Sequence[InferencePipeline]) -> dict[str, pl.DataTy
 def _flat(
     pipelines: Sequence[InferencePipeline], weights: Sequence[float]
 ) -> tuple[list[InferencePipeline], list[float]]:
-    found: list[tuple[InferencePipeline, float]] = []
+    weighted: list[tuple[InferencePipeline, float]] = []
     for pipeline, weight in zip(pipelines, weights, strict=True):
         members = pipeline.model.native
         if not isinstance(members, WeightedMembers):
-            found.append((pipeline, weight))
+            weighted.append((pipeline, weight))
             continue
         if pipeline.preprocessor is not None:
             raise ParameterError(
@@ -199,8 +199,8 @@ def _flat(
                 "put the preprocessor before its members.",
             )
         total = sum(members.weights)
-        found += [(p, weight * w / total) for p, w in zip(members.pipelines, members.weights, strict=True)]
-    return [p for p, _ in found], [w for _, w in found]
+        weighted += [(p, weight * w / total) for p, w in zip(members.pipelines, members.weights, strict=True)]
+    return [p for p, _ in weighted], [w for _, w in weighted]
 
 
 def averageable(scores: Array, target: Target) -> Array:

@@ -129,12 +129,12 @@ def extract(members: archive.ArchiveMembers, manifest: Mapping[str, Any], direct
     for name, about in manifest["members"].items():
         try:
             (directory / name).parent.mkdir(parents=True, exist_ok=True)
-            found = members.copy(name, directory / name)
+            digest = members.copy(name, directory / name)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
                 raise
             raise no_room(place(), error) from error
-        if found != about.get("sha256"):
+        if digest != about.get("sha256"):
             raise ArtifactError.here(f"member {name!r} has another hash than its manifest says.", "", "copy it again.")
 
 

@@ -423,8 +423,8 @@ def unpack(adapter: Framework, files: Mapping[str, bytes], options: Mapping[str,
 
 def files_in(directory: Path) -> dict[str, bytes]:
     """Return the files below a directory, by relative path."""
-    found = (path for path in sorted(directory.rglob("*")) if path.is_file())
-    return {path.relative_to(directory).as_posix(): path.read_bytes() for path in found}
+    paths = (path for path in sorted(directory.rglob("*")) if path.is_file())
+    return {path.relative_to(directory).as_posix(): path.read_bytes() for path in paths}
 
 
 def write_files(directory: Path, files: Mapping[str, bytes]) -> None:

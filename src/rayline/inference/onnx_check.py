@@ -76,9 +76,9 @@ def expected(model: Model, matrix: Array) -> Array:
 def compare(model: Model, graph: Any, matrix: Array) -> int:
     """Raise ParameterError when a graph of one float32 matrix answers otherwise than the model. Returns the columns of its scores."""
     wanted = expected(model, matrix)
-    found = _answers(model, graph, {graph.graph.input[0].name: matrix})[-1]
-    _refuse_other(model, found, wanted)
-    return found.size // len(matrix)
+    predicted = _answers(model, graph, {graph.graph.input[0].name: matrix})[-1]
+    _refuse_other(model, predicted, wanted)
+    return predicted.size // len(matrix)
 
 
 def compare_stages(pipeline: InferencePipeline, graph: Any, width: int) -> None:
@@ -108,9 +108,9 @@ def _refuse_other_outputs(pipeline: InferencePipeline, graph: Any, feed: Any, ou
     names = [output.name for output in graph.graph.output]
     labels = target.predictions(outcome.scores)
     wanted |= {name: labels[name].to_numpy() for name in names if name in labels.columns}
-    found = dict(zip(names, _answers(model, graph, feed), strict=True))
+    outputs = dict(zip(names, _answers(model, graph, feed), strict=True))
     for name in names:
-        own, expected_ = found[name], wanted[name]
+        own, expected_ = outputs[name], wanted[name]
         if own.dtype.kind in "fc":
             _refuse_other(model, own, np.asarray(expected_, dtype=float))
         elif np.mean(own.reshape(len(own), -1) == np.asarray(expected_).reshape(len(own), -1)) < SHARE:
@@ -161,18 +161,18 @@ def _answers(model: Model, graph: Any, feed: Any) -> list[Array]:
         ) from error
 
 
-def _refuse_other(model: Model, found: Array, wanted: Array) -> None:
+def _refuse_other(model: Model, predicted: Array, wanted: Array) -> None:
     n = len(wanted)
     wanted = wanted.reshape(n, -1)
-    if len(model.target.columns) > 1 and model.target.classes and found.size * 2 == wanted.size:
+    if len(model.target.columns) > 1 and model.target.classes and predicted.size * 2 == wanted.size:
         wanted = wanted[:, 1::2]  # of several targets the second class
-    same = found.size == wanted.size
+    same = predicted.size == wanted.size
     if same:
-        near = np.isclose(found.reshape(n, -1), wanted, rtol=NEAR_RELATIVE, atol=NEAR).all(axis=1)
+        near = np.isclose(predicted.reshape(n, -1), wanted, rtol=NEAR_RELATIVE, atol=NEAR).all(axis=1)
         same = bool(near.mean() >= SHARE)
     if not same:
         raise ParameterError(
             f"to_onnx: the graph of {type(model.native).__name__} answers otherwise than the model.",
-            f"Expected answers of shape {wanted.shape} for {n} rows; got {np.shape(found)}, or other numbers.",
+            f"Expected answers of shape {wanted.shape} for {n} rows; got {np.shape(predicted)}, or other numbers.",
             "its form in ONNX is wrong or depends on the number of rows: choose another model, or serve the pipeline with rayline.",
         )

@@ -196,11 +196,11 @@ class InferencePipeline(Scorer[Preprocessor]):
         """
         if kind == "gain" and by == "raw":
             return self.gain_importance()
-        found: dict[str, float] | None = registry.pipeline_method("importance")(
+        shares: dict[str, float] | None = registry.pipeline_method("importance")(
             self, kind, by=by, rows=rows, metric=metric, n_repeats=n_repeats, sample_weight=sample_weight,
             background=background, seed=seed,
         )  # fmt: skip
-        return found
+        return shares
 
     def gain_importance(self) -> dict[str, float] | None:
         """Return the importance of each raw column by the framework's own measure; None when it provides none."""
@@ -208,8 +208,8 @@ class InferencePipeline(Scorer[Preprocessor]):
             return self.model.importance()
         of = self._preprocessor.features_of
         sources = {feature: own for column in self.model.feature_names for feature, own in of[column].items()}
-        found = self.model.adapter.importance(self.model.native, list(sources))
-        return None if found is None else by_source(found, sources)
+        by_feature = self.model.adapter.importance(self.model.native, list(sources))
+        return None if by_feature is None else by_source(by_feature, sources)
 
     def explain(
         self,
@@ -324,9 +324,9 @@ class InferencePipeline(Scorer[Preprocessor]):
         >>> pipeline.partial_dependence(table, "x").rows()
         [(0.0, 0.0), (1.0, 0.0), (2.0, 4.0), (3.0, 4.0)]
         """
-        found = registry.pipeline_method("partial_dependence")(self, rows, column, grid=grid, ice=ice)
-        assert isinstance(found, pl.DataFrame)
-        return found
+        table = registry.pipeline_method("partial_dependence")(self, rows, column, grid=grid, ice=ice)
+        assert isinstance(table, pl.DataFrame)
+        return table
 
     def evaluate(
         self,
@@ -389,12 +389,12 @@ class InferencePipeline(Scorer[Preprocessor]):
         >>> result.inference_pipeline.evaluate(table, metrics=["roc_auc"]).metrics["roc_auc"].value
         1.0
         """
-        found = registry.pipeline_method("evaluate")(
+        report = registry.pipeline_method("evaluate")(
             self, data, metrics=metrics, by=by, sample_weight=sample_weight, confidence=confidence, replicates=replicates,
             seed=seed, target_columns=target_columns,
         )  # fmt: skip
-        assert isinstance(found, Report)
-        return found
+        assert isinstance(report, Report)
+        return report
 
     # -- predictions -----------------------------------------------------------------------------------------------
 

@@ -164,8 +164,8 @@ class Scorer(Generic[P]):
         scores = self.model.row_scores(self.prepare(row)) if scores is None else scores
         members = None
         if self._chain.needs_members:
-            found = self.model.members(self.prepared(pl.LazyFrame([row], schema=self.input_schema)))
-            members = None if found is None else found[0]
+            member_values = self.model.members(self.prepared(pl.LazyFrame([row], schema=self.input_schema)))
+            members = None if member_values is None else member_values[0]
         group = group_text(row, self._chain.group_columns) if self._chain.group_columns else None
         return self._chain.row(scores, group=group, members=members, interval=True)
 

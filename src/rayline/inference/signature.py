@@ -67,16 +67,16 @@ def verify(manifest: bytes, signature: bytes | None, trusted_keys: Sequence[Any]
 def _key(given: Any, kind: type, argument: str) -> Any:
     if isinstance(given, kind):
         return given
-    private, found = kind is Ed25519PrivateKey, None
+    private, key = kind is Ed25519PrivateKey, None
     try:
         text = given if isinstance(given, bytes) else Path(given).read_bytes()
-        found = load_pem_private_key(text, password=None) if private else load_pem_public_key(text)
+        key = load_pem_private_key(text, password=None) if private else load_pem_public_key(text)
     except (OSError, TypeError, ValueError) as error:
         reason = f": {first_line(error)}"[:200]
     else:
-        reason = f", but {type(found).__name__}"
-    if isinstance(found, kind):
-        return found
+        reason = f", but {type(key).__name__}"
+    if isinstance(key, kind):
+        return key
     raise ParameterError(
         f"{argument}: this is no {'private' if private else 'public'} Ed25519 key{reason}.",
         f"Expected an {kind.__name__}, the bytes of a PEM file, or its path.",

@@ -103,7 +103,7 @@ def lines(
     right = RIGHT
     if len(shown) > 1 and not unit:
         right = min(150, 12 + round(CHARACTER * max(map(len, shown))))
-    points = [p for found in shown.values() for p in found]
+    points = [p for line in shown.values() for p in line]
     across = (0.0, 1.0) if unit else _range([a for a, _ in points], 0.0 if not dots else 0.03)
     up = (0.0, 1.0) if unit else _range([b for _, b in points], 0.04)
     if diagonal and not unit:
@@ -116,8 +116,8 @@ def lines(
         out.append(_line([axes.at(v, level) for v in across], QUIET, dash="4 4"))
     out += [_line([axes.at(a, low), axes.at(a, high)], COLORS[0], dash="") for a, low, high in spans]
     ends = {}
-    for (name, found), color, dash in zip(shown.items(), COLORS, DASHES, strict=False):
-        places = [axes.at(a, b) for a, b in found]
+    for (name, line), color, dash in zip(shown.items(), COLORS, DASHES, strict=False):
+        places = [axes.at(a, b) for a, b in line]
         if dots:
             out += [f'<circle cx="{a:.1f}" cy="{b:.1f}" r="2" fill="{color}" fill-opacity=".45"/>' for a, b in places]
         else:

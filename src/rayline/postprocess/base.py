@@ -110,12 +110,12 @@ class Outcome:
     def memberships(self) -> list[Array]:
         """Which classes are in the set of each row, shape (n, classes), for each target; the predicted class always is."""
         assert self.sets is not None
-        found, start = [], 0
+        memberships, start = [], 0
         for codes, classes in zip(self.target.codes(self.scores), self.target.classes, strict=True):
             own = self.sets[:, start : start + len(classes)]
-            found.append(own | (codes[:, None] == np.arange(len(classes))))
+            memberships.append(own | (codes[:, None] == np.arange(len(classes))))
             start += len(classes)
-        return found
+        return memberships
 
 
 @dataclass(slots=True)
@@ -249,11 +249,11 @@ class PostprocessingStage(ParameterizedStage):
 
     def refuse_task(self, target: Target, task: str, hint: str) -> ParameterError:
         """Return the error for a target that the stage does not fit."""
-        found = f"{target.task} classification" if target.task.is_classification else str(target.task)
+        described = f"{target.task} classification" if target.task.is_classification else str(target.task)
         if len(target.quantiles) > 1:
-            found += f" of {len(target.quantiles)} quantiles"
+            described += f" of {len(target.quantiles)} quantiles"
         return ParameterError(
-            f"{type(self).__name__}: it does not fit a {found} of {list(target.columns)}.",
+            f"{type(self).__name__}: it does not fit a {described} of {list(target.columns)}.",
             f"Expected {task}.",
             f"{hint}.",
         )
@@ -335,8 +335,8 @@ def _of_margins(margins: Array, target: Target) -> Array:
         powers = np.exp(margins - margins.max(axis=1, keepdims=True))
         shares: Array = powers / powers.sum(axis=1, keepdims=True)
         return shares
-    found: Array = 1.0 / (1.0 + np.exp(-np.clip(margins, -700, 700)))
-    return found
+    probabilities: Array = 1.0 / (1.0 + np.exp(-np.clip(margins, -700, 700)))
+    return probabilities
 
 
 def _set_column(name: str, members: Array, classes: Sequence[Any], dtype: pl.DataType) -> pl.Series:

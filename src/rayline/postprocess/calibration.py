@@ -142,15 +142,15 @@ class Calibrate(PostprocessingStage):
         return [map_from_json(own) for own in self.state["maps"]]
 
     def _refuse_one_class(self, target: Target, labels: Array, place: int) -> None:
-        found = np.unique(labels)
-        if len(found) > 1:
+        present = np.unique(labels)
+        if len(present) > 1:
             return
         column = target.columns[0 if target.task is Task.MULTICLASS else place]
         classes = target.classes[0 if target.task is Task.MULTICLASS else place]
         if target.task is Task.MULTICLASS and self.method != "temperature":
-            what = f"{'every row' if found[0] else 'no row'} of the class {classes[place]!r}"
+            what = f"{'every row' if present[0] else 'no row'} of the class {classes[place]!r}"
         else:
-            what = f"rows of one class only, {classes[int(found[0])]!r}"
+            what = f"rows of one class only, {classes[int(present[0])]!r}"
         raise DataError(
             f"Calibrate: the rows to learn from have {what} of the target {column!r}.",
             "Expected rows of every class.",

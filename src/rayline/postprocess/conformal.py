@@ -133,12 +133,12 @@ class Conformal(PostprocessingStage):
                 f"Expected at most {MAX_GROUPS} groups, each with enough rows for its coverage.",
                 "take a column with fewer values, or leave by= out.",
             )
-        found = []
+        limits = []
         for i, name in enumerate(names):
             own = place == i
             n = round(float(rows.counts[own].sum()))
-            found.append([str(name), [self._radius(c[own], rows.weight[own], n, str(name)) for c in errors.T]])
-        return found
+            limits.append([str(name), [self._radius(c[own], rows.weight[own], n, str(name)) for c in errors.T]])
+        return limits
 
     def _errors(self, rows: CalibrationRows) -> Array:
         """Return how far each row is from its prediction, shape (n, targets)."""
@@ -189,8 +189,8 @@ class Conformal(PostprocessingStage):
         names = list(self._by_text)
         places = outcome.groups.replace_strict(names, range(len(names)), default=len(names), return_dtype=pl.Int64)
         every: Array = np.concatenate([np.array([self._by_text[name] for name in names]), pooled])
-        found: Array = every[places.to_numpy()]
-        return found
+        radii: Array = every[places.to_numpy()]
+        return radii
 
     def row_function(self) -> Callable[[RowOutcome], None]:
         if self.method == "cv+":
@@ -220,9 +220,9 @@ class Conformal(PostprocessingStage):
             return f"from the errors of {sum(self._residuals.n_rows)} rows in {len(self._residuals.n_rows)} folds"
         limit = "probability at least " if target.task.is_classification else "± "
         values = [1.0 - r if target.task.is_classification else r for r in self.state["radius"]]
-        found = "; ".join(f"{c}: {limit}{v:.4g}" for c, v in zip(target.columns, values, strict=True))
+        radii = "; ".join(f"{c}: {limit}{v:.4g}" for c, v in zip(target.columns, values, strict=True))
         groups = f", in all of {len(self._by_text)} groups" if self._by_text else ""
-        return f"{found}{groups} (from {counted(self.state['n_rows'], 'row')})"
+        return f"{radii}{groups} (from {counted(self.state['n_rows'], 'row')})"
 
     @cached_property
     def _by_text(self) -> dict[str, list[float]]:

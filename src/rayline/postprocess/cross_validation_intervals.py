@@ -58,8 +58,8 @@ class FoldResiduals:
                 count += share * np.searchsorted(own, middle - centers[:, k], side="right")
             enough = count >= rank - 1e-6
             low, high = np.where(enough, low, middle), np.where(enough, middle, high)
-        found: Array = high
-        return found
+        bounds: Array = high
+        return bounds
 
     def to_json(self) -> dict[str, Any]:
         errors = [[own.tolist() for own in target] for target in self.errors]

@@ -143,15 +143,15 @@ class Threshold(PostprocessingStage):
         given = self.pos_label if isinstance(self.pos_label, Mapping) else dict.fromkeys(target.columns, self.pos_label)
         if strange := [name for name in given if name not in target.columns]:
             raise ParameterError.unknown(strange, target.columns, "target", where="Threshold: pos_label")
-        found = []
+        positive = []
         for column, classes in zip(target.columns, target.classes, strict=True):
             label = given.get(column)
             codes = [i for i, c in enumerate(classes) if c == label and isinstance(c, bool) == isinstance(label, bool)]
             if label is not None and not codes:
                 expected = f"one of the classes {list(classes)!r} of {column!r}"
                 raise ParameterError.value("pos_label", expected, label, where="Threshold")
-            found.append(codes[0] if codes else 1)
-        return found
+            positive.append(codes[0] if codes else 1)
+        return positive
 
     def learn(self, rows: CalibrationRows) -> dict[str, Any]:
         target = rows.outcome.target

@@ -150,8 +150,8 @@ class FoldFitter:
         self.scans += 1
 
     @staticmethod
-    def _remember(known: ScanResults, found: Mapping[StatisticRequest, Any]) -> None:
+    def _remember(known: ScanResults, results: Mapping[StatisticRequest, Any]) -> None:
         prefixed = [request for request in known if request.prefix]
-        for request in prefixed[: max(0, len(prefixed) + len(found) - len(known) - MOST_PREFIXED)]:
+        for request in prefixed[: max(0, len(prefixed) + len(results) - len(known) - MOST_PREFIXED)]:
             del known[request]
-        known.update({request: state for request, state in found.items() if request not in known})
+        known.update({request: state for request, state in results.items() if request not in known})

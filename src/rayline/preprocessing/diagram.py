@@ -44,20 +44,20 @@ def name_list(columns: Iterable[str]) -> str:
     >>> name_list("abc"), name_list("abcdefgh")
     ('a, b, c', 'a, b, c, d, e, … (8 columns)')
     """
-    found = list(columns)
-    if len(found) <= MAX_NAMES:
-        return ", ".join(found)
-    return f"{', '.join(found[: MAX_NAMES - 1])}, … ({counted(len(found), 'column')})"
+    names = list(columns)
+    if len(names) <= MAX_NAMES:
+        return ", ".join(names)
+    return f"{', '.join(names[: MAX_NAMES - 1])}, … ({counted(len(names), 'column')})"
 
 
-def effect(found: Flow) -> str:
+def effect(flow: Flow) -> str:
     """Return what a stage does to columns: `hour` when it changes them in place, `carrier → carrier_AA, …` otherwise."""
-    if found.makes and {*found.makes} == {*found.reads} and not found.removes:
-        return name_list(found.makes)
-    parts = [name_list(found.reads or found.removes)]
-    if found.makes:
-        parts.append(name_list(found.makes))
-    elif found.removes:
+    if flow.makes and {*flow.makes} == {*flow.reads} and not flow.removes:
+        return name_list(flow.makes)
+    parts = [name_list(flow.reads or flow.removes)]
+    if flow.makes:
+        parts.append(name_list(flow.makes))
+    elif flow.removes:
         parts.append("nothing")
     return " → ".join(part for part in parts if part)
 

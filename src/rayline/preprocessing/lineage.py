@@ -26,45 +26,45 @@ class ColumnOrigins:
         The features of a vector are its elements, named `column_element`; any other column, and a vector of unknown
         length, is one feature.
         """
-        found: dict[str, Lineage] = {}
+        lineage: dict[str, Lineage] = {}
         for name, dtype in schema.items():
             own = self.elements.get(name)
             if own is None and isinstance(dtype, pl.Array):
                 own = dict.fromkeys(map(str, range(dtype.size)), self.columns[name])
             is_vector = isinstance(dtype, pl.Array) or dtype == SPARSE
-            found[name] = (
+            lineage[name] = (
                 {f"{name}_{e}": s for e, s in own.items()}
                 if own is not None and is_vector
                 else {name: self.columns[name]}
             )
-        return found
+        return lineage
 
 
 def origins(operations: Sequence[Operation], schema: Mapping[str, pl.DataType]) -> ColumnOrigins:
     """Return the sources of each column after the operations, in the order of the table."""
-    found: Lineage = {name: (name,) for name in schema}
+    origins: Lineage = {name: (name,) for name in schema}
     elements: dict[str, Lineage] = {}
     places = {name: place for place, name in enumerate(schema)}
     schema = dict(schema)
     for operation in operations:
         reads, named = operation.sources(schema), operation.elements(schema)
         made = {
-            name: tuple(sorted({source for read in own for source in found.get(read, ())}, key=places.__getitem__))
+            name: tuple(sorted({source for read in own for source in origins.get(read, ())}, key=places.__getitem__))
             for name, own in reads.items()
         }
         for name in made:
             elements.pop(name, None)
         for name, own in named.items():  # an element that is called as a column is that column
             apart = list(own) == list(reads[name])
-            elements[name] = {e: found[e] for e in own} if apart else dict.fromkeys(own, made[name])
+            elements[name] = {e: origins[e] for e in own} if apart else dict.fromkeys(own, made[name])
         changes = operation.changes(schema)
         changes.update(schema)
-        kept = {name: found.get(name, ()) for name in changes.made}
+        kept = {name: origins.get(name, ()) for name in changes.made}
         for name in changes.removed:
-            found.pop(name, None)
-        found |= kept  # new columns stand in the order of the table
-        found |= {name: sources for name, sources in made.items() if name in schema}
-    return ColumnOrigins(found, elements)
+            origins.pop(name, None)
+        origins |= kept  # new columns stand in the order of the table
+        origins |= {name: sources for name, sources in made.items() if name in schema}
+    return ColumnOrigins(origins, elements)
 
 
 def by_source(values: Mapping[str, float], lineage: Mapping[str, Sequence[str]]) -> dict[str, float]:
@@ -74,9 +74,9 @@ def by_source(values: Mapping[str, float], lineage: Mapping[str, Sequence[str]])
     ...           {"city_Oslo": ["city"], "city_Rome": ["city"], "pca0": ["city", "age"]})
     {'city': 5.0, 'age': 2.0}
     """
-    found: dict[str, float] = {}
+    shares: dict[str, float] = {}
     for name, value in values.items():
         sources = lineage.get(name, (name,))
         for source in sources:
-            found[source] = found.get(source, 0.0) + value / len(sources)
-    return found
+            shares[source] = shares.get(source, 0.0) + value / len(sources)
+    return shares

@@ -103,13 +103,13 @@ class BasePreprocessor:
     @property
     def leaves(self) -> list[tuple[str, Stage]]:
         """All stages with their paths ("outer/inner"); the stages of a nested preprocessor are listed one by one."""
-        found: list[tuple[str, Stage]] = []
+        leaves: list[tuple[str, Stage]] = []
         for name, stage in self._stages:
             if isinstance(stage, BasePreprocessor):
-                found += [(f"{name}/{path}", leaf) for path, leaf in stage.leaves]
+                leaves += [(f"{name}/{path}", leaf) for path, leaf in stage.leaves]
             else:
-                found.append((name, stage))
-        return found
+                leaves.append((name, stage))
+        return leaves
 
     def clone(self) -> Self:
         """Return an unfitted copy."""
@@ -152,8 +152,8 @@ class BasePreprocessor:
     @property
     def learned(self) -> dict[str, Any] | None:
         """What each stage has learned, by its name; None before the fit."""
-        found = {name: stage.learned for name, stage in (*self._stages, *self._target_stages)}
-        return found if self.is_fitted or any(learned is not None for learned in found.values()) else None
+        by_stage = {name: stage.learned for name, stage in (*self._stages, *self._target_stages)}
+        return by_stage if self.is_fitted or any(learned is not None for learned in by_stage.values()) else None
 
     @at("Preprocessor.fit")
     def fit(self, data: Any, *, target_columns: Sequence[str] | str = ()) -> Self:

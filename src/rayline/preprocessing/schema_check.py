@@ -30,8 +30,8 @@ class SchemaCheck:
         if missing:
             raise SchemaError.missing(missing, list(present), where=self.made_at)
         changes = [self._column(name, present[name], dtype) for name, dtype in self.schema.items()]
-        found = [change for change in changes if change is not None]
-        return table.with_columns(found) if found else table
+        needed = [change for change in changes if change is not None]
+        return table.with_columns(needed) if needed else table
 
     def only(self, names: Collection[str]) -> SchemaCheck:
         """Return the same for some of the columns."""

@@ -46,13 +46,13 @@ def checked(stages: Any, group: type[Any], noun: str = "stages") -> tuple[tuple[
 
 def checked_targets(stages: Any, group: type[Any], taken: Sequence[str]) -> tuple[tuple[str, Stage], ...]:
     """Return the validated target stages: none may change rows or use a name in `taken` (those of other stages)."""
-    found = checked(stages, group, "target_stages")
-    for name, stage in found:
+    checked_stages = checked(stages, group, "target_stages")
+    for name, stage in checked_stages:
         if isinstance(stage, group) or stage.resamples or name in taken:
             raise ParameterError.value(
                 "target_stages", "stages that keep rows, under names that `stages` does not have", name, where=WHERE
             )
-    return found
+    return checked_stages
 
 
 def named_columns(leaf: Stage) -> set[str]:
@@ -85,10 +85,10 @@ _RULES = {
 
 def idle(leaves: Sequence[tuple[str, Stage]]) -> list[tuple[str, str]]:
     """Return the fitted stages without any matching column, each with a description of the columns it applies to."""
-    found = []
+    unused = []
     for path, leaf in leaves:
         if leaf.kinds and not leaf.state.get("columns"):
             kinds = [f"{kind} columns" for kind in leaf.kinds]
             rules = [rule for kind, rule in _RULES.items() if kind in leaf.kinds]
-            found.append((path, " or ".join(kinds) + (f" ({rules[0]})" if len(rules) == 1 else "")))
-    return found
+            unused.append((path, " or ".join(kinds) + (f" ({rules[0]})" if len(rules) == 1 else "")))
+    return unused

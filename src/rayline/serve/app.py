@@ -114,11 +114,11 @@ class App(FastAPI):
         if root and path.startswith(root):
             path = path[len(root) :] or "/"
         method: str = "GET" if scope["method"] == "HEAD" else scope["method"]  # the server omits the body
-        found = self._handlers.get((method, path))
-        protocol, handler, is_open = found or ("other", None, False)
+        route_handler = self._handlers.get((method, path))
+        protocol, handler, is_open = route_handler or ("other", None, False)
         start = time.perf_counter()
         request = HTTPRequest(scope, receive)
-        if found is None and not path.startswith(("/v1/", "/v2/")) and path not in self._paths:
+        if route_handler is None and not path.startswith(("/v1/", "/v2/")) and path not in self._paths:
             try:
                 self._admit(request, method)
             except HTTPError as refusal:

@@ -88,8 +88,8 @@ def listening_host() -> str:
 
 def routes() -> dict[str, str]:
     """Return the running applications with their route prefixes."""
-    found = serve_client().get_serve_details()["applications"]
-    return {name: about["route_prefix"] for name, about in found.items() if about["route_prefix"] is not None}
+    applications = serve_client().get_serve_details()["applications"]
+    return {name: about["route_prefix"] for name, about in applications.items() if about["route_prefix"] is not None}
 
 
 def is_ours(name: str) -> bool:

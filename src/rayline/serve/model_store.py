@@ -62,22 +62,24 @@ def interface(pipeline: InferencePipeline) -> Interface:
 def stored_interface(name: str) -> Interface | None:
     """Return the interface of a running deployment's pipeline; None when it is unknown."""
     with contextlib.suppress(ValueError, AttributeError, ray.exceptions.RayError):
-        found: Interface | None = ray.get(ray.get_actor(f"models of {name}", namespace=NAMESPACE).interface.remote())
-        return found
+        interface: Interface | None = ray.get(
+            ray.get_actor(f"models of {name}", namespace=NAMESPACE).interface.remote()
+        )
+        return interface
     return None
 
 
 def differences(new: Interface, old: Interface) -> list[str]:
     """Return the differences that affect clients of the old interface: new required columns and changed types, but not removed columns."""
-    found = []
+    lines = []
     for part, words in (("columns", "column"), ("targets", "target")):
         for name, kind in new[part].items():
             before = old[part].get(name)
             if before is None:
-                found.append(f"the {words} {name!r} is new")
+                lines.append(f"the {words} {name!r} is new")
             elif before != kind and (before, kind) != ("integer", "number"):
-                found.append(f"the {words} {name!r} was {before} and is {kind}")
-    return found + [f"the target {name!r} is gone" for name in old["targets"] if name not in new["targets"]]
+                lines.append(f"the {words} {name!r} was {before} and is {kind}")
+    return lines + [f"the target {name!r} is gone" for name in old["targets"] if name not in new["targets"]]
 
 
 def store_model(name: str, pipeline: InferencePipeline) -> dict[str, str]:

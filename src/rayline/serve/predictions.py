@@ -139,11 +139,11 @@ class ServedModel:
             raise HTTPError(422, "Expected at least one row; got none.")
         table = table.select(map(col, self.reader.columns))
         self._refuse_infinity(table)
-        found = self._answers(table, work)
-        answer = self.pipeline.target.predictions(found.scores).hstack(found.interval_table(self.pipeline))
+        scores = self._answers(table, work)
+        answer = self.pipeline.target.predictions(scores.scores).hstack(scores.interval_table(self.pipeline))
         if proba:
             self._refuse_without_probabilities()
-            answer = answer.hstack(self.pipeline.target.probabilities(found.scores))
+            answer = answer.hstack(self.pipeline.target.probabilities(scores.scores))
         return HTTPResponse(200, arrow.encode(answer), arrow.TYPE)
 
     def tensors(self, body: bytes, header_bytes: int | None, work: Work) -> HTTPResponse:
@@ -168,21 +168,21 @@ class ServedModel:
         pipeline = self.pipeline
         if not pipeline.has_intervals:
             return ServedScores(pipeline.postprocessed(scores))
-        found = [pipeline.row_outcome(row, scores[i : i + 1]) for i, row in enumerate(rows)]
-        return ServedScores(np.concatenate([own.scores for own in found]), [own.intervals() for own in found])
+        outcomes = [pipeline.row_outcome(row, scores[i : i + 1]) for i, row in enumerate(rows)]
+        return ServedScores(np.concatenate([own.scores for own in outcomes]), [own.intervals() for own in outcomes])
 
     def _refuse_infinity(self, table: pl.DataFrame) -> None:
         """Raise HTTPError on infinite numbers, which JSON does not have either."""
         infinite = {column.name: column.is_infinite() for column in table if column.dtype.is_float()}
-        if any(found.any() for found in infinite.values()):
+        if any(mask.any() for mask in infinite.values()):
             raise HTTPError.of_rows(
                 {
                     "row": row,
                     "column": name,
                     "problem": f"expected {self.reader.columns[name].words} or null; got {table[name][row]}",
                 }
-                for name, found in infinite.items()
-                for row in found.arg_true()[: MAX_PROBLEMS + 1]
+                for name, mask in infinite.items()
+                for row in mask.arg_true()[: MAX_PROBLEMS + 1]
             )
 
     # -- from scores to answers ------------------------------------------------------------------------------------

@@ -162,12 +162,12 @@ def _holidays(country: str, years: DateRange) -> list[dt.date]:
     if years.low is None or years.high is None:
         return []
     try:
-        found = holidays.country_holidays(country, years=range(max(years.low - 10, 1), min(years.high + 11, 9999)))
+        calendar = holidays.country_holidays(country, years=range(max(years.low - 10, 1), min(years.high + 11, 9999)))
     except NotImplementedError as error:
         raise ParameterError.value(
             "holidays", "a country code that the package holidays supports", country, where="DatetimeEncoder"
         ) from error
-    return sorted(found)
+    return sorted(calendar)
 
 
 @dataclass(frozen=True)

@@ -149,14 +149,14 @@ def _steps(values: Any, weights: Any, places: Sequence[float]) -> list[float]:
     """Return quantiles without interpolation: a value, or the mean of two if the quantile is exactly between them."""
     ends = np.cumsum(weights)
     last = len(values) - 1
-    found = []
+    probabilities = []
     for share in places:
         at = share * float(ends[-1])
         whole = round(at)
         low = min(int(np.searchsorted(ends, whole if at == whole else math.ceil(at))), last)
         high = min(int(np.searchsorted(ends, at, side="right")), last) if at == whole else low
-        found.append(float(values[low]) if low == high else float(values[low] + values[high]) / 2)
-    return found
+        probabilities.append(float(values[low]) if low == high else float(values[low] + values[high]) / 2)
+    return probabilities
 
 
 def _between_means(values: Any, weights: Any, n: int) -> list[float]:

@@ -337,8 +337,8 @@ class SMOTE(Stage):
         for value, n in table.select("value", "n").rows():
             rate = max(1.0, self.ratio * most / n)
             if rate > 1.0:
-                found = results[self._request(context)].rows(value).drop("n").drop_nulls()
-                if not all(found[name].is_finite().all() for name in found.columns):
+                class_rows = results[self._request(context)].rows(value).drop("n").drop_nulls()
+                if not all(class_rows[name].is_finite().all() for name in class_rows.columns):
                     raise DataError(
                         f"SMOTE: class {value!r} of {by!r} holds infinite values.",
                         "Expected finite numbers.",
@@ -346,7 +346,7 @@ class SMOTE(Stage):
                     )
                 classes.append(value)
                 rates.append(rate)
-                donors.append([found[str(i)].to_list() for i in range(len(columns))])
+                donors.append([class_rows[str(i)].to_list() for i in range(len(columns))])
         hashed = list(context.schema)
         return {"columns": columns, "by": by, "classes": classes, "rates": rates, "donors": donors, "hashed": hashed}
 

@@ -316,8 +316,8 @@ def _zero_of_falling(slope: Callable[[float], float], center: float, unit: float
         middle = low / 2 + high / 2
         if not low < middle < high:
             return middle
-        found = slope(middle)
-        is_low = found > 0 if found == found else middle < center
+        at_middle = slope(middle)
+        is_low = at_middle > 0 if at_middle == at_middle else middle < center
         low, high = (middle, high) if is_low else (low, middle)
 
 

@@ -41,9 +41,9 @@ def _infinite(stage: Stage, column: str) -> DataError:
     )
 
 
-def _refuse_infinite(stage: Stage, columns: Sequence[str], found: Covariance) -> None:
+def _refuse_infinite(stage: Stage, columns: Sequence[str], covariance: Covariance) -> None:
     """Raise DataError when a column has no finite variance."""
-    for column, size in zip(columns, np.diag(found.comoment), strict=False):
+    for column, size in zip(columns, np.diag(covariance.comoment), strict=False):
         if not math.isfinite(size):
             raise _infinite(stage, column)
 
@@ -117,11 +117,11 @@ class PCA(Stage):
         n = self.n_components if isinstance(self.n_components, int) else len(columns)
         if n > len(columns):
             raise ParameterError.value("n_components", f"at most the number of columns, {len(columns)}", n, where="PCA")
-        found: Covariance = results[context.request(Covariance, *columns)]
-        self._refuse_few(columns, found, n if isinstance(self.n_components, int) else 2)
-        n = min(n, found.count)
-        _refuse_infinite(self, columns, found)
-        sizes, vectors = np.linalg.eigh(found.comoment / (found.count - 1))
+        covariance: Covariance = results[context.request(Covariance, *columns)]
+        self._refuse_few(columns, covariance, n if isinstance(self.n_components, int) else 2)
+        n = min(n, covariance.count)
+        _refuse_infinite(self, columns, covariance)
+        sizes, vectors = np.linalg.eigh(covariance.comoment / (covariance.count - 1))
         sizes = np.where(
             sizes > len(columns) * np.finfo(np.float64).eps * max(sizes[-1], 0.0), sizes, 0.0
         )  # the rest is rounding
@@ -142,23 +142,25 @@ class PCA(Stage):
         components[variances == 0] = 0.0
         if self.whiten:
             components = components / np.sqrt(np.where(variances > 0, variances, 1.0))[:, None]
-        share = variances / max(float(np.trace(found.comoment)) / (found.count - 1), np.finfo(np.float64).tiny)
+        share = variances / max(
+            float(np.trace(covariance.comoment)) / (covariance.count - 1), np.finfo(np.float64).tiny
+        )
         return {
             "columns": columns,
-            "mean": found.mean.tolist(),
+            "mean": covariance.mean.tolist(),
             "components": components.tolist(),
             "explained": share.tolist(),
         }
 
-    def _refuse_few(self, columns: list[str], found: Covariance, n: int) -> None:
+    def _refuse_few(self, columns: list[str], covariance: Covariance, n: int) -> None:
         """Raise DataError when there are too few complete rows."""
-        if found.count >= max(n, 2):
+        if covariance.count >= max(n, 2):
             return
-        empty = [column for column, known in zip(columns, found.n_known, strict=False) if not known]
-        hint = "impute first (SimpleImputer)." if found.n_null else "take fewer components, or fit on more rows."
+        empty = [column for column, known in zip(columns, covariance.n_known, strict=False) if not known]
+        hint = "impute first (SimpleImputer)." if covariance.n_null else "take fewer components, or fit on more rows."
         raise DataError(
-            f"PCA: {'column ' + repr(empty[0]) + ' has no values, only missing ones' if empty else f'only {found.count} rows have no missing values'}.",
-            f"Expected at least {max(n, 2)} rows in which no column is missing; got {found.count}.",
+            f"PCA: {'column ' + repr(empty[0]) + ' has no values, only missing ones' if empty else f'only {covariance.count} rows have no missing values'}.",
+            f"Expected at least {max(n, 2)} rows in which no column is missing; got {covariance.count}.",
             f"drop {shorten(empty)} (DropColumns)." if empty else hint,
         )
 
@@ -267,10 +269,10 @@ class CorrelationFilter(Stage):
         removed: list[int] = []
         kept: list[int] = []
         if len(columns) > 1:
-            found: Covariance = results[context.request(Covariance, *columns)]
-            if found.count:
-                _refuse_infinite(self, columns, found)
-                sizes = np.abs(found.correlation)
+            covariance: Covariance = results[context.request(Covariance, *columns)]
+            if covariance.count:
+                _refuse_infinite(self, columns, covariance)
+                sizes = np.abs(covariance.correlation)
                 for i in range(len(columns)):
                     (removed if any(sizes[i, j] > self.threshold for j in kept) else kept).append(i)
         return {"columns": columns, "removed": [columns[i] for i in removed]}

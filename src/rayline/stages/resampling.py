@@ -67,8 +67,8 @@ class DropRows(Stage):
 
     def learn(self, context: FitContext, results: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
         with at("DropRows"):
-            found = kind(self.where, context.schema)
-        if found not in ("b", "?"):
+            result_kind = kind(self.where, context.schema)
+        if result_kind not in ("b", "?"):
             raise SchemaError(
                 "DropRows: the formula is no condition.",
                 f"Expected true or false; got {self.where!r}.",

@@ -39,13 +39,13 @@ def owns_its_own_callbacks_only(case: FrameworkCase) -> None:
 
 
 def ranks_its_features(case: FrameworkCase) -> None:
-    found = case.result.model.importance()
-    if found is None:
+    shares = case.result.model.importance()
+    if shares is None:
         return
-    strange = sorted(set(found) - set(case.result.model.feature_names))
+    strange = sorted(set(shares) - set(case.result.model.feature_names))
     assert not strange, f"importance names {strange[:3]}, which are no features"
-    assert all(math.isfinite(value) and value >= 0 for value in found.values()), f"importance is {found}"
-    assert not case.learns or max(found.values(), default=0) > 0, "no feature is important to a model that has learned"
+    assert all(math.isfinite(value) and value >= 0 for value in shares.values()), f"importance is {shares}"
+    assert not case.learns or max(shares.values(), default=0) > 0, "no feature is important to a model that has learned"
 
 
 def explains_its_scores(case: FrameworkCase) -> None:
@@ -101,8 +101,8 @@ def trains_in_threads_alike(case: FrameworkCase) -> None:
     if not case.adapter.thread_safe_training or not case.seeded:
         return
     with ThreadPoolExecutor(2) as pool:
-        found = [pool.submit(case.fit) for _ in range(2)]
-        scores = [future.result().inference_pipeline.scores(case.rows.lazy()) for future in found]
+        futures = [pool.submit(case.fit) for _ in range(2)]
+        scores = [future.result().inference_pipeline.scores(case.rows.lazy()) for future in futures]
     alone = case.result.inference_pipeline.scores(case.rows.lazy())
     for other in scores:
         case.same(other, alone, bits=True, why="two trainings at the same time give other models than one alone")

@@ -83,12 +83,12 @@ def measures_by_name(case: FrameworkCase) -> None:
             ranked = [1] if proba.shape[1] == 2 else range(proba.shape[1])
             expected["log_loss"] = oracle.log_loss(codes, proba / proba.sum(axis=1, keepdims=True))
             expected["roc_auc"] = float(np.mean([oracle.roc_auc_score(codes == c, proba[:, c]) for c in ranked]))
-    found = case.fit(metrics=list(expected)).metrics
+    metrics = case.fit(metrics=list(expected)).metrics
     for name, value in expected.items():
         key = name if name.startswith("train-") else f"test-{name}"
-        assert key in found, f"{name} was asked for, and there are {sorted(found)}"
-        assert abs(found[key] - value) <= 1e-5 * max(1.0, abs(value)), (
-            f"{key} is {found[key]}, scikit-learn says {value}"
+        assert key in metrics, f"{name} was asked for, and there are {sorted(metrics)}"
+        assert abs(metrics[key] - value) <= 1e-5 * max(1.0, abs(value)), (
+            f"{key} is {metrics[key]}, scikit-learn says {value}"
         )
     report = pipeline.evaluate(
         table, metrics=[name for name in expected if not name.startswith("train-")], replicates=20
@@ -120,13 +120,13 @@ def tells_what_failed(case: FrameworkCase, **options: Any) -> None:
     assert "ArithmeticError: failed on purpose" in told, f"the error does not say what failed: {told}"
     if workers > 1:
         assert f"rank {workers - 1}" in told, f"the error does not say on which rank: {told}"
-    found, todo = [], [cause]
+    causes, todo = [], [cause]
     while todo:  # Ray's errors carry theirs as `cause`, and the two may point at each other
         cause = todo.pop()
-        if cause is not None and cause not in found:
-            found.append(cause)
+        if cause is not None and cause not in causes:
+            causes.append(cause)
             todo += [cause.__cause__, getattr(cause, "cause", None)]
-    assert any(isinstance(e, ArithmeticError) for e in found), "the framework's own error is not the cause"
+    assert any(isinstance(e, ArithmeticError) for e in causes), "the framework's own error is not the cause"
 
 
 @contextlib.contextmanager

@@ -40,24 +40,24 @@ def same_bits(a: Any, b: Any) -> bool:
     return type(a) is type(b) and bool(a == b)
 
 
-def assert_same_frames(found: pl.DataFrame, expected: pl.DataFrame, **how: Any) -> None:
+def assert_same_frames(actual: pl.DataFrame, expected: pl.DataFrame, **how: Any) -> None:
     """As `polars.testing.assert_frame_equal`, with an error that names the columns, rows and values that differ."""
     try:
-        assert_frame_equal(found, expected, **how)
+        assert_frame_equal(actual, expected, **how)
     except AssertionError as error:
-        raise AssertionError(_differing(found, expected, how) or str(error)) from None
+        raise AssertionError(_differing(actual, expected, how) or str(error)) from None
 
 
-def _differing(found: pl.DataFrame, expected: pl.DataFrame, how: Mapping[str, Any]) -> str:
-    if found.columns != expected.columns:
-        return f"the columns are {found.columns}, expected {expected.columns}"
-    if found.schema != expected.schema:
+def _differing(actual: pl.DataFrame, expected: pl.DataFrame, how: Mapping[str, Any]) -> str:
+    if actual.columns != expected.columns:
+        return f"the columns are {actual.columns}, expected {expected.columns}"
+    if actual.schema != expected.schema:
         types = [
-            f"{n!r} is {d}, expected {expected.schema[n]}" for n, d in found.schema.items() if d != expected.schema[n]
+            f"{n!r} is {d}, expected {expected.schema[n]}" for n, d in actual.schema.items() if d != expected.schema[n]
         ]
         return f"the types differ: {'; '.join(types)}"
-    if found.height != expected.height:
-        return f"there are {found.height} rows, expected {expected.height}"
+    if actual.height != expected.height:
+        return f"there are {actual.height} rows, expected {expected.height}"
     rtol, atol = (0.0, 0.0) if how.get("check_exact") else (how.get("rel_tol", 1e-5), how.get("abs_tol", 1e-8))
 
     def same(a: Any, b: Any) -> bool:
@@ -66,7 +66,7 @@ def _differing(found: pl.DataFrame, expected: pl.DataFrame, how: Mapping[str, An
 
     told = []
     for name in expected.columns:
-        pairs = enumerate(zip(found[name].to_list(), expected[name].to_list(), strict=True))
+        pairs = enumerate(zip(actual[name].to_list(), expected[name].to_list(), strict=True))
         rows = [(i, a, b) for i, (a, b) in pairs if not same(a, b)]
         if rows:
             i, a, b = rows[0]

@@ -77,12 +77,12 @@ def predicts_on_a_gpu_or_refuses_it(case: FrameworkCase) -> None:
             return
         expected = pipeline.predict(rows)
         with device.recorded() as moves:
-            found = [pipeline.predict(rows, use_gpu=True) for _ in range(2)]
-            found.append(map_batches(rows, pipeline.predict, use_gpu=True, batch_size=max(1, rows.height // 3)))
+            predictions = [pipeline.predict(rows, use_gpu=True) for _ in range(2)]
+            predictions.append(map_batches(rows, pipeline.predict, use_gpu=True, batch_size=max(1, rows.height // 3)))
         assert _to_gpu(moves, "model") == 1, f"three calls put the model on the GPU {_to_gpu(moves, 'model')} times"
         assert _to_gpu(moves, "batch") >= 5, "not every batch goes to the GPU"
         assert _to_gpu(moves, "result") >= 5, "not every result comes back from the GPU"
-        for table in found:
+        for table in predictions:
             assert isinstance(table, pl.DataFrame), f"predictions are a {type(table).__name__}"
             assert table.equals(expected) or not case.exact or _is_real(), "predictions on the GPU are others"
         with device.recorded() as moves:
@@ -131,12 +131,12 @@ def predicts_datasets_on_gpus(case: FrameworkCase, data: Any) -> None:
         return
     with device.recorded() as moves:
         made = pipeline.transform(data, use_gpu=True, keep_columns=[case.target], batch_size=100)
-        found = registry.engine_for(made).collect(made)
+        predictions = registry.engine_for(made).collect(made)
     assert not moves, "the driver puts a model on a GPU of its own"
     expected = pipeline.transform(case.table, keep_columns=[case.target])
-    assert found.height == expected.height, f"{found.height} rows come out of {expected.height}"
+    assert predictions.height == expected.height, f"{predictions.height} rows come out of {expected.height}"
     if case.exact:
-        assert found.equals(expected), "predictions of a Dataset on GPUs are others"
+        assert predictions.equals(expected), "predictions of a Dataset on GPUs are others"
 
 
 def trains_on_workers_with_gpus(case: FrameworkCase, data: Any) -> Result:

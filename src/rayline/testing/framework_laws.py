@@ -171,8 +171,8 @@ def predicts_as_the_native_model(case: FrameworkCase) -> None:
     if model.target.task is Task.REGRESSION:
         case.same(scores.ravel(), expected.ravel(), bits=False, why="values are not those of the native model")
     else:
-        found = model.target.codes(scores)[0]
-        assert (found == expected.ravel()).all(), "labels are not those of the native model"
+        codes = model.target.codes(scores)[0]
+        assert (codes == expected.ravel()).all(), "labels are not those of the native model"
 
 
 def answers_as_it_says(case: FrameworkCase) -> None:

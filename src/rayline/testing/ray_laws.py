@@ -77,8 +77,10 @@ def measures_the_rows_of_all_workers(case: FrameworkCase) -> None:
     target, scores = result.model.target, result.inference_pipeline.scores(case.rows.lazy())
     names = metrics.defaults_of(target, scores)
     for name, expected in metrics.evaluate(names, target, scores, target.truth(case.table)).items():
-        found = result.metrics[f"test-{name}"]
-        assert math.isclose(found, expected, rel_tol=1e-4, abs_tol=1e-6), f"test-{name} is {found}, not {expected}"
+        measured = result.metrics[f"test-{name}"]
+        assert math.isclose(measured, expected, rel_tol=1e-4, abs_tol=1e-6), (
+            f"test-{name} is {measured}, not {expected}"
+        )
 
 
 def refuses_workers_that_it_cannot_use(case: FrameworkCase) -> None:
@@ -117,8 +119,8 @@ def trains_alike_on_kept_workers(case: FrameworkCase) -> None:
     scores = new.inference_pipeline.scores(case.rows.lazy())
     for result in kept:
         assert result.history.equals(new.history), "the history on kept workers is another one than on new ones"
-        found = result.inference_pipeline.scores(case.rows.lazy())
-        case.same(found, scores, bits=True, why="workers that have trained before give another model than new ones")
+        actual = result.inference_pipeline.scores(case.rows.lazy())
+        case.same(actual, scores, bits=True, why="workers that have trained before give another model than new ones")
 
 
 def tells_what_failed_on_a_worker(case: FrameworkCase) -> None:
@@ -164,21 +166,23 @@ def is_trained_as_a_population(case: FrameworkCase) -> None:
     assert ends[-1] == n, f"its schedule ends after {ends[-1]} of {n} iterations"
     result = analysis.best_result
     assert result.history.height == n, f"a fit by the schedule found makes {result.history.height} of {n} iterations"
-    found = result.metrics[f"test-{analysis.metric}"]
-    case.same(found, analysis.best_score, bits=False, why="a fit by the schedule found has not the score of the search")
+    measured = result.metrics[f"test-{analysis.metric}"]
+    case.same(
+        measured, analysis.best_score, bits=False, why="a fit by the schedule found has not the score of the search"
+    )
 
 
 def predicts_datasets(case: FrameworkCase) -> None:
     pipeline = case.result.inference_pipeline
     with_probabilities = case.task != "regression" and _has_probabilities(case)
     made = pipeline.transform(dataset(case.table), proba=with_probabilities)
-    found = registry.engine_for(made).collect(made)
+    predictions = registry.engine_for(made).collect(made)
     expected = pipeline.transform(case.table, proba=with_probabilities)
-    assert found.columns == expected.columns, f"columns are {found.columns}"
-    assert found.height == expected.height, f"{found.height} rows come out of {expected.height}"
+    assert predictions.columns == expected.columns, f"columns are {predictions.columns}"
+    assert predictions.height == expected.height, f"{predictions.height} rows come out of {expected.height}"
     for name in expected.columns:
         if name.startswith(("prediction", "probability_")) and expected[name].dtype.is_float():
-            case.same(found[name], expected[name], bits=case.exact, why=f"{name!r} differs from the table's")
+            case.same(predictions[name], expected[name], bits=case.exact, why=f"{name!r} differs from the table's")
 
 
 def evaluates_datasets(case: FrameworkCase) -> None:

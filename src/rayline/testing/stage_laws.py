@@ -47,8 +47,8 @@ def _the_declared_is_what_happens(case: StageCase) -> None:
     """Where outcomes are declared, exactly those tables are refused."""
     if case.refuses is None:
         return
-    found = outcomes(case.stage, table=case.table, targets=case.targets)
-    for moment, names in found.items():
+    actual = outcomes(case.stage, table=case.table, targets=case.targets)
+    for moment, names in actual.items():
         declared = case.refuses.get(moment, ())
         assert set(names) == set(declared), f"{moment} refuses {names}, and declared is {sorted(declared)}"
 
@@ -269,12 +269,12 @@ def _targets_are_let_go(case: StageCase) -> None:
         try:
             fitted = Preprocessor(chain).fit(case.table, target_columns=case.targets)
             expected = Preprocessor(chain).fit(case.table, target_columns=target)
-            found = fitted.without_targets(target)
+            reduced = fitted.without_targets(target)
         except RaylineError:
             continue
-        problem = difference(_of(expected), _of(found), case.rtol, "preprocessor")
+        problem = difference(_of(expected), _of(reduced), case.rtol, "preprocessor")
         assert problem is None, f"without {target[-1]!r}: {problem}"
-        found.transform(case.table.drop(target))
+        reduced.transform(case.table.drop(target))
 
 
 def _of(fitted: Preprocessor) -> Any:

@@ -163,16 +163,16 @@ class TaskCase:
 
     @cached_property
     def predicted(self) -> pl.DataFrame:
-        found: pl.DataFrame = self.pipeline.predict(self.rows)
-        return found
+        predictions: pl.DataFrame = self.pipeline.predict(self.rows)
+        return predictions
 
     def has_learned(self, result: Result) -> None:
         metric, least = LEARNED[self.task]
         assert result.metrics[metric] > least, f"{metric} is {result.metrics[metric]:.3f}"
 
-    def same(self, found: pl.DataFrame, why: str, *, bits: bool = True) -> None:
-        assert found.columns == self.predicted.columns, f"{why}: the columns are {found.columns}"
-        one, other = found.to_numpy(), self.predicted.head(found.height).to_numpy()
+    def same(self, actual: pl.DataFrame, why: str, *, bits: bool = True) -> None:
+        assert actual.columns == self.predicted.columns, f"{why}: the columns are {actual.columns}"
+        one, other = actual.to_numpy(), self.predicted.head(actual.height).to_numpy()
         assert (one == other).all() if bits else np.allclose(one, other, rtol=1e-5, atol=1e-6), why
 
 
@@ -196,14 +196,14 @@ def tables_of_every_kind_are_the_same(case: TaskCase) -> None:
         case.table.lazy(),
         case.table.to_dict(as_series=False),
     ):
-        found = case.fit(table, table).inference_pipeline.predict(case.rows)
+        predictions = case.fit(table, table).inference_pipeline.predict(case.rows)
         kind = type(table).__name__
-        case.same(found, f"a {kind} gives other predictions")
+        case.same(predictions, f"a {kind} gives other predictions")
 
 
 def single_rows_are_the_table(case: TaskCase) -> None:
-    found = pl.DataFrame(case.pipeline.predict(case.rows.head(3).to_dicts()))
-    case.same(found, "a row alone is predicted otherwise", bits=case.exact)
+    predictions = pl.DataFrame(case.pipeline.predict(case.rows.head(3).to_dicts()))
+    case.same(predictions, "a row alone is predicted otherwise", bits=case.exact)
 
 
 def is_saved_and_travels(case: TaskCase) -> None:
@@ -233,19 +233,19 @@ def wrong_labels_are_refused(case: TaskCase) -> None:
 def is_evaluated(case: TaskCase) -> None:
     metric = LEARNED[case.task][0].removeprefix("test-")
     report = case.pipeline.evaluate(case.table, metrics=[metric])
-    found, expected = report.metrics[metric], case.result.metrics[f"test-{metric}"]
-    assert np.isclose(found.value, expected, rtol=1e-9), f"an evaluation gives {found.value}, the fit {expected}"
-    assert found.low <= found.value <= found.high, f"the interval is {found.low} to {found.high}"
+    measured, expected = report.metrics[metric], case.result.metrics[f"test-{metric}"]
+    assert np.isclose(measured.value, expected, rtol=1e-9), f"an evaluation gives {measured.value}, the fit {expected}"
+    assert measured.low <= measured.value <= measured.high, f"the interval is {measured.low} to {measured.high}"
     assert report.to_markdown(), "the report is empty"
 
 
 def folds_are_whole(case: TaskCase) -> None:
     scores = cross_validate(case.trainer(), case.preprocessor(), case.table, cv=2, **case.given)
     assert all(np.isfinite(score.mean) for score in scores.metrics.values()), f"the scores are {scores.metrics}"
-    found = scores.predictions
-    assert found.height == case.table.height, f"{found.height} held-out rows of {case.table.height}"
+    predictions = scores.predictions
+    assert predictions.height == case.table.height, f"{predictions.height} held-out rows of {case.table.height}"
     if case.task == "ranking":
-        assert found.group_by("query").agg(pl.col("fold").n_unique())["fold"].max() == 1, "a fold divides a group"
+        assert predictions.group_by("query").agg(pl.col("fold").n_unique())["fold"].max() == 1, "a fold divides a group"
 
 
 def is_tuned(case: TaskCase) -> None:
@@ -285,8 +285,8 @@ def predicts_datasets(case: TaskCase) -> None:
     from rayline.testing.ray_laws import dataset
 
     made = case.pipeline.transform(dataset(case.rows))
-    found = registry.engine_for(made).collect(made)
-    case.same(found.select(case.predicted.columns), "a Dataset is predicted otherwise", bits=case.exact)
+    predictions = registry.engine_for(made).collect(made)
+    case.same(predictions.select(case.predicted.columns), "a Dataset is predicted otherwise", bits=case.exact)
 
 
 def is_served(case: TaskCase) -> None:
@@ -301,8 +301,8 @@ def is_served(case: TaskCase) -> None:
         with urllib.request.urlopen(request, timeout=60) as response:  # noqa: S310
             predictions = json.load(response)["predictions"]
     values = [[*answer.values()] if isinstance(answer, dict) else [answer] for answer in predictions]
-    found = pl.DataFrame(values, schema=case.predicted.columns, orient="row")
-    case.same(found, "the deployment answers otherwise", bits=case.exact)
+    served = pl.DataFrame(values, schema=case.predicted.columns, orient="row")
+    case.same(served, "the deployment answers otherwise", bits=case.exact)
 
 
 Law = Callable[[TaskCase], None]

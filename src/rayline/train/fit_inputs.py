@@ -215,14 +215,14 @@ def _with_pair(targets: tuple[str, ...], pair: str, column: Any) -> tuple[str, .
     """Return one target and the column that belongs to it."""
     if not isinstance(column, str):
         raise ParameterError.value(pair, "the name of a column (an array goes with X and y)", type(column))
-    found = (*(name for name in targets if name != column), column)
-    if len(found) != 2:
+    names = (*(name for name in targets if name != column), column)
+    if len(names) != 2:
         raise ParameterError.here(
             f"{pair}={column!r} belongs to one target column.",
-            f"Expected one name in target_columns; got {list(found[:-1])}.",
+            f"Expected one name in target_columns; got {list(names[:-1])}.",
             "name the column of relevances." if pair == "group" else "name the column of times.",
         )
-    return found
+    return names
 
 
 def _target_names(target_columns: Any) -> tuple[str, ...]:
@@ -278,8 +278,8 @@ def _joined(data: Any, y: Any, names: Any, weight: Any) -> tuple[Any, list[str],
 
 def _has(data: Any, names: Sequence[str]) -> bool:
     columns = getattr(data, "columns", None)
-    found = data if isinstance(data, Mapping) else columns() if callable(columns) else columns
-    return found is not None and all(name in found for name in names)
+    column_names = data if isinstance(data, Mapping) else columns() if callable(columns) else columns
+    return column_names is not None and all(name in column_names for name in names)
 
 
 def _table(data: Any) -> pl.DataFrame:

@@ -248,8 +248,8 @@ class FeaturesFrom:
     schema: Mapping[str, pl.DataType]
 
     def __call__(self) -> dict[str, list[str]]:
-        found: dict[str, list[str]] = {}
+        features: dict[str, list[str]] = {}
         for feature, sources in origins(self.operations, self.schema).columns.items():
             for source in sources:
-                found.setdefault(source, []).append(feature)
-        return found
+                features.setdefault(source, []).append(feature)
+        return features

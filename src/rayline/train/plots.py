@@ -19,10 +19,10 @@ def by_metric(names: Sequence[str]) -> dict[str, list[str]]:
     >>> by_metric(["train-logloss", "train-auc", "test-logloss"])
     {'logloss': ['test-logloss', 'train-logloss'], 'auc': ['train-auc']}
     """
-    found: dict[str, list[str]] = {}
+    grouped: dict[str, list[str]] = {}
     for name in names:
-        found.setdefault(name.removeprefix("train-").removeprefix("test-"), []).append(name)
-    return {metric: sorted(own, key=lambda name: (name.startswith("train-"), name)) for metric, own in found.items()}
+        grouped.setdefault(name.removeprefix("train-").removeprefix("test-"), []).append(name)
+    return {metric: sorted(own, key=lambda name: (name.startswith("train-"), name)) for metric, own in grouped.items()}
 
 
 def curves(

@@ -139,7 +139,7 @@ def _logs_above() -> Iterator[None]:
     """Handlers of `logging` that were made before hold the terminal itself; while a line lives they write above it."""
     loggers = [
         logging.getLogger(),
-        *(found for found in logging.root.manager.loggerDict.values() if isinstance(found, logging.Logger)),
+        *(entry for entry in logging.root.manager.loggerDict.values() if isinstance(entry, logging.Logger)),
     ]
     handlers = {handler for logger in loggers for handler in logger.handlers if type(handler) is logging.StreamHandler}
     proxies = {getattr(proxy, "rich_proxied_file", proxy): proxy for proxy in (sys.stderr, sys.stdout)}

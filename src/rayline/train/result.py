@@ -68,14 +68,14 @@ class Result:
     @property
     def preprocessor(self) -> Preprocessor:
         """The fitted preprocessor. Raises ParameterError for a framework that generates its own data."""
-        found = self.inference_pipeline.preprocessor
-        if found is None:
+        preprocessor = self.inference_pipeline.preprocessor
+        if preprocessor is None:
             raise ParameterError(
                 f"Result.preprocessor: {self.trainer.framework} was trained without one.",
                 "Expected a fit on data.",
                 "use inference_pipeline, which takes observations as they are.",
             )
-        return found
+        return preprocessor
 
     @property
     def fitted_model(self) -> Any:
@@ -87,10 +87,10 @@ class Result:
 
         Raises ParameterError when it was not computed.
         """
-        found = named_metrics.resolve_name(name, list(self.metrics))
-        if found is None:
+        resolved = named_metrics.resolve_name(name, list(self.metrics))
+        if resolved is None:
             raise ParameterError.unknown([name], self.metrics, where="Result.metric")
-        return self.metrics[found]
+        return self.metrics[resolved]
 
     def evaluate(self, data: Any = None, **options: Any) -> Report:
         """Measure the pipeline on rows with labels (see `InferencePipeline.evaluate`).
@@ -209,13 +209,13 @@ class Result:
             plain = name.removeprefix(f"{table}-")
             rows.setdefault((name in self.history.columns, plain), {})[table] = value
         tables = [t for t in ("value", "train", "test") if any(t in row for row in rows.values())]
-        found = [["metric", *tables, "computed by"]]
+        lines = [["metric", *tables, "computed by"]]
         for (own, name), values in sorted(rows.items(), key=lambda row: row[0][0]):
             cells = [number(values[t], 5) if t in values else "" for t in tables]
-            found.append(
+            lines.append(
                 [f"{name}{self.model.target.of_class(name)}", *cells, self.trainer.framework if own else "rayline"]
             )
-        return found
+        return lines
 
     @property
     def _metric_lines(self) -> list[str]:

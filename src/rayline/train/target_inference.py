@@ -168,15 +168,15 @@ class TargetProfiler:
 
     def __call__(self, context: FitContext) -> list[StatisticRequest]:
         """Return the statistics that are required of the preprocessed table."""
-        found = [StatisticRequest(self._of_target(t), (t,)) for t in self.targets if self._of_target(t) is not None]
+        requests = [StatisticRequest(self._of_target(t), (t,)) for t in self.targets if self._of_target(t) is not None]
         if self.weight is not None:
-            found.append(StatisticRequest(MinMax, (self.weight,)))
+            requests.append(StatisticRequest(MinMax, (self.weight,)))
         for name, dtype in self.features(context.schema).items():
             if kind_of(dtype) is Kind.CATEGORY and self.string_features == "categories":
-                found.append(StatisticRequest(ValueCounts, (name,)))
+                requests.append(StatisticRequest(ValueCounts, (name,)))
             elif name in context.untouched:
-                found.append(StatisticRequest(MissingCount, (name,)))
-        return found
+                requests.append(StatisticRequest(MissingCount, (name,)))
+        return requests
 
     def _of_target(self, target: str) -> Any:
         if self.pair == "group" and target == self.targets[-1]:
@@ -209,14 +209,14 @@ class TargetProfiler:
         """Raise DataError on labels that are missing, infinite, or that the objective or the framework cannot learn."""
         is_interval = self.task is Task.SURVIVAL and not self.pair
         for i, name in enumerate(self.targets):
-            found = results.get(StatisticRequest(MinMax, (name,)))
+            extremes = results.get(StatisticRequest(MinMax, (name,)))
             if not (is_interval and i):  # a time may have no upper bound
-                self._check_numbers(name, found, "the target", low=None)
+                self._check_numbers(name, extremes, "the target", low=None)
             if self.target_stages or (self._is_paired and i):
                 continue
-            self._check_size(name, found)
-            if found is not None and found.low is not None:
-                self.objective.check_labels(name, found.low, found.high)
+            self._check_size(name, extremes)
+            if extremes is not None and extremes.low is not None:
+                self.objective.check_labels(name, extremes.low, extremes.high)
 
     def _paired(self, results: Mapping[StatisticRequest, Any]) -> Target:
         """Return the target of a ranking or of survival times."""
@@ -231,10 +231,10 @@ class TargetProfiler:
             if not (self.schema[name].is_numeric() or (self.schema[name] == pl.Boolean and name != self.targets[0])):
                 raise SchemaError.dtype(name, "numbers (an event may be True or False)", self.schema[name])
         if self.pair == "event":
-            found = results[StatisticRequest(MinMax, (self.targets[1],))]
-            if found.low is not None and not {float(found.low), float(found.high)} <= {0.0, 1.0}:
+            extremes = results[StatisticRequest(MinMax, (self.targets[1],))]
+            if extremes.low is not None and not {float(extremes.low), float(extremes.high)} <= {0.0, 1.0}:
                 raise DataError.here(
-                    f"the event {self.targets[1]!r} has values from {found.low:g} to {found.high:g}.",
+                    f"the event {self.targets[1]!r} has values from {extremes.low:g} to {extremes.high:g}.",
                     "Expected True or 1 where the event was observed, False or 0 where the time is censored.",
                     f"make it so before: pl.col({self.targets[1]!r}) == ….",
                 )
@@ -295,16 +295,16 @@ class TargetProfiler:
             _hint(dtype),
         )
 
-    def _check_numbers(self, name: str, found: MinMax | None, noun: str, low: float | None) -> None:
-        if found is None:
+    def _check_numbers(self, name: str, extremes: MinMax | None, noun: str, low: float | None) -> None:
+        if extremes is None:
             return
         problem = ""
-        if found.n_null:
-            problem = f"has {counted(found.n_null, 'missing value')}"
-        elif found.low is not None and not (math.isfinite(found.low) and math.isfinite(found.high)):
+        if extremes.n_null:
+            problem = f"has {counted(extremes.n_null, 'missing value')}"
+        elif extremes.low is not None and not (math.isfinite(extremes.low) and math.isfinite(extremes.high)):
             problem = "has infinite values"
-        elif low is not None and found.low is not None and (found.low < low or found.high <= low):
-            problem = "has negative values" if found.low < low else "is 0 in every row"
+        elif low is not None and extremes.low is not None and (extremes.low < low or extremes.high <= low):
+            problem = "has negative values" if extremes.low < low else "is 0 in every row"
         if problem:
             raise DataError.here(
                 f"{noun} {name!r} {problem}.",
@@ -312,11 +312,11 @@ class TargetProfiler:
                 "drop or correct these rows first.",
             )
 
-    def _check_size(self, name: str, found: MinMax | None) -> None:
+    def _check_size(self, name: str, extremes: MinMax | None) -> None:
         """Raise DataError on labels that single precision cannot represent or distinguish."""
-        if found is None or found.low is None or math.isinf(self.max_label):
+        if extremes is None or extremes.low is None or math.isinf(self.max_label):
             return
-        largest, spread, problem = max(abs(found.low), abs(found.high)), found.high - found.low, ""
+        largest, spread, problem = max(abs(extremes.low), abs(extremes.high)), extremes.high - extremes.low, ""
         if largest > self.max_label:
             problem = f"numbers of up to {self.max_label:g}"
         elif 0 < largest < SMALLEST:
@@ -327,7 +327,7 @@ class TargetProfiler:
             raise DataError.here(
                 f"the target {name!r} holds numbers that this framework, which learns them in single precision, "
                 f"cannot take.",
-                f"Expected {problem}; got {found.low:g} to {found.high:g}.",
+                f"Expected {problem}; got {extremes.low:g} to {extremes.high:g}.",
                 "let a target stage scale them: Preprocessor(…, target_stages=[('scale', StandardScaler())]).",
             )
 

@@ -301,7 +301,7 @@ def _measured(request: FitRequest, worker: WorkerContext, native: Any, table: st
     everyone = worker.gather((names, own))
     if worker.rank:
         return {}
-    chosen = next(found for found, _ in everyone if found is not None)
+    chosen = next(own_metrics for own_metrics, _ in everyone if own_metrics is not None)
     if metrics is None:
         metrics = named_metrics.chosen(chosen)
     values = MeasuredRows.gathered(state for _, state in everyone).values(metrics)

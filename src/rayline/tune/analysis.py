@@ -106,9 +106,9 @@ class Analysis:
     @cached_property
     def best_trial(self) -> Trial:
         """The trial with the best mean among those that ran all their folds; the earliest of several."""
-        found = trial_record.best(self.trials, self.mode)
-        assert found is not None  # a run without one raises
-        return found
+        trial = trial_record.best(self.trials, self.mode)
+        assert trial is not None  # a run without one raises
+        return trial
 
     @property
     def best_config(self) -> dict[str, Any]:
@@ -172,8 +172,8 @@ class Analysis:
             return _histories(problem, groups, trial.config, folds)
         from rayline.tune import stored_groups  # it imports Ray
 
-        found: dict[int, History] = stored_groups.in_a_task(_histories, problem, groups, trial.config, list(folds))
-        return found
+        histories: dict[int, History] = stored_groups.in_a_task(_histories, problem, groups, trial.config, list(folds))
+        return histories
 
     def plot(self, kind: str = "history", ax: Any = None) -> Any:
         """A picture on a Matplotlib axis, which is returned.
@@ -253,8 +253,8 @@ class Analysis:
         chosen = self._trial(trial) if isinstance(trial, int) else trial
         made = self._refitted(chosen)
         if not self._prepared.material.by_test_set:  # there the score is that on the test set, which the fit measures
-            found = zip(self.metrics, chosen.means, chosen.standard_errors, strict=True)
-            for name, mean, error in found:
+            by_metric = zip(self.metrics, chosen.means, chosen.standard_errors, strict=True)
+            for name, mean, error in by_metric:
                 scores = {f"cv-{name}": mean, f"cv_standard_error-{name}": error}
                 known = {key: value for key, value in scores.items() if value == value}
                 made.metrics.update(known)
@@ -347,8 +347,8 @@ class Analysis:
         chosen = ensembles.select(self._mixtures([self._scores(t, mapped=True) for t in able]), self.mode)
         members = [self.best_result if able[i] is self.best_trial else self.refit(able[i]) for i in chosen.counts]
         weights = list(chosen.counts.values())
-        found = {f"oof-{self.metric}": chosen.score}
-        return combine([_without_stages(m) for m in members], weights, metrics=found)
+        metrics = {f"oof-{self.metric}": chosen.score}
+        return combine([_without_stages(m) for m in members], weights, metrics=metrics)
 
     def bagged_pipeline(self, trial: Trial | int | None = None) -> InferencePipeline:
         """The models of all folds as one inference pipeline, whose scores are the mean of theirs.
@@ -411,10 +411,10 @@ class Analysis:
         columns = [*problem.target.columns, *([] if weight is None else [weight])]
         rows = self._of_held_out(chosen, columns, stacking.FinalRows(problem.target, columns))
         final = stacking.FinalModel.of(trainer, problem.target, roles.paired("group"), roles.paired("event"), weight)
-        found = stacking.honest_score(final, rows, self.metric, problem.custom)
+        score = stacking.honest_score(final, rows, self.metric, problem.custom)
         members = [self.best_result if trial is self.best_trial else self.refit(trial) for trial in chosen]
         on_top = final.fit(rows).inference_pipeline
-        return stack([_without_stages(m) for m in members], on_top, metrics=found)
+        return stack([_without_stages(m) for m in members], on_top, metrics=score)
 
     def calibrated(
         self, stages: Sequence[PostprocessingStage] | None = None, *, trial: Trial | int | None = None
@@ -526,8 +526,8 @@ class Analysis:
                 function(self._prepared.held_out(fold, columns), [np.array(own[fold]) for own in scores], fold)
                 for fold in range(len(problem.folds))
             ]
-        found = stored_rows().of_held_out(stored, problem, scores, function)
-        return [stored_rows().dataset_of_refs(of_fold) for of_fold in found]
+        values = stored_rows().of_held_out(stored, problem, scores, function)
+        return [stored_rows().dataset_of_refs(of_fold) for of_fold in values]
 
     # -- predictions of held-out rows ------------------------------------------------------------------------------
 
@@ -561,14 +561,14 @@ class Analysis:
     def _scores(self, chosen: Trial, *, mapped: bool = False) -> list[Array]:
         trainer = self._prepared.problem.trainer
         search_driver(trainer).check_predictions(trainer)
-        found = [self._journal.scores(fold.key, mapped=mapped) for fold in chosen.folds]
-        if chosen.status is not Status.FINISHED or any(scores is None for scores in found):
+        by_fold = [self._journal.scores(fold.key, mapped=mapped) for fold in chosen.folds]
+        if chosen.status is not Status.FINISHED or any(scores is None for scores in by_fold):
             raise ParameterError(
                 f"Analysis: trial {chosen.number} has no predictions of all held-out rows.",
                 f"Expected a trial that ran all {chosen.n_folds} folds; this one is {chosen.status}.",
                 "choose a finished trial.",
             )
-        return [scores for scores in found if scores is not None]
+        return [scores for scores in by_fold if scores is not None]
 
     def _like(self, table: pl.DataFrame) -> Any:
         given = self._prepared.material.given
@@ -618,10 +618,10 @@ class Analysis:
         # A trial that was stopped early has the score of fewer folds: it comes after those with all of them.
         partial = pl.col("status") != str(Status.FINISHED)
         order = [partial, pl.col("score")]
-        found = (
+        table = (
             self.results.sort(order, descending=[False, self.mode == "max"], nulls_last=True).select(names).head(SHOWN)
         )
-        return tables.plain_names(found)
+        return tables.plain_names(table)
 
     @property
     def _best_config(self) -> str:

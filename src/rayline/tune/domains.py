@@ -69,8 +69,8 @@ class NumberDomain(Domain):
 
     def _drawn(self, random: np.random.Generator, low: float, high: float) -> Any:
         if self.is_log:
-            found = np.exp(random.uniform(np.log(low), np.log(high)))
-            return int(np.floor(found)) if self.is_integer else float(found)
+            value = np.exp(random.uniform(np.log(low), np.log(high)))
+            return int(np.floor(value)) if self.is_integer else float(value)
         return int(random.integers(int(low), int(high))) if self.is_integer else float(random.uniform(low, high))
 
     @property
@@ -102,8 +102,8 @@ class NormalDomain(Domain):
             raise ParameterError.value("sd", "a number above 0", self.sd, where="randn")
 
     def sample(self, random: np.random.Generator, config: Any = None) -> Any:
-        found = float(random.normal(self.mean, self.sd))
-        return found if self.q is None else float(round(found / self.q) * self.q)
+        value = float(random.normal(self.mean, self.sd))
+        return value if self.q is None else float(round(value / self.q) * self.q)
 
     def to_ray(self) -> Any:
         from ray import tune

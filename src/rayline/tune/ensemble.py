@@ -81,11 +81,11 @@ class TableMixtures:
 
     def _score(self, sums: Sequence[Array]) -> float:
         metric, n = self._metric, self._n_added + 1
-        found = [
+        fold_scores = [
             metrics.evaluate([metric], self._target, total / n, held.truth, held.weight, self._custom)[metric]
             for total, held in zip(sums, self._folds, strict=True)
         ]
-        return mean(found)
+        return mean(fold_scores)
 
     def add(self, candidate: int) -> None:
         self._sums = [s + p for s, p in zip(self._sums, self._parts[candidate], strict=True)]

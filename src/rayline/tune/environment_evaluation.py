@@ -78,8 +78,8 @@ class EnvironmentEvaluator:
         seed = trainer.seed if trainer.seed is not None else problem.seed
         begun = time.perf_counter()
 
-        def report(iteration: int, found: Mapping[str, float]) -> bool:
-            history.append({"iteration": float(iteration), **found})
+        def report(iteration: int, metrics: Mapping[str, float]) -> bool:
+            history.append({"iteration": float(iteration), **metrics})
             return False
 
         resources = {"CPU": 1.0, **(trainer.resources_per_worker or {})}
@@ -91,15 +91,15 @@ class EnvironmentEvaluator:
         )
         nothing = pl.DataFrame(schema=problem.schema)
         train_on(request, LocalWorker([lambda: nothing], None, report, _not_kept, problem.n_threads))
-        found = reported(problem.metric, history)
-        if not math.isfinite(found):
+        value = reported(problem.metric, history)
+        if not math.isfinite(value):
             raise DataError.here(
-                f"{problem.metric} is {found} after the last iteration.",
+                f"{problem.metric} is {value} after the last iteration.",
                 "Expected a number; before the first episode has ended there is none.",
                 "train for more iterations, or with a larger batch.",
             )
         score = FoldScore(
-            fold, found, len(history), time.perf_counter() - begun, iterations=len(history) or None,
+            fold, value, len(history), time.perf_counter() - begun, iterations=len(history) or None,
             key=candidate.key(fold) if problem.digest else "",
         )  # fmt: skip
         return FoldEvaluation(score, np.empty(0), history)

@@ -331,10 +331,10 @@ class FoldEvaluator:
         best = trainer.adapter.best_iteration(native)
         scores, measure = self._scored(candidate, native, learned, test)
         predicted = time.perf_counter()
-        found, *others = [self._score(metric, measure, history, best, fold) for metric in problem.metrics]
+        main_score, *others = [self._score(metric, measure, history, best, fold) for metric in problem.metrics]
         score = FoldScore(
             fold,
-            found,
+            main_score,
             test.height,
             trained - begun,
             predicted - trained,
@@ -476,8 +476,8 @@ class FoldEvaluator:
         )
         history: History = []
 
-        def report(iteration: int, found: Mapping[str, float]) -> bool:
-            history.append({"iteration": float(iteration), **found})
+        def report(iteration: int, metrics: Mapping[str, float]) -> bool:
+            history.append({"iteration": float(iteration), **metrics})
             return self._stopping()
 
         def checkpoint(iteration: int, save: Callable[[Path], None]) -> None:
@@ -540,14 +540,14 @@ class FoldEvaluator:
         self, metric: str, measure: Callable[[str], float], history: History, best: int | None, fold: int
     ) -> float:
         problem = self.problem
-        found = measure(metric) if problem.computes(metric) else reported(metric, history, best)
-        if not math.isfinite(found):
+        score = measure(metric) if problem.computes(metric) else reported(metric, history, best)
+        if not math.isfinite(score):
             raise DataError.here(
-                f"{metric} of fold {fold + 1} is {found}.",
+                f"{metric} of fold {fold + 1} is {score}.",
                 "Expected a number; a ranking needs rows of each class, with weights above 0, among those held out.",
                 "use fewer folds, or a stratified split.",
             )
-        return float(found)
+        return float(score)
 
 
 def reported(metric: str, history: History, best: int | None = None) -> float:

@@ -48,9 +48,9 @@ def importance(trials: Sequence[Trial]) -> dict[str, float]:
         return {}
     x, y = np.stack(list(columns.values()), axis=1), np.array([trial.score for trial in scored])
     forest = RandomForestRegressor(n_estimators=100, min_samples_leaf=2, random_state=0).fit(x, y)
-    found = permutation_importance(forest, x, y, n_repeats=20, random_state=0).importances_mean.clip(min=0.0)
-    total = float(found.sum())
-    shares = {name: float(value) / total if total > 0 else 0.0 for name, value in zip(columns, found, strict=True)}
+    increases = permutation_importance(forest, x, y, n_repeats=20, random_state=0).importances_mean.clip(min=0.0)
+    total = float(increases.sum())
+    shares = {name: float(value) / total if total > 0 else 0.0 for name, value in zip(columns, increases, strict=True)}
     return dict(sorted(shares.items(), key=lambda item: -item[1]))
 
 

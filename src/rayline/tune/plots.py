@@ -74,9 +74,9 @@ def _history(trials: Sequence[Trial], metric: str, mode: str, ax: Any) -> None:
             label="stopped early: mean of the folds that it ran",
         )
     if full:
-        found = list(accumulate(scores, max if mode == "max" else min))
+        best = list(accumulate(scores, max if mode == "max" else min))
         end = max(t.number for t in trials)
-        ax.step([*numbers, end], [*found, found[-1]], where="post", color=BEST, linewidth=1.5, label="best so far")
+        ax.step([*numbers, end], [*best, best[-1]], where="post", color=BEST, linewidth=1.5, label="best so far")
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.set_xlabel("trial")
     ax.set_ylabel(metric)
@@ -170,13 +170,17 @@ def _points(history: Sequence[Mapping[str, float]], name: str) -> list[tuple[flo
 
 
 def _means(lines: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, float]]:
-    found: dict[float, list[float]] = {}
+    scores_by_value: dict[float, list[float]] = {}
     for line in lines:
         for iteration, value in line:
-            found.setdefault(iteration, []).append(value)
-    most = max(map(len, found.values()))  # beyond, where some folds have ended, the mean would be that of the others
+            scores_by_value.setdefault(iteration, []).append(value)
+    most = max(
+        map(len, scores_by_value.values())
+    )  # beyond, where some folds have ended, the mean would be that of the others
     return [
-        (iteration, trial_record.mean(values)) for iteration, values in sorted(found.items()) if len(values) == most
+        (iteration, trial_record.mean(values))
+        for iteration, values in sorted(scores_by_value.items())
+        if len(values) == most
     ]
 
 

@@ -96,10 +96,10 @@ def cross_fitted(
     made = np.empty(0)
     for i in range(PARTS):
         learned = chain.learn(own, rows.take(np.flatnonzero((part != i) & (rows.weight > 0))))
-        found = StageChain(learned, target).outcome(scores[part == i]).scores
+        part_scores = StageChain(learned, target).outcome(scores[part == i]).scores
         if not len(made):
-            made = np.empty((n, *found.shape[1:]), found.dtype)
-        made[part == i] = found
+            made = np.empty((n, *part_scores.shape[1:]), part_scores.dtype)
+        made[part == i] = part_scores
     return made
 
 
@@ -107,6 +107,6 @@ def _parts(rows: CalibrationRows) -> Array:
     """Return the part of each row: by turns in the order of labels and scores, so that every part has rows of every kind, and the
     order of the rows does not matter."""
     order = np.lexsort((*rows.outcome.values.T, *rows.truth.T))
-    found = np.empty(len(order), np.int64)
-    found[order] = np.arange(len(order)) % PARTS
-    return found
+    parts = np.empty(len(order), np.int64)
+    parts[order] = np.arange(len(order)) % PARTS
+    return parts

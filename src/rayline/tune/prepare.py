@@ -259,11 +259,11 @@ def _own_functions(metric: Any, custom: Custom) -> tuple[Any, dict[str, Metric]]
     own = [m for m in metric if callable(m)] if several and not isinstance(metric, Mapping) else metric
     if not callable(metric) and not isinstance(metric, Mapping) and not (several and own):
         return metric, {}
-    names, found = metrics.given(own, custom)
+    names, functions = metrics.given(own, custom)
     if several and not isinstance(metric, Mapping):
         rest = iter(names)
-        return [next(rest) if callable(m) else m for m in metric], found
-    return list(names) if several else names[0], found
+        return [next(rest) if callable(m) else m for m in metric], functions
+    return list(names) if several else names[0], functions
 
 
 def _metrics(metric: Any, mode: Any, target: Target, custom: Custom) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -276,8 +276,8 @@ def _metrics(metric: Any, mode: Any, target: Target, custom: Custom) -> tuple[tu
         raise ParameterError.value("mode", "'min', 'max' or None, for each metric", mode)
     if isinstance(mode, str) and len(names) > 1:
         raise ParameterError.value("mode", f"a list of {len(names)}, one for each metric, or None", mode)
-    found = [_metric(name, direction, target, custom) for name, direction in zip(names, modes, strict=True)]
-    return tuple(name for name, _ in found), tuple(direction for _, direction in found)
+    resolved = [_metric(name, direction, target, custom) for name, direction in zip(names, modes, strict=True)]
+    return tuple(name for name, _ in resolved), tuple(direction for _, direction in resolved)
 
 
 def _is_list(value: Any) -> bool:

@@ -69,11 +69,11 @@ class SearchProgress:
     @property
     def line(self) -> str:
         """In a few words."""
-        over, found = self.over, trial_record.best(self.trials, self.mode)
+        over, best = self.over, trial_record.best(self.trials, self.mode)
         parts = [f"{len(over)}/{counted(self.total, 'trial')}" if self.total else counted(len(over), "trial")]
-        if found is not None:
-            scores = [f"{name} {number(mean, 5)}" for name, mean in zip(self.metrics, found.means, strict=True)]
-            parts.append(f"best {', '.join(scores)} (trial {found.number})")
+        if best is not None:
+            scores = [f"{name} {number(mean, 5)}" for name, mean in zip(self.metrics, best.means, strict=True)]
+            parts.append(f"best {', '.join(scores)} (trial {best.number})")
         for status, word in ((Status.STOPPED, "stopped early"), (Status.FAILED, "failed")):
             if n := sum(trial.status is status for trial in over):
                 parts.append(f"{n} {word}")

@@ -59,10 +59,10 @@ class BatchedSearcher(Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         if len(self._asked) >= self._size:
             return None
-        found: Any = self._inner.suggest(trial_id)
-        if isinstance(found, Mapping):
+        suggestion: Any = self._inner.suggest(trial_id)
+        if isinstance(suggestion, Mapping):
             self._asked.append(trial_id)
-        return found  # type: ignore[no-any-return]
+        return suggestion  # type: ignore[no-any-return]
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Intermediate results are not passed on, as they come in no order; the last one is that of a trial which is
@@ -128,14 +128,14 @@ class RaySuggester(Suggester):
         self._is_over = False
 
     def suggest(self, trial_id: str) -> Mapping[str, Any] | None:
-        found = self._limited.suggest(trial_id)
-        if found == Searcher.FINISHED:
+        suggestion = self._limited.suggest(trial_id)
+        if suggestion == Searcher.FINISHED:
             self._is_over = True
             return None
-        if found is None:
+        if suggestion is None:
             return None
         self._asked += 1
-        return _merged(self._config, found)
+        return _merged(self._config, suggestion)
 
     @property
     def is_finished(self) -> bool:
@@ -148,10 +148,10 @@ class RaySuggester(Suggester):
         self._limited.on_trial_complete(trial_id, result=reported, error=error)
 
 
-def _merged(config: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+def _merged(config: Mapping[str, Any], drawn: Mapping[str, Any]) -> dict[str, Any]:
     """The constants of the space, and what was suggested."""
     made = dict(config)
-    for key, value in found.items():
+    for key, value in drawn.items():
         both = isinstance(value, Mapping) and isinstance(made.get(key), Mapping)
         made[key] = _merged(made[key], value) if both else value
     return made
@@ -173,8 +173,8 @@ class DrawnSearcher(Searcher):
         return True
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        found = None if self._drawn is None else self._drawn.suggest(trial_id)
-        return Searcher.FINISHED if found is None else dict(found)
+        suggestion = None if self._drawn is None else self._drawn.suggest(trial_id)
+        return Searcher.FINISHED if suggestion is None else dict(suggestion)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Nothing is learned."""

@@ -100,15 +100,15 @@ class ResultStore:
 
     def known(self) -> dict[str, dict[str, Any]]:
         """The scores that are there, by key. A file that is not one of ours is computed again rather than trusted."""
-        found = {}
+        known = {}
         for path in sorted(self._path.glob("*.json")):
             try:
                 data = strict_json.loads(path.read_bytes(), str(path))
                 if data["format_version"] == FORMAT_VERSION and self._scores(path.stem).exists():
-                    found[path.stem] = FoldScore.from_json(data["fold"]).to_json()
+                    known[path.stem] = FoldScore.from_json(data["fold"]).to_json()
             except (ArtifactError, KeyError, TypeError, OSError):
                 continue
-        return found
+        return known
 
     def write(self, score: FoldScore, scores: Array | ScoresInPieces) -> None:
         """Keep a fold; both files come whole or not at all, the scores first."""
@@ -126,8 +126,8 @@ class ResultStore:
         path = self._scores(key)
         if not key or not path.exists():
             return None
-        found: Array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
-        return found
+        scores: Array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+        return scores
 
     def drop_scores(self, key: str) -> None:
         """Forget the scores of a fold in a temporary store; whoever has mapped them still reads them."""
@@ -197,7 +197,7 @@ def digest(
 ) -> str:
     """A digest of the rows in their order and their cells (as digests of groups), the split and the versions: what scores
     depend on besides the configuration."""
-    found = hashlib.blake2b(digest_size=16)
+    hasher = hashlib.blake2b(digest_size=16)
     about = [
         schema_to_json(schema),
         [[list(f) for f in folds] for folds in splits],
@@ -206,10 +206,10 @@ def digest(
         _version("rayline"),
         _version(adapter.package or adapter.name),
     ]
-    found.update(strict_json.dumps(about))
+    hasher.update(strict_json.dumps(about))
     for group in groups:
-        found.update(group)
-    return found.hexdigest()
+        hasher.update(group)
+    return hasher.hexdigest()
 
 
 def _version(package: str) -> str:

@@ -72,12 +72,12 @@ class GroupSummary:
     def of(cls, frame: pl.DataFrame) -> Self:
         """Of the rows with their cells."""
         rows = frame.select(~cs.starts_with(CELL))
-        found = hashlib.blake2b(RowHash(tuple(rows.columns), purpose="journal").of(rows).tobytes(), digest_size=16)
+        hasher = hashlib.blake2b(RowHash(tuple(rows.columns), purpose="journal").of(rows).tobytes(), digest_size=16)
         counts = []
         for cells in frame.select(cs.starts_with(CELL)).get_columns():
-            found.update(np.ascontiguousarray(cells.to_numpy(), dtype=np.int64).tobytes())
+            hasher.update(np.ascontiguousarray(cells.to_numpy(), dtype=np.int64).tobytes())
             counts.append({int(c): int(n) for c, n in cells.alias("c").value_counts(name="n").iter_rows()})
-        return cls(frame.height, tuple(counts), found.digest())
+        return cls(frame.height, tuple(counts), hasher.digest())
 
 
 class RowGroups(ABC):
@@ -227,8 +227,8 @@ def scan_group(groups: MappedGroups, frame: pl.DataFrame, scan: Scan) -> dict[in
 def merged(parts: Iterator[dict[int, ScanResults]]) -> dict[int, ScanResults]:
     """The statistics of all groups, in their order."""
     by_cell: dict[int, list[ScanResults]] = {}
-    for found in parts:
-        for cell, answers in found.items():
+    for results in parts:
+        for cell, answers in results.items():
             by_cell.setdefault(cell, []).append(answers)
     return {cell: merge_answers(answers) for cell, answers in sorted(by_cell.items())}
 

@@ -66,10 +66,10 @@ class CacheActor:
                 await asyncio.wait_for(self._making[key].wait(), wait_timeout_s)
             except TimeoutError:
                 self._making.pop(key, None)
-        found = self._kept.get(key)
-        if found is not None:
+        entry = self._kept.get(key)
+        if entry is not None:
             self._kept.move_to_end(key)
-            return found.box
+            return entry.box
         self._making.setdefault(key, asyncio.Event())
         return None
 
@@ -117,8 +117,8 @@ class SharedCache:
 
     def run(self, function: Callable[[], Any]) -> Any:
         """What a function returns that is called in the keeper's process, which outlives the trials."""
-        (found,) = results([self._keeper.run.remote([ray.put(function)])])
-        return found
+        (result,) = results([self._keeper.run.remote([ray.put(function)])])
+        return result
 
     def _get(self, key: Hashable, make: Callable[[], Iterable[Any]], *, reread: bool = False) -> list[Any]:
         try:
@@ -130,18 +130,18 @@ class SharedCache:
                 return [_unpacked(each) for each in ray.get(box)]
             except RayError:
                 pass  # it went with the process that had made it
-        found, box, size = [], [], 0
+        cached, box, size = [], [], 0
         try:
             for thing in make():
                 packed = _packed(thing)
                 size += len(packed) if isinstance(packed, bytes) else getattr(packed, "nbytes", SMALL)
                 box.append(ray.put(packed))
-                found.append(None if reread else thing)
+                cached.append(None if reread else thing)
         except BaseException:
             self._keeper.keep.remote(key, None)
             raise
         self._keeper.keep.remote(key, box, size)
-        return [_unpacked(each) for each in ray.get(box)] if reread else found
+        return [_unpacked(each) for each in ray.get(box)] if reread else cached
 
 
 def start_cache() -> Any:

@@ -69,11 +69,15 @@ class FinalModel:
             pos_label=positive or None,
             verbose=False,
         )
-        found = result.model.target
-        if (found.task, found.classes, found.quantiles) != (target.task, target.classes, target.quantiles):
+        fitted_target = result.model.target
+        if (fitted_target.task, fitted_target.classes, fitted_target.quantiles) != (
+            target.task,
+            target.classes,
+            target.quantiles,
+        ):
             raise ParameterError(
                 f"{WHERE}: the trainer on top learns another target than the trials.",
-                f"Expected {target.task} of {list(target.columns)}; got {found.task}.",
+                f"Expected {target.task} of {list(target.columns)}; got {fitted_target.task}.",
                 "choose an objective of the same task.",
             )
         return result

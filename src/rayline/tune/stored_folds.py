@@ -67,8 +67,8 @@ class StoredFoldEvaluator(FoldEvaluator):
         key = prepared_key(fold, candidate.digests[len(leaves)], training=training)
         if self._shared is not None and candidate.recurs():
             shared = self._shared
-            found: StoredBlocks = shared.get((*key, "blocks"), lambda: shared.run(make))
-            return found
+            blocks: StoredBlocks = shared.get((*key, "blocks"), lambda: shared.run(make))
+            return blocks
         return self._tables.get(key, make)
 
     def _scored(
@@ -86,11 +86,11 @@ class StoredFoldEvaluator(FoldEvaluator):
             WEIGHT if problem.weighs_test else None,
             None if are_few else computed,
         )
-        scores, found = scored_blocks(test, score, self._n_tasks)
+        scores, parts = scored_blocks(test, score, self._n_tasks)
         if are_few:
             whole = np.concatenate(ray.get(scores.references))
-            return scores, self._measure(candidate, whole, lambda: _joined(found))
-        values = MeasuredRows.gathered(iter(found)).values(computed)
+            return scores, self._measure(candidate, whole, lambda: _joined(parts))
+        values = MeasuredRows.gathered(iter(parts)).values(computed)
         return scores, values.__getitem__
 
 
@@ -128,7 +128,7 @@ class _BlockScores:
         return scores, MeasuredRows.of(self.target, scores, rows.target, rows.weight, metrics=self.metrics)
 
 
-def _joined(found: Sequence[tuple[Array, Array | None]]) -> tuple[Array, Array | None]:
+def _joined(parts: Sequence[tuple[Array, Array | None]]) -> tuple[Array, Array | None]:
     """The labels and the weights of all blocks."""
-    truth, weight = [own for own, _ in found], [own for _, own in found if own is not None]
+    truth, weight = [own for own, _ in parts], [own for _, own in parts if own is not None]
     return np.concatenate(truth), np.concatenate(weight) if weight else None

@@ -188,8 +188,8 @@ class TaskGroupEngine(GroupEngine):
 
 def sample(groups: StoredGroups, n_rows: int) -> pl.DataFrame:
     """A few rows of the first group."""
-    (found,) = results([_sample.remote(groups.groups[0], n_rows)])
-    return _polars(found)
+    (rows,) = results([_sample.remote(groups.groups[0], n_rows)])
+    return _polars(rows)
 
 
 @dataclass(frozen=True)
@@ -228,11 +228,11 @@ def of_held_out(
         For each fold references to what the function returns; to an Arrow table where that is a table.
     """
     work = ray.put(function)
-    found: list[list[Any]] = [[] for _ in problem.folds]
+    by_fold: list[list[Any]] = [[] for _ in problem.folds]
     for piece in _held_out_pieces(groups, problem):
         own = [np.array(of_model[piece.fold][piece.start : piece.stop]) for of_model in scores]
-        found[piece.fold].append(_held_out.remote(piece, own, [work]))
-    return found
+        by_fold[piece.fold].append(_held_out.remote(piece, own, [work]))
+    return by_fold
 
 
 def _held_out_pieces(groups: StoredGroups, problem: SearchProblem) -> Iterator[HeldOutPiece]:
@@ -247,8 +247,8 @@ def _held_out_pieces(groups: StoredGroups, problem: SearchProblem) -> Iterator[H
 
 def held_out(groups: StoredGroups, problem: SearchProblem, scores: Sequence[Any]) -> ray.data.Dataset:
     """A Dataset of the rows that the folds hold out, with predictions made of the scores of each fold."""
-    found = of_held_out(groups, problem, [scores], _Predicted(problem.target))
-    return dataset_of_refs([ref for of_fold in found for ref in of_fold])
+    blocks = of_held_out(groups, problem, [scores], _Predicted(problem.target))
+    return dataset_of_refs([ref for of_fold in blocks for ref in of_fold])
 
 
 def dataset_of_refs(references: Sequence[Any]) -> ray.data.Dataset:
@@ -273,9 +273,9 @@ def _applied(groups: MappedGroups) -> list[Any]:
     """References to the groups after functions of tables."""
     assert isinstance(groups.groups, StoredGroups)
     work = ray.put(groups.functions)
-    found = [_map.remote(group, [work]) for group in groups.groups.groups]
-    ray.wait(found, num_returns=len(found), fetch_local=False)
-    return found
+    refs = [_map.remote(group, [work]) for group in groups.groups.groups]
+    ray.wait(refs, num_returns=len(refs), fetch_local=False)
+    return refs
 
 
 def prepared_blocks(groups: StoredGroups, function: TableFunction, n_tasks: int) -> StoredBlocks:
@@ -296,7 +296,7 @@ def scored_blocks(
     are, and the second ones here."""
     work = ray.put(function)
     made = _numbered(_scored, [([ref], [work]) for ref in blocks.references], n_tasks)
-    return StoredScores(blocks.height, [ref for ref, _ in made]), [found for _, found in made]
+    return StoredScores(blocks.height, [ref for ref, _ in made]), [parts for _, parts in made]
 
 
 def _numbered(task: Any, arguments: Sequence[tuple[Any, ...]], n_tasks: int) -> list[tuple[Any, Any]]:
@@ -311,8 +311,8 @@ def _numbered(task: Any, arguments: Sequence[tuple[Any, ...]], n_tasks: int) -> 
 
 def in_a_task(function: Any, *arguments: Any) -> Any:
     """Run a function in a task of Ray, in which rows may be read, and return what it returns."""
-    (found,) = results([_called.remote(function, *arguments)])
-    return found
+    (result,) = results([_called.remote(function, *arguments)])
+    return result
 
 
 # -- tasks ------------------------------------------------------------------------------------------------------------------
@@ -344,8 +344,8 @@ def _prepared(group: StoredGroup, work: list[Any]) -> tuple[pa.Table, tuple[int,
 
 @ray.remote(num_returns=2, **UNPLACED)
 def _scored(rows: list[Any], work: list[Any]) -> tuple[Any, Any]:
-    found: tuple[Any, Any] = ray.get(work[0])(_read(rows[0]))
-    return found
+    result: tuple[Any, Any] = ray.get(work[0])(_read(rows[0]))
+    return result
 
 
 @ray.remote
@@ -380,8 +380,8 @@ def results(references: Sequence[Any]) -> Iterator[Any]:
     """The results of tasks, in order. Raises an error of ours as it was raised."""
     for reference in references:
         with _answering():
-            found = ray.get(reference)
-        yield found
+            result = ray.get(reference)
+        yield result
 
 
 @contextlib.contextmanager

@@ -98,5 +98,5 @@ def _score(groups: list[Any], added: list[int], work: list[Any]) -> float:
                 total = total + rows.scores[candidate]
             yield MeasuredRows.of(target, total / len(added), rows.truth, rows.weight, metrics=chosen)
 
-    (found,) = MeasuredRows.gathered(measured()).values(chosen).values()
-    return found
+    (score,) = MeasuredRows.gathered(measured()).values(chosen).values()
+    return score

@@ -91,8 +91,8 @@ class DrawnSuggester(Suggester):
         self._next: dict[str, Any] | None = next(self._left, None)
 
     def suggest(self, trial_id: str) -> Mapping[str, Any] | None:
-        found, self._next = self._next, next(self._left, None)
-        return found
+        suggestion, self._next = self._next, next(self._left, None)
+        return suggestion
 
     @property
     def is_finished(self) -> bool:

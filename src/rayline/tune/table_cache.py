@@ -34,11 +34,11 @@ class TableCache:
 
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
         """The table of this key, made when it is not there."""
-        found: T | None = self._tables.get(key)
-        if found is not None:
+        table: T | None = self._tables.get(key)
+        if table is not None:
             self.hits += 1
             self._tables.move_to_end(key)
-            return found
+            return table
         self.misses += 1
         made = make()
         self._tables[key] = made

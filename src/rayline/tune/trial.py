@@ -66,8 +66,8 @@ class FoldRunner:
         """The score of this fold, when an earlier run or an earlier trial here had it."""
         if not self._known:
             return None
-        found = self._known.get(candidate.key(fold))
-        return None if found is None else replace(FoldScore.from_json(found), fold=fold, reused=True)
+        score = self._known.get(candidate.key(fold))
+        return None if score is None else replace(FoldScore.from_json(score), fold=fold, reused=True)
 
 
 def objectives(n: int) -> list[str]:

@@ -112,13 +112,13 @@ def read(data: Mapping[str, Any]) -> TuneData:
     if not by_test_set:
         try:
             labels = inputs.roles.labels
-            found = _splitter(data, group).prepare(engine_of(groups), groups, target_columns=labels)
-            splits = tuple(folds.folds for folds in found)
-            groups = groups.with_cells([folds.cells for folds in found])
+            prepared = _splitter(data, group).prepare(engine_of(groups), groups, target_columns=labels)
+            splits = tuple(folds.folds for folds in prepared)
+            groups = groups.with_cells([folds.cells for folds in prepared])
         except (DataError, SchemaError) as error:
             raise error.within(WHERE) from error.__cause__
         if group is not None:
-            for split in range(len(found)):
+            for split in range(len(prepared)):
                 refuse_divided(engine_of(groups), groups, CellColumn(f"{CELL}{split}"), group)
     else:
         weighs_test = inputs.test_weight is not None

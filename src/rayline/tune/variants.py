@@ -77,16 +77,18 @@ def variants(
 
 
 def _expanded(space: Any, random: np.random.Generator, *, constant: bool) -> Iterator[dict[str, Any]]:
-    found = dict(_unresolved(space))
-    grids = sorted((path for path, value in found.items() if is_grid(value)), key=repr)
-    if not found:
+    config = dict(_unresolved(space))
+    grids = sorted((path for path, value in config.items() if is_grid(value)), key=repr)
+    if not config:
         yield space
         return
     if constant:
-        space = _drawn(space, [path for path in found if path not in grids], random, lenient=True)
-    for values in product(*(list(found[path]["grid_search"]) for path in reversed(grids))):  # the first changes fastest
+        space = _drawn(space, [path for path in config if path not in grids], random, lenient=True)
+    for values in product(
+        *(list(config[path]["grid_search"]) for path in reversed(grids))
+    ):  # the first changes fastest
         one = _set(space, dict(zip(reversed(grids), values, strict=True)))
-        one = _drawn(one, [path for path in found if path not in grids], random)
+        one = _drawn(one, [path for path in config if path not in grids], random)
         yield from _expanded(one, random, constant=constant)  # a value of a grid may itself be a domain
 
 
@@ -132,12 +134,12 @@ def _unresolved(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
 
 
 def _values(point: Mapping[str, Any], path: Path = ()) -> dict[Path, Any]:
-    found: dict[Path, Any] = {}
+    values: dict[Path, Any] = {}
     for key, value in point.items():
         nested = isinstance(value, Mapping) and not path and key == "preprocessor"
         nested |= isinstance(value, Mapping) and bool(path)
-        found |= _values(value, (*path, key)) if nested else {(*path, key): value}
-    return found
+        values |= _values(value, (*path, key)) if nested else {(*path, key): value}
+    return values
 
 
 def _at(space: Any, path: Path) -> Any:

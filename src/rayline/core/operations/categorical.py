@@ -82,10 +82,10 @@ class CategoryCodes:
         missing, unknown, error = places.pop(None, self.missing), self.unknown, self.error
 
         def code(value: Any) -> int:
-            found = missing if value is None or value != value else places.get(value, unknown)
-            if found is None:
+            code_of_value = missing if value is None or value != value else places.get(value, unknown)
+            if code_of_value is None:
                 raise error([value])
-            return found
+            return code_of_value
 
         return code
 

@@ -179,10 +179,10 @@ def kind(formula: Formula, schema: Mapping[str, pl.DataType]) -> str:
         if column not in schema:
             raise SchemaError.absent([column], schema)
         kinds = {Kind.NUMERIC: "n", Kind.BOOLEAN: "b", Kind.CATEGORY: "s"}
-        found = kinds.get(kind_of(schema[column]))
-        if found is None:
+        result_kind = kinds.get(kind_of(schema[column]))
+        if result_kind is None:
             raise SchemaError.dtype(column, "a number, a boolean or a string", schema[column])
-        return found
+        return result_kind
     function, kinds_given = FUNCTIONS[name], [kind(argument, schema) for argument in arguments]
     for wanted, given in zip(function.takes, kinds_given, strict=True):
         if given not in ("?", wanted) and wanted != "a" and not (wanted == "n" and given == "b"):
@@ -336,11 +336,15 @@ class Assign(Operation):
     def _expression(self, formula: Formula, schema: Mapping[str, pl.DataType]) -> pl.Expr:
         expression = formula_to_polars(formula, schema)
         with at("Assign"):
-            found = kind(formula, schema)
-        if not isinstance(formula, (list, tuple)) and found != "?":
+            result_kind = kind(formula, schema)
+        if not isinstance(formula, (list, tuple)) and result_kind != "?":
             return expression
         return (
-            expression.fill_nan(None) if found == "n" else expression.cast(pl.Float64) if found == "?" else expression
+            expression.fill_nan(None)
+            if result_kind == "n"
+            else expression.cast(pl.Float64)
+            if result_kind == "?"
+            else expression
         )
 
     def changes(self, schema: Mapping[str, pl.DataType]) -> Changes:

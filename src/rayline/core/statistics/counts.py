@@ -127,13 +127,13 @@ class ValueCounts(Statistic):
         # One table with a column of counts for each cell: it is grouped and sorted once, and not for each fold.
         columns = [table.rename({"n": str(cell)}) for cell, table in tables.items()]
         wide = pl.concat(columns, how="diagonal").group_by("value").agg(pl.all().sum()).sort("value")
-        found = []
+        merged = []
         for fold in folds:
             times = Counter(fold)
             n = pl.sum_horizontal(pl.lit(0, pl.Int64), *(pl.col(str(cell)) * times[cell] for cell in tables))
             n_null = sum(state.n_null * times[cell] for cell, state in states.items())
-            found.append(cls._limited(n_null, wide.select("value", n=n).filter(pl.col("n") > 0)))
-        return found
+            merged.append(cls._limited(n_null, wide.select("value", n=n).filter(pl.col("n") > 0)))
+        return merged
 
     @classmethod
     def _limited(cls, n_null: int, table: pl.DataFrame) -> Self:

@@ -70,8 +70,8 @@ class Quantiles(Statistic):
         positions = [q * (int(ends[-1]) - 1) for q in qs]
         lows = values[np.searchsorted(ends, [math.floor(p) for p in positions], side="right")].tolist()
         highs = values[np.searchsorted(ends, [math.ceil(p) for p in positions], side="right")].tolist()
-        found = zip(lows, highs, positions, strict=True)
-        return [_between(low, high, p - math.floor(p)) for low, high, p in found]
+        brackets = zip(lows, highs, positions, strict=True)
+        return [_between(low, high, p - math.floor(p)) for low, high, p in brackets]
 
     def points(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
         """Return the values in ascending order (at a level above 0 the middle of each bucket), and how often each occurs."""

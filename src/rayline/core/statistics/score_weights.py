@@ -62,12 +62,12 @@ class ScoreWeights(Statistic):
     @classmethod
     def merge_all(cls, states: Iterable[Self], **options: Any) -> Self:
         given = list(states)
-        found = [state for state in given if state.keys is not None]
-        if len(found) < 2:
-            return found[0] if found else cls(most=min((s.most for s in given), default=MAX_SCORES))
-        level = max(state.level for state in found)
-        keys, weights = united([(s.keys, s.weights, level - s.level) for s in found])
-        most = min(state.most for state in found)
+        filled = [state for state in given if state.keys is not None]
+        if len(filled) < 2:
+            return filled[0] if filled else cls(most=min((s.most for s in given), default=MAX_SCORES))
+        level = max(state.level for state in filled)
+        keys, weights = united([(s.keys, s.weights, level - s.level) for s in filled])
+        most = min(state.most for state in filled)
         return cls(keys, weights, level, most=most).limited(most)
 
     # Tables travel from workers in the smallest types that hold them.
@@ -128,8 +128,8 @@ def order_values(keys: Array) -> Array:
     """Return the numbers of order keys: of 64 bits those of double, of 32 bits those of single precision."""
     sign, kind = (_SIGN, np.float64) if keys.dtype == np.uint64 else (np.uint32(1 << 31), np.float32)
     is_positive = keys >= sign
-    found = keys ^ sign if is_positive.all() else np.where(is_positive, keys ^ sign, ~keys)
-    return found.view(kind)
+    order = keys ^ sign if is_positive.all() else np.where(is_positive, keys ^ sign, ~keys)
+    return order.view(kind)
 
 
 def united(parts: Sequence[tuple[Any, Any, int]]) -> tuple[Array, Array]:
@@ -157,8 +157,8 @@ def _in_order(keys: Array, weights: Array) -> tuple[Array, Array]:
             words |= own.astype(np.uint64)
         words.sort()
         mask = np.uint64((1 << size) - 1)
-        found = np.stack([words >> np.uint64(size * i) & mask for i in reversed(range(n_labels))]).astype(np.float64)
-        return ((words >> np.uint64(size * n_labels)) << zeros) + low, found
+        columns = np.stack([words >> np.uint64(size * i) & mask for i in reversed(range(n_labels))]).astype(np.float64)
+        return ((words >> np.uint64(size * n_labels)) << zeros) + low, columns
     order = np.argsort(keys, kind="stable")  # merges runs that are sorted already
     return keys[order], weights[:, order]
 
@@ -169,8 +169,8 @@ def smallest(values: Array) -> Array:
     kind = next((t for t in (np.uint8, np.uint16, np.uint32) if most <= np.iinfo(t).max), None)
     if kind is None:
         return values
-    found = values.astype(kind)
-    return found if values.dtype.kind == "u" or (found == values).all() else values
+    small = values.astype(kind)
+    return small if values.dtype.kind == "u" or (small == values).all() else values
 
 
 def _common_zeros(keys: Array) -> np.uint64:
@@ -225,12 +225,12 @@ def area_under_roc(negative: Array, positive: Array) -> Array:
 def average_precision(negative: Array, positive: Array) -> Array:
     """Return the sum of the precision at each score times the recall gained there; NaN without positive rows."""
     gained = positive[..., ::-1]
-    found = np.cumsum(gained, axis=-1)
+    areas = np.cumsum(gained, axis=-1)
     rows = np.cumsum(negative[..., ::-1], axis=-1)
-    rows += found
+    rows += areas
     total = positive.sum(axis=-1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        precision = np.where(rows > 0, found / rows, 0.0)
+        precision = np.where(rows > 0, areas / rows, 0.0)
         return np.where(total > 0, (precision * gained).sum(axis=-1) / total, np.nan)
 
 

@@ -86,8 +86,8 @@ class Splitter(ABC):
             rows = engine.kept(data)
         for prepared in folds:
             wanted = [cells for fold in prepared.folds for cells in (fold.train, fold.test)]
-            found = parts(engine, rows, prepared.cells, wanted)
-            yield from zip(found[::2], found[1::2], strict=True)
+            tables = parts(engine, rows, prepared.cells, wanted)
+            yield from zip(tables[::2], tables[1::2], strict=True)
 
 
 def unique_row_key(engine: Engine, data: Any, seed: int, purpose: str) -> RowHash | RowOccurrenceKey:

@@ -154,10 +154,10 @@ class BlockHashCounts(GroupTable):
         if not table[N].max():
             return None
         none = np.empty(0, np.uint64)
-        found: dict[int, tuple[Words, Words]] = dict.fromkeys(table[BLOCK].unique().to_list(), (none, none))
+        offsets: dict[int, tuple[Words, Words]] = dict.fromkeys(table[BLOCK].unique().to_list(), (none, none))
         for key, part in table.filter(pl.col(N) > 0).partition_by(BLOCK, as_dict=True).items():
-            found[int(key[0])] = (part[ROW].to_numpy(), part[N].to_numpy())
-        return found
+            offsets[int(key[0])] = (part[ROW].to_numpy(), part[N].to_numpy())
+        return offsets
 
 
 def _blocks(hashes: pl.Series) -> pl.Series:
@@ -186,5 +186,5 @@ def _looked_up(rows: Words, known: Words, numbers: Words) -> Words:
     if not len(known):
         return np.zeros(len(rows), dtype=np.uint64)
     places = np.minimum(np.searchsorted(known, rows), len(known) - 1)
-    found: Words = np.where(known[places] == rows, numbers[places], np.uint64(0))
-    return found
+    result: Words = np.where(known[places] == rows, numbers[places], np.uint64(0))
+    return result

@@ -29,5 +29,5 @@ class CellSlice:
         cell = self.cells(table.collect_schema().names())
         times = Counter(self.chosen)
         often = [[c for c in times if times[c] >= m] for m in range(1, max(times.values(), default=1) + 1)]
-        found = [table.filter(cell.is_in(cells)) for cells in often]
-        return found[0] if len(found) == 1 else pl.concat(found)
+        tables = [table.filter(cell.is_in(cells)) for cells in often]
+        return tables[0] if len(tables) == 1 else pl.concat(tables)

@@ -151,13 +151,13 @@ class KeyHistogram:
     def of(cls, keys: Keys, shares: Sequence[float], ranges: Sequence[tuple[int, int]]) -> KeyHistogram:
         """Of the keys of a batch, with windows around the shares, or over the ranges where these are given."""
         level, coarse = _coarse(keys)
-        found = cls(len(keys), level, coarse)
+        histogram = cls(len(keys), level, coarse)
         if not level:
-            return found
+            return histogram
         if ranges:
-            return replace(found, windows=tuple(KeyWindow.of(keys, low, high) for low, high in ranges))
+            return replace(histogram, windows=tuple(KeyWindow.of(keys, low, high) for low, high in ranges))
         spans = [_span(len(keys), share) for share in shares]
-        return replace(found, windows=tuple(KeyWindow.of(keys, *found._reach(*s)).around(*s) for s in spans))
+        return replace(histogram, windows=tuple(KeyWindow.of(keys, *histogram._reach(*s)).around(*s) for s in spans))
 
     def _reach(self, first: float, last: float) -> tuple[int, int]:
         """A range of keys that holds the ranks from first to last."""

@@ -99,10 +99,10 @@ def _key(text: str) -> int:
 
 def salted(words: Words, salt: Words | int) -> Words:
     """Other hashes made of these and a salt (one for all, or one for each); equal where both are equal."""
-    found = words + np.asarray(salt, dtype=np.uint64) * _GOLDEN
-    _mix(found, _C2)
-    found >>= np.uint64(64 - BITS)
-    return found
+    hashes = words + np.asarray(salt, dtype=np.uint64) * _GOLDEN
+    _mix(hashes, _C2)
+    hashes >>= np.uint64(64 - BITS)
+    return hashes
 
 
 def _mix(words: Words, factor: np.uint64) -> None:

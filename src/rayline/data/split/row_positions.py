@@ -52,14 +52,14 @@ class PositionAssignment(FoldAssignment):
         return pl.int_range(pl.len(), dtype=pl.Int64).map_batches(self._cells, return_dtype=pl.Int64)
 
     def _cells(self, rows: pl.Series) -> pl.Series:
-        found = self.positions[self.start : self.start + len(rows)]
-        if len(found) < len(rows):
+        cells = self.positions[self.start : self.start + len(rows)]
+        if len(cells) < len(rows):
             raise DataError(
                 f"{self.made_at}: the table has more rows than when its folds were made.",
                 f"Expected {len(self.positions)}; got at least {self.start + len(rows)}.",
                 "collect a LazyFrame first whose rows change from read to read.",
             )
-        return pl.Series(found)
+        return pl.Series(cells)
 
 
 @dataclass(frozen=True, repr=False)
@@ -171,12 +171,12 @@ def _checked(pair: Any, fold: int, n_rows: int) -> tuple[Positions, Positions]:
 
 
 def _positions(side: Any, n_rows: int) -> Positions:
-    found = np.asarray(side)
-    if found.dtype == bool and found.shape == (n_rows,):
-        return np.flatnonzero(found)
-    if found.ndim != 1 or (len(found) and not np.issubdtype(found.dtype, np.integer)):
+    positions = np.asarray(side)
+    if positions.dtype == bool and positions.shape == (n_rows,):
+        return np.flatnonzero(positions)
+    if positions.ndim != 1 or (len(positions) and not np.issubdtype(positions.dtype, np.integer)):
         raise TypeError
-    return found.astype(np.int64)
+    return positions.astype(np.int64)
 
 
 def _packed(pairs: Sequence[tuple[Positions, Positions]], n_rows: int) -> list[tuple[Positions, tuple[FoldCells, ...]]]:

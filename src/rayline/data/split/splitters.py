@@ -342,12 +342,12 @@ def chosen_splitter(
 def _equal_folds(division: KeyDivision, n_splits: int) -> Folds:
     def sizes(n_rows: Mapping[int, int]) -> Sizes:
         # What is left over goes to the next folds in turn, stratum after stratum, so that the sums are even too.
-        found, turn = {}, 0
+        parts, turn = {}, 0
         for stratum, n in n_rows.items():
             each, left = divmod(n, n_splits)
-            found[stratum] = [each + ((i - turn) % n_splits < left) for i in range(n_splits)]
+            parts[stratum] = [each + ((i - turn) % n_splits < left) for i in range(n_splits)]
             turn = (turn + left) % n_splits
-        return found
+        return parts
 
     cells, counted = division.cut(sizes, [i / n_splits for i in range(1, n_splits)])
     others = [tuple(j for j in range(n_splits) if j != i) for i in range(n_splits)]

@@ -70,22 +70,22 @@ class KeyDivision:
             When there are no rows, when a cell stays empty, or when the sizes are far from what was asked.
         """
         key = self.key
-        sizes, found, cuts, ladders = self._by(key, wanted, shares)
-        if self.rows is not None and (found != sizes or _repeat(ladders, cuts)):
+        sizes, part_sizes, cuts, ladders = self._by(key, wanted, shares)
+        if self.rows is not None and (part_sizes != sizes or _repeat(ladders, cuts)):
             key = RowOccurrenceKey.of(self.engine, self.data, self.rows)
-            sizes, found, cuts, ladders = self._by(key, wanted, shares)
+            sizes, part_sizes, cuts, ladders = self._by(key, wanted, shares)
         thresholds = tuple((stratum, tuple(cut.key for cut in each)) for stratum, each in cuts.items())
         cells: FoldAssignment = ThresholdAssignment(key, self._stratum, thresholds)
         if (
-            found != sizes
+            part_sizes != sizes
             and self.unit
             and not self.is_ordered
             and not any(ladder.level for ladder in ladders.values())
         ):
-            members, found = _packed(ladders, sizes)
+            members, part_sizes = _packed(ladders, sizes)
             cells = KeyAssignment(key, members)
-        self._refuse(found, sizes, ladders)
-        return cells, _totals(found)
+        self._refuse(part_sizes, sizes, ladders)
+        return cells, _totals(part_sizes)
 
     def unique_row_key(self) -> RowHash | RowOccurrenceKey:
         """The key where no two rows have the same one, otherwise the numbered rows."""
@@ -138,12 +138,12 @@ class KeyDivision:
         shares: Sequence[float],
     ) -> dict[int, list[CutPoint]]:
         """The cut nearest to each of the ends; with one more scan for those that the first one has not met."""
-        found = {s: [ladder.nearest(rank) for rank in ends[s]] for s, ladder in ladders.items()}
-        missed = {s: tuple(ladders[s].bucket(rank) for rank in ends[s]) for s, cuts in found.items() if None in cuts}
+        nearest = {s: [ladder.nearest(rank) for rank in ends[s]] for s, ladder in ladders.items()}
+        missed = {s: tuple(ladders[s].bucket(rank) for rank in ends[s]) for s, cuts in nearest.items() if None in cuts}
         if missed:
             again = self._scan(key, shares, missed)
-            found |= {s: [again[s].nearest(rank) for rank in ends[s]] for s in missed}
-        cuts = {s: [cut for cut in each if cut is not None] for s, each in found.items()}
+            nearest |= {s: [again[s].nearest(rank) for rank in ends[s]] for s in missed}
+        cuts = {s: [cut for cut in each if cut is not None] for s, each in nearest.items()}
         if any(len(cuts[s]) < len(ends[s]) for s in ends):
             raise DataError.here(
                 "the data changed between two reads.",
@@ -152,8 +152,8 @@ class KeyDivision:
             )
         return cuts
 
-    def _refuse(self, found: Sizes, sizes: Sizes, ladders: Mapping[int, KeyHistogram]) -> None:
-        totals, asked = _totals(found), _totals(sizes)
+    def _refuse(self, part_sizes: Sizes, sizes: Sizes, ladders: Mapping[int, KeyHistogram]) -> None:
+        totals, asked = _totals(part_sizes), _totals(sizes)
         n_rows = sum(totals)
         if 0 in asked:
             raise DataError.here(
@@ -217,7 +217,7 @@ def _packed(ladders: Mapping[int, KeyHistogram], sizes: Sizes) -> tuple[tuple[tu
     what fits nowhere goes where most rows are wanting.
     """
     members: list[tuple[int, int]] = []
-    found: dict[int, list[int]] = {}
+    part_sizes: dict[int, list[int]] = {}
     for stratum, ladder in ladders.items():
         size, key_counts = sizes[stratum], ladder.coarse
         wanting = list(size)
@@ -229,8 +229,8 @@ def _packed(ladders: Mapping[int, KeyHistogram], sizes: Sizes) -> tuple[tuple[tu
                 cell = max(range(len(wanting)), key=wanting.__getitem__)
             wanting[cell] += n
             members.append((key, cell))
-        found[stratum] = [asked - left for asked, left in zip(size, wanting, strict=True)]
-    return tuple(sorted(members)), found
+        part_sizes[stratum] = [asked - left for asked, left in zip(size, wanting, strict=True)]
+    return tuple(sorted(members)), part_sizes
 
 
 def _shown(sizes: Sequence[int]) -> str:

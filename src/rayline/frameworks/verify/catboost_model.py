@@ -67,8 +67,8 @@ class _Table:
         place = self._field(number)
         if place is None:
             return default
-        (found,) = struct.unpack_from(form, self.data, self._within(place, struct.calcsize(form)))
-        return int(found)
+        (value,) = struct.unpack_from(form, self.data, self._within(place, struct.calcsize(form)))
+        return int(value)
 
     def table(self, number: int) -> _Table:
         place = self._field(number)
@@ -140,7 +140,7 @@ def _features(trees: _Table, tables: dict[Combination, tuple[int, int]]) -> tupl
     if len({*places}) != n or not all(0 <= place < n for place in places):
         _fail("its features have other places than their number")
     own = [f.number(0, default=-1) for f in categories], [f.number(1, default=-1) for f in floats]
-    if any(found != [*range(len(found))] for found in own):
+    if any(indices != [*range(len(indices))] for indices in own):
         _fail("its features are in another order than they say")
     _ = [f.text(2) for f in categories], [f.text(4) for f in floats]  # names are UTF-8
     widths = [len(f.vector(3, "<f4")) for f in floats]
@@ -177,7 +177,7 @@ def _combination(base: _Table, n_categories: int | None, n_floats: int | None) -
             (splits["index"], n_floats),
             (hot["index"], n_categories),
         )
-        if any((found < 0).any() or (found >= most).any() for found, most in used):
+        if any((indices < 0).any() or (indices >= most).any() for indices, most in used):
             _fail("it encodes a feature that there is not")
     return categories.tobytes(), splits.tobytes(), hot.tobytes(), base.number(1, "<B"), base.number(2)
 
@@ -185,7 +185,7 @@ def _combination(base: _Table, n_categories: int | None, n_floats: int | None) -
 def _tables(data: bytes) -> dict[Combination, tuple[int, int]]:
     """Check the tables of encoded categories and return the kind and the number of classes of each."""
     (count,) = struct.unpack_from("<I", data, 0)
-    found: dict[Combination, tuple[int, int]] = {}
+    tables: dict[Combination, tuple[int, int]] = {}
     place = 4
     for _ in range(min(count, len(data))):
         (size,) = struct.unpack_from("<I", data, place)
@@ -203,10 +203,10 @@ def _tables(data: bytes) -> dict[Combination, tuple[int, int]]:
         if n_bytes % width or len(buckets) % _BUCKET.itemsize:
             _fail("a table of encoded categories has another size than it says")
         _buckets(buckets.view(_BUCKET) if len(buckets) else np.zeros(0, _BUCKET), n_bytes // width)
-        found[combination] = kind, n_classes
-    if place != len(data) or len(found) != count:
+        tables[combination] = kind, n_classes
+    if place != len(data) or len(tables) != count:
         _fail("it has other tables than it says")
-    return found
+    return tables
 
 
 def _buckets(buckets: Any, n_rows: int) -> None:

@@ -145,19 +145,19 @@ def _linear(about: Mapping[str, str], n_leaves: int, n_features: int) -> None:
 
 
 def _pairs(lines: list[str], known: set[str]) -> dict[str, str]:
-    found = dict(line.split("=", 1) for line in lines)
-    if len(found) != len(lines) or not {*found} <= known:
+    pairs = dict(line.split("=", 1) for line in lines)
+    if len(pairs) != len(lines) or not {*pairs} <= known:
         _fail("a line occurs twice, or is none that LightGBM writes")
-    return found
+    return pairs
 
 
 def _integers(text: str, n: int) -> Any:
     if not _INTEGERS.fullmatch(text):
         _fail("numbers are none")
-    found = np.array(text.split(" ") if text else [], np.int64)
-    if len(found) != n:
+    numbers = np.array(text.split(" ") if text else [], np.int64)
+    if len(numbers) != n:
         _fail("a tree has other numbers than it says")
-    return found
+    return numbers
 
 
 def _numbers(text: str, n: int) -> None:

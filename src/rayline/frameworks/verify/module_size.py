@@ -28,14 +28,14 @@ def no_larger_than(shapes: Mapping[str, tensors.Shape], what: str) -> Iterator[N
     tensors can fill. Tied parameters are counted each time, because they are created before they are tied."""
     own = threading.get_ident()
     most = {"numbers": 4 * tensors.n_numbers(shapes) + SLACK_NUMBERS, "modules": 64 * len(shapes) + SLACK_MODULES}
-    found = dict.fromkeys(most, 0)
+    totals = dict.fromkeys(most, 0)
 
     def count(kind: str, n: Callable[[Any], int]) -> Callable[[Any, str, Any], None]:
         def hook(_: Any, name: str, value: Any) -> None:
             if value is None or threading.get_ident() != own:
                 return
-            found[kind] += n(value)
-            if found[kind] > most[kind]:
+            totals[kind] += n(value)
+            if totals[kind] > most[kind]:
                 raise ArtifactError(
                     f"{what} names layers that are larger than the saved numbers.",
                     f"Expected about {tensors.n_numbers(shapes):,} numbers in {len(shapes):,} tensors; got more at {name[:80]!r}.",

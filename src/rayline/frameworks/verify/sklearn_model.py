@@ -70,34 +70,34 @@ def check(model: Any) -> None:
     """Raise ValueError when a part of an estimator has an index out of range, or is inconsistent with its estimator."""
     todo, seen = [(model, model)], set[int]()
     while todo:
-        found, owner = todo.pop()
-        if id(found) in seen:
+        obj, owner = todo.pop()
+        if id(obj) in seen:
             continue
-        seen.add(id(found))
-        if isinstance(found, TYPES.tree):
-            _tree(found, owner)
-        elif isinstance(found, TYPES.histogram_tree):
-            _histogram_tree(found, owner)
-        elif sparse.issparse(found):
-            if hasattr(found, "check_format"):
-                found.check_format(full_check=True)
-        elif isinstance(found, BinaryTree):
-            _neighbours(found)
-        elif isinstance(found, np.ndarray):
-            found = np.asarray(found)  # for a masked array, include the masked values
-            todo += [(value, owner) for value in found.ravel().tolist()] if found.dtype == object else []
-        elif isinstance(found, dict):
-            todo += [(value, owner) for value in found.values()]
-        elif isinstance(found, (list, tuple, set)):
-            todo += [(value, owner) for value in found]
-        elif isinstance(found, BaseEstimator):
-            if isinstance(found, TYPES.support_vectors):
-                _support_vectors(found)
-            if has_other_labels_than_rows(found):
+        seen.add(id(obj))
+        if isinstance(obj, TYPES.tree):
+            _tree(obj, owner)
+        elif isinstance(obj, TYPES.histogram_tree):
+            _histogram_tree(obj, owner)
+        elif sparse.issparse(obj):
+            if hasattr(obj, "check_format"):
+                obj.check_format(full_check=True)
+        elif isinstance(obj, BinaryTree):
+            _neighbours(obj)
+        elif isinstance(obj, np.ndarray):
+            obj = np.asarray(obj)  # for a masked array, include the masked values
+            todo += [(value, owner) for value in obj.ravel().tolist()] if obj.dtype == object else []
+        elif isinstance(obj, dict):
+            todo += [(value, owner) for value in obj.values()]
+        elif isinstance(obj, (list, tuple, set)):
+            todo += [(value, owner) for value in obj]
+        elif isinstance(obj, BaseEstimator):
+            if isinstance(obj, TYPES.support_vectors):
+                _support_vectors(obj)
+            if has_other_labels_than_rows(obj):
                 raise ValueError("there are other labels than neighbours")
-            todo += [(value, found) for value in vars(found).values()]
-        elif type(found).__module__.startswith("sklearn.") and hasattr(found, "__dict__"):
-            todo += [(value, owner) for value in vars(found).values()]
+            todo += [(value, obj) for value in vars(obj).values()]
+        elif type(obj).__module__.startswith("sklearn.") and hasattr(obj, "__dict__"):
+            todo += [(value, owner) for value in vars(obj).values()]
 
 
 def _neighbours(tree: Any) -> None:

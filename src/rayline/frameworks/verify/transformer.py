@@ -94,11 +94,11 @@ def _text(about: Any) -> dict[str, Any]:
 
 
 def _refuse_code(name: str, value: Any) -> None:
-    found = [key for key, inner in _pairs(value) if inner is not None and CODE.fullmatch(key)]
+    keys = [key for key, inner in _pairs(value) if inner is not None and CODE.fullmatch(key)]
     # The tokens of a vocabulary are keys too.
-    if found and name in (CONFIG, "generation_config.json", "tokenizer_config.json", "special_tokens_map.json"):
+    if keys and name in (CONFIG, "generation_config.json", "tokenizer_config.json", "special_tokens_map.json"):
         raise ArtifactError(
-            f"{name} of a saved transformer sets {found[0]!r}, which names code or another file.", "", "do not load it."
+            f"{name} of a saved transformer sets {keys[0]!r}, which names code or another file.", "", "do not load it."
         )
 
 

@@ -58,9 +58,9 @@ class _Reader:
         raise _damaged(self.what, reason)
 
     def byte(self) -> int:
-        found = self.data[self.place]
+        value = self.data[self.place]
         self.place += 1
-        return found
+        return value
 
     def take(self, n_bytes: int) -> bytes:
         if n_bytes < 0 or n_bytes > len(self.data) - self.place:
@@ -70,9 +70,9 @@ class _Reader:
 
     def number(self, code: int) -> Any:
         number = _NUMBERS[code]
-        (found,) = number.unpack_from(self.data, self.place)
+        (value,) = number.unpack_from(self.data, self.place)
         self.place += number.size
-        return found
+        return value
 
     def count(self) -> int:
         code = self.byte()

@@ -82,8 +82,8 @@ def _learner(learner: Mapping[str, Any]) -> None:
 def _trees_of(booster: Mapping[str, Any]) -> Mapping[str, Any]:
     if booster["name"] not in ("gbtree", "dart"):
         _fail(f"there is no booster {booster['name']!r:.40}")
-    found: Mapping[str, Any] = (booster["gbtree"] if booster["name"] == "dart" else booster)["model"]
-    return found
+    model: Mapping[str, Any] = (booster["gbtree"] if booster["name"] == "dart" else booster)["model"]
+    return model
 
 
 def _objective(objective: Mapping[str, Any], n_classes: int) -> None:
@@ -203,10 +203,10 @@ def _categories(cats: Mapping[str, Any], n_features: int) -> Any:
 
 def _array(value: Any, kind: type | None = int) -> Any:
     """Return a list of numbers as an array; any dtype kind if `kind` is None."""
-    found = value if isinstance(value, np.ndarray) else np.array(value, None if value else np.int64)
-    if found.ndim != 1 or (kind is not None and found.dtype.kind not in ("iu" if kind is int else "f") and len(found)):
+    array = value if isinstance(value, np.ndarray) else np.array(value, None if value else np.int64)
+    if array.ndim != 1 or (kind is not None and array.dtype.kind not in ("iu" if kind is int else "f") and len(array)):
         _fail("numbers are of another type")
-    return found.astype(np.int64) if kind is int else found
+    return array.astype(np.int64) if kind is int else array
 
 
 def _count(about: Mapping[str, Any], name: str) -> int:

@@ -92,24 +92,24 @@ class Tracker(Callback):
 
 def params_of(trainer: Any) -> dict[str, Any]:
     """Return a trainer's arguments, by flat names."""
-    found: dict[str, Any] = {"framework": trainer.framework}
+    params: dict[str, Any] = {"framework": trainer.framework}
     for place, value in enumerate(trainer.args):
-        found |= _flat(value) if isinstance(value, Mapping) else {f"arg{place}": value}
-    found |= _flat(trainer.kwargs)
+        params |= _flat(value) if isinstance(value, Mapping) else {f"arg{place}": value}
+    params |= _flat(trainer.kwargs)
     for name in ("num_workers", "seed", "class_weight"):
         if getattr(trainer, name) is not None:
-            found[name] = getattr(trainer, name)
-    return found
+            params[name] = getattr(trainer, name)
+    return params
 
 
 def _flat(config: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    params: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping) and value:
-            found |= _flat(value, f"{before}{key}/")
+            params |= _flat(value, f"{before}{key}/")
         else:
-            found[f"{before}{key}"] = value
-    return found
+            params[f"{before}{key}"] = value
+    return params
 
 
 def _name(framework: str) -> str:

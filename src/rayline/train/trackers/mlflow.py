@@ -71,8 +71,8 @@ class MLflow(Tracker):
 
         try:
             client = MlflowClient(self.tracking_uri)
-            found = client.get_experiment_by_name(self.experiment)
-            experiment = client.create_experiment(self.experiment) if found is None else found.experiment_id
+            existing = client.get_experiment_by_name(self.experiment)
+            experiment = client.create_experiment(self.experiment) if existing is None else existing.experiment_id
         except MlflowException as error:
             reason = first_line(error)
             raise ParameterError(

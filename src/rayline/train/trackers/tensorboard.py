@@ -64,10 +64,10 @@ class _TensorBoard:
     def summary(self, values: Mapping[str, float]) -> None:
         from tensorboardX.summary import hparams
 
-        found = {f"final/{name}": value for name, value in values.items() if math.isfinite(value)}
-        for part in hparams(self._params, found):
+        finite = {f"final/{name}": value for name, value in values.items() if math.isfinite(value)}
+        for part in hparams(self._params, finite):
             self._writer.file_writer.add_summary(part)
-        self.log(0, found)
+        self.log(0, finite)
 
     def close(self, *, failed: bool) -> None:
         self._writer.close()

@@ -192,7 +192,7 @@ class PopulationRun:
         begun: float,
     ) -> None:
         until, work = ends[number], dict[Key, tuple[Any, ...]]()
-        found: dict[int, list[FoldScore]] = {member.trial.number: [] for member in alive}
+        results: dict[int, list[FoldScore]] = {member.trial.number: [] for member in alive}
         for member in alive:
             trial = member.trial
             trial.parts.append(trial_record.ScheduledPart(until, trial.config, trial.number))
@@ -200,7 +200,7 @@ class PopulationRun:
                 key = self._key(trial, fold)
                 scores = self.journal.scores(key, mapped=True) if key in self.known else None
                 if scores is not None:
-                    found[trial.number].append(replace(FoldScore.from_json(self.known[key]), reused=True))
+                    results[trial.number].append(replace(FoldScore.from_json(self.known[key]), reused=True))
                     member.checkpoints[fold], member.scores[fold] = key, scores
                     continue
                 before = member.checkpoints.get(fold)  # of an earlier run it is a key of the journal
@@ -213,7 +213,7 @@ class PopulationRun:
                 trial.error = trial.error or done.error
             else:
                 score = self._added(trial, done.score)
-                found[place].append(score)
+                results[place].append(score)
                 in_pieces = isinstance(done.scores, ScoresInPieces)
                 if self.is_kept:
                     self.journal.keep_files(score.key, workers.fetch(checkpoint))
@@ -226,7 +226,7 @@ class PopulationRun:
             trial.seconds = time.monotonic() - begun
             self._show(number, ends, begun)
         for member in alive:
-            member.trial.folds = sorted(found[member.trial.number], key=lambda score: score.fold)
+            member.trial.folds = sorted(results[member.trial.number], key=lambda score: score.fold)
 
     def _added(self, trial: Trial, score: FoldScore) -> FoldScore:
         """A score with the time of all generations, under a key that says how the model came about."""
