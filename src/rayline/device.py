@@ -189,9 +189,9 @@ def placed(model: Any, device: Device, move: Callable[[Any], object] = lambda mo
     """Return a model on a device: a copy on a GPU; on the CPU the model itself. `move` tells the library where the model is."""
     if device_of(model) == device:
         return model
-    made = model.copy() if device.is_gpu else model
-    move(made)
-    return trained_on(device, made) if device.is_gpu else record("model", device, trained_on(device, made))
+    moved = model.copy() if device.is_gpu else model
+    move(moved)
+    return trained_on(device, moved) if device.is_gpu else record("model", device, trained_on(device, moved))
 
 
 @contextlib.contextmanager

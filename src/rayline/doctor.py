@@ -222,8 +222,8 @@ def _modules() -> dict[str, list[str]]:
 def _import_failure(names: list[str]) -> str:
     """Import the packages in a process of their own, which may crash. Return the last line of what went wrong."""
     modules = [module for name in names for module in _modules().get(name.lower().replace("_", "-"), [])[:1]]
-    worked, said = _run(f"import {', '.join(modules)}" if modules else "", IMPORT_TIMEOUT_S)
-    return "" if worked else said
+    worked, output = _run(f"import {', '.join(modules)}" if modules else "", IMPORT_TIMEOUT_S)
+    return "" if worked else output
 
 
 def _run(code: str, timeout_s: float) -> tuple[bool, str]:

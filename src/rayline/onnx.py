@@ -80,11 +80,11 @@ def to_onnx(model: Any, path: str | Path | None = None) -> Any:
     width = onnx_check.compare(pipeline.model, model, rows)
     if pipeline.postprocessing:
         onnx_check.compare_stages(pipeline, _stages_alone(pipeline, width), width)
-    made = graph.finish(matrix, model, pipeline, width)
-    onnx_check.compare_pipeline(pipeline, made)
+    exported = graph.finish(matrix, model, pipeline, width)
+    onnx_check.compare_pipeline(pipeline, exported)
     if path is not None:
-        replace_content(path, made.SerializeToString())
-    return made
+        replace_content(path, exported.SerializeToString())
+    return exported
 
 
 def _stages_alone(pipeline: InferencePipeline, width: int) -> Any:
@@ -212,12 +212,12 @@ class _Graph:
         versions = {entry.domain: entry.version for entry in model.opset_import} | {"ai.onnx.ml": 3}
         versions[""] = max(versions.get("", 13), 13)
         joined = [*self.nodes[:before], *nodes, *self.nodes[before:]]
-        made = self.model(joined, [*self.constants, *constants], outputs, versions)
+        exported = self.model(joined, [*self.constants, *constants], outputs, versions)
         classes = pipeline.classes if pipeline.target.task in (Task.BINARY, Task.MULTICLASS) else []
         about = {"target": ",".join(pipeline.target.columns), "classes": repr(classes)}
-        helper.set_model_props(made, about)
-        onnx.checker.check_model(made)
-        return made
+        helper.set_model_props(exported, about)
+        onnx.checker.check_model(exported)
+        return exported
 
     def model(
         self,
@@ -230,11 +230,11 @@ class _Graph:
         ends = [helper.make_node("Identity", [own.tensor], [name]) for name, own in outputs.items()]
         infos = [helper.make_tensor_value_info(name, own.kind, [None, None]) for name, own in outputs.items()]
         graph = helper.make_graph([*nodes, *ends], "rayline", self.inputs, infos, list(constants))
-        made = helper.make_model(
+        exported = helper.make_model(
             graph, opset_imports=[helper.make_opsetid(d, v) for d, v in versions.items()], producer_name="rayline"
         )
-        made.ir_version = 8
-        return made
+        exported.ir_version = 8
+        return exported
 
 
 def _formula(graph: _Graph, columns: Mapping[str, _Column], formula: Any) -> str:
@@ -250,19 +250,19 @@ def _formula(graph: _Graph, columns: Mapping[str, _Column], formula: Any) -> str
     name, *arguments = formula
     if name == "col":
         return graph.number(columns[arguments[0]], arguments[0])
-    made = [_formula(graph, columns, argument) for argument in arguments]
+    inputs = [_formula(graph, columns, argument) for argument in arguments]
     if name == "number":
-        return made[0]
+        return inputs[0]
     if name == "fill":
-        return graph.node("Where", [graph.node("IsNaN", made[:1]), made[1], made[0]])
+        return graph.node("Where", [graph.node("IsNaN", inputs[:1]), inputs[1], inputs[0]])
     if name == "log1p":
-        return graph.node("Log", [graph.node("Add", [made[0], graph.constant(1.0)])])
+        return graph.node("Log", [graph.node("Add", [inputs[0], graph.constant(1.0)])])
     kind = _NODES.get(name)
     if kind is None:
         raise ParameterError(
             f"to_onnx: the function {name!r} of a formula has no form in ONNX.", f"Expected some of {sorted(_NODES)}."
         )
-    return graph.node(kind, made)
+    return graph.node(kind, inputs)
 
 
 _NODES: Mapping[str, str] = {
@@ -274,8 +274,8 @@ _NODES: Mapping[str, str] = {
 
 
 def _assign(graph: _Graph, columns: dict[str, _Column], operation: Any) -> None:
-    made = {name: _Column(_formula(graph, columns, formula)) for name, formula in operation.formulas.items()}
-    columns.update(made)
+    outputs = {name: _Column(_formula(graph, columns, formula)) for name, formula in operation.formulas.items()}
+    columns.update(outputs)
 
 
 def _fill(graph: _Graph, columns: dict[str, _Column], operation: Any) -> None:

@@ -169,9 +169,11 @@ def _calibrate(tensors: OutcomeTensors, stage: Calibrate) -> OutcomeTensors:
         logits = tensors.graph.node("Log", [tensors.with_number("Max", tensors.values, EPSILON)])
         powers = tensors.graph.node("Exp", [tensors.with_number("Mul", logits, stage.state["inverse_temperature"])])
         return replace(tensors, values=_shares(tensors, powers), codes=None)
-    made = tensors.each([_mapped(tensors, tensors.column(tensors.values, i), own) for i, own in enumerate(stage.maps)])
+    calibrated = tensors.each(
+        [_mapped(tensors, tensors.column(tensors.values, i), own) for i, own in enumerate(stage.maps)]
+    )
     is_multiclass = tensors.target.task is Task.MULTICLASS
-    return replace(tensors, values=_shares(tensors, made) if is_multiclass else made, codes=None)
+    return replace(tensors, values=_shares(tensors, calibrated) if is_multiclass else calibrated, codes=None)
 
 
 def _mapped(tensors: OutcomeTensors, p: str, own: CalibrationMap) -> str:

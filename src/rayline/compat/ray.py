@@ -511,18 +511,18 @@ def dataset_with_own_settings(data: Any) -> Any:
     """Return the same Dataset with a copy of its settings; few Parquet files are listed without the actors that Ray Data starts for it."""
     if "_deep_copy" not in inspect.signature(type(data).copy).parameters:
         return copy.deepcopy(data)
-    made = type(data).copy(data, _deep_copy=True)
+    copied = type(data).copy(data, _deep_copy=True)
     if all(
         name.find() is not None
         for name in (_LOGICAL_PLAN, _APPLY_TRANSFORM, _FOOTER_INDEXER, _FOOTER_MANIFEST, _FOOTER_READER)
     ):
         from ray.data._internal.logical.interfaces import LogicalPlan
 
-        plan = made._logical_plan
+        plan = copied._logical_plan
         dag = plan.dag._apply_transform(_listed_in_place)
         if dag is not plan.dag:
-            made._logical_plan = LogicalPlan(dag, plan.context)
-    return made
+            copied._logical_plan = LogicalPlan(dag, plan.context)
+    return copied
 
 
 def _listed_in_place(operator: Any) -> Any:

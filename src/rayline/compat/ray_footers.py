@@ -57,6 +57,6 @@ def with_footers_in_place(indexer: Any) -> Any:
     """Return an indexer that reads the footers of few files itself, in place of Ray Data's own; any other unchanged."""
     if type(indexer) is not footer_file_indexer.FooterFileIndexer:
         return indexer
-    made = FewFootersIndexer.__new__(FewFootersIndexer)
-    made.__dict__.update(indexer.__dict__)
-    return made
+    instance = FewFootersIndexer.__new__(FewFootersIndexer)
+    instance.__dict__.update(indexer.__dict__)
+    return instance

@@ -113,13 +113,13 @@ def boxes(rows: Iterable[tuple[str, str, str]]) -> str:
     2
     """
     line = "1px solid color-mix(in srgb, currentColor 30%, transparent)"
-    made = []
+    parts = []
     for name, what, note in rows:
         code = f" <code>{escape(what)}</code>" if what else ""
         small = f'<br><span style="opacity:.75;font-size:.9em">{escape(note)}</span>' if note else ""
-        made.append(
+        parts.append(
             f'<div style="border:{line};border-radius:.4rem;padding:.3rem .7rem;max-width:44rem;overflow-wrap:anywhere">'
             f"<b>{escape(name)}</b>{code}{small}</div>"
         )
     link = f'<span style="display:block;height:.6rem;margin-left:1.2rem;border-left:{line}"></span>'
-    return f'<div style="line-height:1.45">{link.join(made)}</div>'
+    return f'<div style="line-height:1.45">{link.join(parts)}</div>'

@@ -172,8 +172,8 @@ class Rows:
             return make()
         if key not in self._memo:
             self._memo[key] = make()
-        made: T = self._memo[key]
-        return made
+        value: T = self._memo[key]
+        return value
 
     @property
     def group_sizes(self) -> Array:

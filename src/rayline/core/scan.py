@@ -127,10 +127,10 @@ class Scan:
     def _looked_at(self, table: pl.LazyFrame) -> pl.LazyFrame:
         """Return the prepared requested columns, with the cells."""
         names = table.collect_schema().names()
-        asked = [col(name) for name in self._asked(names)]
+        requested = [col(name) for name in self._asked(names)]
         if self.cells is not None:
-            asked.append(self.cells(names).alias(CELL))
-        table = table.select(asked)
+            requested.append(self.cells(names).alias(CELL))
+        table = table.select(requested)
         return table if self.prepare is None else self.prepare(table)
 
     def _in_one_query(

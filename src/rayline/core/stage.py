@@ -129,8 +129,10 @@ class _StageMeta(ABCMeta):
 
         @property
         def __signature__(cls) -> inspect.Signature:
-            made = inspect.signature(cls.__init__)
-            return made.replace(parameters=[*made.parameters.values()][1:], return_annotation=inspect.Signature.empty)
+            signature = inspect.signature(cls.__init__)
+            return signature.replace(
+                parameters=[*signature.parameters.values()][1:], return_annotation=inspect.Signature.empty
+            )
 
         def __call__(cls, *args: Any, **kwargs: Any) -> Any:
             names = list(inspect.signature(cls.__init__).parameters)[1:]

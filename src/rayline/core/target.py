@@ -106,9 +106,9 @@ class Target:
             refuse_words(columns, dtypes)
             if pos_label is not None:
                 raise no_positive(task or guessed, columns, pos_label)
-            made = cls(tuple(columns), task or guessed, dtypes, stages=tuple(stages))
-            made._check_stages()
-            return made
+            target = cls(tuple(columns), task or guessed, dtypes, stages=tuple(stages))
+            target._check_stages()
+            return target
         for name, stage in stages:
             if not stage.labels:
                 raise DataError.here(
@@ -242,23 +242,23 @@ class Target:
         if not self.stages:
             return truth
         frame = self._frame(truth)
-        made = frame
+        encoded = frame
         for name, stage in self.stages:
-            made = (
-                apply_all(operations_of(name, stage), made.lazy())
+            encoded = (
+                apply_all(operations_of(name, stage), encoded.lazy())
                 .select(map(col, self.columns))
                 .collect()
                 .cast(pl.Float64)
             )
             for column in self.columns:
-                bad = frame[column].filter(~made[column].is_finite().fill_null(False))
+                bad = frame[column].filter(~encoded[column].is_finite().fill_null(False))
                 if len(bad):
                     raise DataError(
                         f"The target {column!r} has {counted(len(bad), 'value')} that target stage {name!r} cannot take.",
                         f"Expected values such as it was fitted on; got {bad.unique().sort().head(5).to_list()!r}.",
                         "drop or mend these rows, or choose another target stage.",
                     )
-        return made.to_series().to_numpy(writable=True) if made.width == 1 else made.to_numpy(writable=True)
+        return encoded.to_series().to_numpy(writable=True) if encoded.width == 1 else encoded.to_numpy(writable=True)
 
     def _frame(self, values: Array) -> pl.DataFrame:
         columns = values.reshape(len(values), len(self.columns)).T

@@ -118,12 +118,14 @@ class _OfBatches:
 
     def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame:
         batch = table.collect()
-        made = self.function(self._formatted(batch))
-        if type(made).__module__.partition(".")[0] in ("numpy", "builtins") and not isinstance(made, (dict, list)):
+        returned = self.function(self._formatted(batch))
+        if type(returned).__module__.partition(".")[0] in ("numpy", "builtins") and not isinstance(
+            returned, (dict, list)
+        ):
             raise ParameterError.value(
-                "function", "one that returns a table or a dict of arrays", type(made), where=WHERE
+                "function", "one that returns a table or a dict of arrays", type(returned), where=WHERE
             )
-        result: pl.DataFrame = self._local.collect(made)
+        result: pl.DataFrame = self._local.collect(returned)
         return result.lazy()
 
     @cached_property

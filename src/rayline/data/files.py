@@ -40,8 +40,8 @@ class CsvReader:
         """PyArrow's conversion options for columns of these types."""
         types = {field.name: field.type for field in schema or () if not pa.types.is_null(field.type)}
         with at("read_csv"):
-            said = {field.name: field.type for field in arrow_schema(self.types or {})}
-        options = pyarrow.csv.ConvertOptions(column_types=types | said)
+            declared = {field.name: field.type for field in arrow_schema(self.types or {})}
+        options = pyarrow.csv.ConvertOptions(column_types=types | declared)
         if self.null_values is not None:
             if isinstance(self.null_values, str):
                 raise ParameterError.value("null_values", "a list of texts", self.null_values, where="read_csv")

@@ -139,10 +139,10 @@ def read_json(
     >>> from rayline import data
     >>> ds = data.read_json("flights.jsonl", lines=True)  # doctest: +SKIP
     """
-    said = files.arrow_schema(schema or {})
+    declared = files.arrow_schema(schema or {})
     lines = _local(paths) if options.get("lines") else []
     common = files.common_schema(lines, files.json_schema, missing_columns="null")
-    types = {field.name: field.type for own in (common or (), said) for field in own}
+    types = {field.name: field.type for own in (common or (), declared) for field in own}
     ds = _read(ray.data.read_json, paths, options)
     return ds.map_batches(files.Typed(pa.schema(types.items())), batch_format="pyarrow") if types else ds
 
@@ -257,14 +257,14 @@ def _read(function: Any, paths: Paths, options: dict[str, Any]) -> Dataset:
 def _make(function: Any, source: list[Any], options: dict[str, Any]) -> Dataset:
     registry.engine("ray").connect()
     try:
-        made: Dataset = function(source[0] if len(source) == 1 else source, **options)
+        dataset: Dataset = function(source[0] if len(source) == 1 else source, **options)
     except TypeError as error:
         raise ParameterError(
             f"{function.__name__}: {first_line(error)}.",
             f"Expected arguments of ray.data.{function.__name__}.",
             "see Ray's documentation.",
         ) from error
-    return made
+    return dataset
 
 
 def _tables(table: Any, fits: Any) -> list[Any]:

@@ -136,8 +136,8 @@ class BlockTask:
 @ray.remote
 def run_on_block(task: BlockTask, block: Any) -> tuple[pa.Table, tuple[int, int]]:
     """Return what a function makes of a block, its number of rows and its size in bytes."""
-    made = task(block)
-    return made, (made.num_rows, made.nbytes)
+    result = task(block)
+    return result, (result.num_rows, result.nbytes)
 
 
 @dataclass(frozen=True)
@@ -150,11 +150,13 @@ class MappedBlock:
     def __call__(self, block: pa.Table) -> pa.Table:
         if not block.num_columns:
             return block
-        made = to_block(self.function(to_frame(block)), tensors=self.tensors)
+        mapped = to_block(self.function(to_frame(block)), tensors=self.tensors)
         for name in self.function.passed_through(block.column_names):
-            if name in made.column_names:
-                made = made.set_column(made.column_names.index(name), block.schema.field(name), block.column(name))
-        return made
+            if name in mapped.column_names:
+                mapped = mapped.set_column(
+                    mapped.column_names.index(name), block.schema.field(name), block.column(name)
+                )
+        return mapped
 
 
 @dataclass(frozen=True)

@@ -51,10 +51,10 @@ class CheckpointStore:
     @classmethod
     def begin(cls, path: str | Path) -> CheckpointStore:
         """Create storage for a new run under `path`. Raises OSError when nothing can be written there."""
-        made = cls(str(path), f"run-{secrets.token_hex(4)}")
-        system, root = made.opened()
+        store = cls(str(path), f"run-{secrets.token_hex(4)}")
+        system, root = store.opened()
         system.create_dir(root, recursive=True)
-        return made
+        return store
 
     def write(self, iteration: int, packed: bytes) -> str:
         """Write a checkpoint and return its name."""

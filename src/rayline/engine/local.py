@@ -43,8 +43,8 @@ class LocalEngine(Engine):
                 return function(data)
             whole = to_polars(data)
             pieces = [whole.slice(start, size) for start in range(0, whole.height, size)] if size else []
-            made = pl.concat([function(piece.lazy()).collect() for piece in pieces or [whole]])
-            return restore(data, made.lazy(), passed_through(function, whole.columns))
+            mapped = pl.concat([function(piece.lazy()).collect() for piece in pieces or [whole]])
+            return restore(data, mapped.lazy(), passed_through(function, whole.columns))
 
     def write(
         self, data: Any, function: TableFunction, files: PartFiles, done: set[int], placement: Placement | None
@@ -171,9 +171,9 @@ def restore(like: Any, result: pl.LazyFrame, kept: Sequence[str] = ()) -> Any:
     own = [name for name in frame.columns if name in set(kept)]
     rest = frame.select(col(name) for name in frame.columns if name not in own)
     if isinstance(like, (pa.Table, pa.RecordBatch)):
-        made = to_arrow(rest)
-        columns = {name: like.column(name) if name in own else made.column(name) for name in frame.columns}
-        fields = [(like if name in own else made).schema.field(name) for name in columns]
+        converted = to_arrow(rest)
+        columns = {name: like.column(name) if name in own else converted.column(name) for name in frame.columns}
+        fields = [(like if name in own else converted).schema.field(name) for name in columns]
         return pa.Table.from_arrays(list(columns.values()), schema=pa.schema(fields))
     if isinstance(like, list):
         given = [{str(name): value for name, value in row.items()} for row in like] if own else ()
@@ -185,12 +185,12 @@ def restore(like: Any, result: pl.LazyFrame, kept: Sequence[str] = ()) -> Any:
         ]
     if _is_pandas(like):
         index = like.index if len(like) == frame.height else None
-        made = _to_pandas(rest)
+        converted = _to_pandas(rest)
         places = {str(name): i for i, name in enumerate(like.columns)}
         columns = {
-            name: like.iloc[:, places[name]].array if name in own else made[name].array for name in frame.columns
+            name: like.iloc[:, places[name]].array if name in own else converted[name].array for name in frame.columns
         }
-        return type(made)(columns, index=index, columns=list(columns))
+        return type(converted)(columns, index=index, columns=list(columns))
     places = {str(name): name for name in like}
     return {name: like[places[name]] if name in own else _to_array(frame[name]) for name in frame.columns}
 

@@ -147,8 +147,10 @@ class RayEngine(Engine):
             if columns != list(schema):
                 needed = needed.select_columns(columns)
             size = _batch_size(data) if scan.is_local else None  # else whole blocks
-            made = needed.map_batches(RaylineTask(PartialScan.of(scan)), batch_format="pyarrow", batch_size=size)
-            entries = (entry for bundle in _bundles(made) for entry in bundle.blocks)
+            block_results = needed.map_batches(
+                RaylineTask(PartialScan.of(scan)), batch_format="pyarrow", batch_size=size
+            )
+            entries = (entry for bundle in _bundles(block_results) for entry in bundle.blocks)
             partial = ((entry.ref, getattr(entry.metadata, "size_bytes", None) or 0) for entry in entries)
             return _merged(partial, scan, schema, columns)
 
@@ -168,11 +170,11 @@ class RayEngine(Engine):
             return mapped.map_batches(RaylineActor, num_cpus=num_cpus, num_gpus=placement.num_gpus, **options)
         if placement.concurrency:
             options["compute"] = TaskPoolStrategy(size=placement.concurrency)
-        made = mapped.map_batches(RaylineTask(work), num_cpus=placement.num_cpus, **options)
+        result = mapped.map_batches(RaylineTask(work), num_cpus=placement.num_cpus, **options)
         if kept_rows(data) is not None:
-            _mapped[made] = data, work
-            _schemas[made] = function(pl.LazyFrame(schema=self.schema(data))).collect_schema()
-        return made
+            _mapped[result] = data, work
+            _schemas[result] = function(pl.LazyFrame(schema=self.schema(data))).collect_schema()
+        return result
 
     def write(
         self, data: Any, function: TableFunction, files: PartFiles, done: set[int], placement: Placement | None
@@ -218,12 +220,12 @@ class RayEngine(Engine):
         work = MappedBlock(SerializedFunction.of(function), tensors=False)
         with _answering("preparation of a search"):
             prepared = _own(data).map_batches(RaylineTask(work), batch_format="pyarrow")
-            made = [
+            groups = [
                 (join_blocks.options(num_returns=2).remote(pieces), sum(piece.stop - piece.start for piece in pieces))
                 for pieces in _cut(_rows(prepared), n_rows)
             ]
             with patience(lambda: busy("the rows of a Dataset are prepared")):
-                return [(table, n, ray.get(size)) for (table, size), n in made]
+                return [(table, n, ray.get(size)) for (table, size), n in groups]
 
     def train(
         self,
@@ -486,9 +488,9 @@ def _prepared(kept: KeptRows, work: MappedBlock) -> list[BlockSlice]:
     """Return kept rows after a function; those of a small Dataset stay for the next training with the same function."""
     rows = kept.prepared(work.function.digest)
     if rows is None:
-        made = [(ref, *ray.get(sizes)) for ref, sizes in _tasks(kept.bundles(last=True), BlockTask(work))]
-        rows = [BlockSlice(ref, 0, n_rows) for ref, n_rows, _ in made if n_rows]
-        kept.keep_prepared(work.function.digest, rows, sum(size for *_, size in made))
+        prepared = [(ref, *ray.get(sizes)) for ref, sizes in _tasks(kept.bundles(last=True), BlockTask(work))]
+        rows = [BlockSlice(ref, 0, n_rows) for ref, n_rows, _ in prepared if n_rows]
+        kept.keep_prepared(work.function.digest, rows, sum(size for *_, size in prepared))
     return rows
 
 

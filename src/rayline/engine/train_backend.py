@@ -527,13 +527,13 @@ class RayTrainRun:
             rank, error = next(iter(self._raised.items()))
             if isinstance(error, RaylineError):
                 return error
-            made = TrainingError(
+            training_error = TrainingError(
                 f"{WHERE}: rank {rank} of {n} failed: {type(error).__name__}: {first_line(error)}",
                 "Expected every rank to finish.",
                 "the error of the worker stands above this one.",
             )
-            made.__cause__ = error
-            return made
+            training_error.__cause__ = error
+            return training_error
         rank = dead[0]
         node = lost_node(group.nodes[rank]) if rank < n else None
         how = (

@@ -75,15 +75,15 @@ class Chart:
     def svg(self) -> SVGPlot:
         """Return the plot as SVG, readable on light and dark pages."""
         if self.form == "table":
-            made = svg_plots.confusion_table(self.labels, self.cells, x=self.x, y=self.y)
+            plot = svg_plots.confusion_table(self.labels, self.cells, x=self.x, y=self.y)
         elif self.form in ("intervals", "bars"):
-            made = svg_plots.intervals(self.rows, x=self.x, middle=self.level)
+            plot = svg_plots.intervals(self.rows, x=self.x, middle=self.level)
         else:
-            made = svg_plots.lines(
+            plot = svg_plots.lines(
                 dict(self.series), x=self.x, y=self.y, diagonal=self.diagonal, unit=self.unit, dots=self.form == "dots",
                 spans=self.spans, level=self.level, named=self.unit and not self.spans,
             )  # fmt: skip
-        return SVGPlot(self.name, self.title, self.caption, made)
+        return SVGPlot(self.name, self.title, self.caption, plot)
 
 
 @dataclass(frozen=True)
@@ -279,12 +279,12 @@ class ChartMaker:
             raise ParameterError(
                 "report.plot: there are no slices.", "Expected an evaluation with by=[…].", "name columns to slice by."
             )
-        made: list[Chart] = []
+        charts: list[Chart] = []
         for column, group in groups.items():
             largest = dict(sorted(group.items(), key=lambda item: -item[1].n_rows)[:MAX_CHART_ROWS])
             shown = [(value, own) for value, own in group.items() if value in largest]
-            made += [self._slice_chart(column, metric, shown, len(group)) for metric in self.results.plan.metrics]
-        return made
+            charts += [self._slice_chart(column, metric, shown, len(group)) for metric in self.results.plan.metrics]
+        return charts
 
     def _slice_chart(self, column: str, metric: str, shown: Sequence[tuple[str, SliceStatistics]], n: int) -> Chart:
         results, rows = self.results, []

@@ -26,8 +26,8 @@ def codes_in_order(codes: Array, own: Target, wanted: Target) -> Array:
     if own.classes == wanted.classes:
         return codes
     columns = codes.reshape(len(codes), len(own.columns))
-    made = [places[column] for places, column in zip(_places(own, wanted), columns.T, strict=True)]
-    return np.stack(made, axis=1).reshape(codes.shape)
+    reordered = [places[column] for places, column in zip(_places(own, wanted), columns.T, strict=True)]
+    return np.stack(reordered, axis=1).reshape(codes.shape)
 
 
 def scores_in_order(scores: Array, own: Target, wanted: Target) -> Array:
@@ -57,9 +57,9 @@ def _places(own: Target, wanted: Target) -> list[Array]:
 
 def _values(values: Array, own: Target, wanted: Target, *, is_margin: bool) -> Array:
     if own.task is Task.MULTICLASS:
-        made = np.empty_like(values)
-        made[:, _places(own, wanted)[0]] = values
-        return made
+        reordered = np.empty_like(values)
+        reordered[:, _places(own, wanted)[0]] = values
+        return reordered
     if len(own.columns) == 1 and values.ndim == 2 and values.shape[1] == 2:  # both classes
         return values[:, ::-1] if own.classes != wanted.classes else values
     swapped = np.array([places[0] == 1 for places in _places(own, wanted)])

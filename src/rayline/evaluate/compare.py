@@ -248,23 +248,25 @@ def compare(
     """
     if not isinstance(pipelines, Mapping) or len(pipelines) < 2 or not all(isinstance(name, str) for name in pipelines):
         raise ParameterError.value("pipelines", "a dict with two pipelines or more, by name", pipelines)
-    made = {name: as_pipeline(given) for name, given in pipelines.items()}
-    first = next(iter(made.values())).target
-    for name, pipeline in made.items():
+    as_pipelines = {name: as_pipeline(given) for name, given in pipelines.items()}
+    first = next(iter(as_pipelines.values())).target
+    for name, pipeline in as_pipelines.items():
         own = pipeline.target
         if (own.columns, own.task) != (first.columns, first.task) or not class_order.is_same_but_order(own, first):
             raise ParameterError.here(
-                f"{name!r} predicts another target than {next(iter(made))!r}.",
+                f"{name!r} predicts another target than {next(iter(as_pipelines))!r}.",
                 f"Expected {first.task} of {list(first.columns)} with the classes {first.classes}; "
                 f"got {own.task} of {list(own.columns)} with {own.classes}.",
                 "compare pipelines of one target; pos_label of the training sets the order of two classes.",
             )
     checked = check(
-        made, data, metrics=metrics, by=by, sample_weight=sample_weight, confidence=confidence, replicates=replicates,
+        as_pipelines, data, metrics=metrics, by=by, sample_weight=sample_weight, confidence=confidence, replicates=replicates,
         seed=seed, target_columns=target_columns,
     )  # fmt: skip
-    statistics, plan = scan(made, data, checked)
-    return PipelineComparison(EvaluationResults.of(statistics, plan, replicates, seed, checked.confidence), made)
+    statistics, plan = scan(as_pipelines, data, checked)
+    return PipelineComparison(
+        EvaluationResults.of(statistics, plan, replicates, seed, checked.confidence), as_pipelines
+    )
 
 
 def _real(value: Any) -> float:

@@ -159,10 +159,10 @@ class CustomMetric(Metric):
         if batch is None:
             return []
         remarks = [self._unweighted] if batch.weight is not None and not self._takes_weights else []
-        asked, made = len(multiplicity) - 1, self._replicates(len(batch))
-        if asked > made:
+        requested, computed = len(multiplicity) - 1, self._replicates(len(batch))
+        if requested > computed:
             remarks.append(
-                f"The interval of {self.name} is of {made} replicates, not {asked}: a function is called anew for each."
+                f"The interval of {self.name} is of {computed} replicates, not {requested}: a function is called anew for each."
             )
         return remarks
 
@@ -442,11 +442,11 @@ class OwnStatistic(Statistic):
         return cls({})
 
     def merge(self, other: Self) -> Self:
-        made = dict(self.states)
+        states = dict(self.states)
         for bucket, state in other.states.items():
             with _naming(type(state)):
-                made[bucket] = made[bucket].merge(state) if bucket in made else state
-        return type(self)(made)
+                states[bucket] = states[bucket].merge(state) if bucket in states else state
+        return type(self)(states)
 
 
 @contextlib.contextmanager

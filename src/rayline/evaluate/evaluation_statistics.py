@@ -73,7 +73,7 @@ class SliceStatistics:
     @classmethod
     def of(cls, scored: Mapping[str, Sequence[ScoredBatch]], plan: EvaluationPlan) -> Self:
         """Return the statistics of batches of the same rows; the rows of tables of scores are not sorted yet."""
-        made = {
+        parts = {
             name: [
                 {
                     part: ScoreRows.of(batch, **dict(part.options)) if part.statistic is ScoreTable else part.of(batch)
@@ -83,32 +83,32 @@ class SliceStatistics:
             ]
             for name, own in scored.items()
         }
-        return cls(len(next(iter(scored.values()))[0]), made)
+        return cls(len(next(iter(scored.values()))[0]), parts)
 
     @classmethod
     def of_slices(
         cls, scored: Mapping[str, Sequence[ScoredBatch]], plan: EvaluationPlan, slices: Slices
     ) -> dict[str, Self]:
         """Return the statistics of each slice, by its value."""
-        made: list[dict[str, list[Mapping[Part, Any]]]] = [{name: [] for name in scored} for _ in slices.values]
+        by_slice: list[dict[str, list[Mapping[Part, Any]]]] = [{name: [] for name in scored} for _ in slices.values]
         for name, own in scored.items():
             for batch in own:
                 parts = plan.parts(batch)
                 by_part = list(zip(*_of_slices(parts, batch, slices), strict=True))
-                for i, statistics in enumerate(made):
+                for i, statistics in enumerate(by_slice):
                     statistics[name].append(dict(zip(parts, by_part[i] if by_part else (), strict=True)))
         n_rows = np.bincount(slices.codes, minlength=len(slices.values)).tolist()
-        return {value: cls(n, parts) for value, n, parts in zip(slices.values, n_rows, made, strict=True)}
+        return {value: cls(n, parts) for value, n, parts in zip(slices.values, n_rows, by_slice, strict=True)}
 
     @classmethod
     def merged(cls, states: Sequence[Self]) -> Self:
         """Return the statistics of the rows of all."""
         if len(states) == 1:
             return states[0]
-        made = states[0]._each(
+        merged = states[0]._each(
             lambda part, name, place: _merged(part, [state.parts[name][place][part] for state in states])
         )
-        return cls(sum(state.n_rows for state in states), made)
+        return cls(sum(state.n_rows for state in states), merged)
 
     def _each(self, function: Callable[[Part, str, int], Any]) -> dict[str, list[dict[Part, Any]]]:
         """Return what a function makes of each part, in the form of `parts`."""
@@ -149,14 +149,14 @@ def _of_all(slices: Sequence[SliceStatistics]) -> SliceStatistics:
         rows = ScoreRows.joined([own.parts[name][place][part] for own in slices])
         return ScoreTable.of_rows(rows, MAX_SCORES, with_buckets=False)
 
-    made = {
+    statistics = {
         name: [
             {part: table(part, name, place) for part, own in parts.items() if isinstance(own, ScoreRows)}
             for place, parts in enumerate(targets)
         ]
         for name, targets in first.parts.items()
     }
-    return SliceStatistics(0, made)
+    return SliceStatistics(0, statistics)
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,13 +184,13 @@ class EvaluationStatistics(Statistic):
         scored, own_buckets = {}, buckets(hashes)
         for name, target in plan.targets.items():
             scores = unpacked(frame, f"{SCORES}{name}:", target)
-            made = batches(target, scores, truth, weight, own_buckets, N_BUCKETS)
+            target_batches = batches(target, scores, truth, weight, own_buckets, N_BUCKETS)
             if f"{COVERED}{name}:0" in frame.columns:
-                made = [
+                target_batches = [
                     replace(b, covered=_array(frame, COVERED, name, b.place), width=_array(frame, WIDTH, name, b.place))
-                    for b in made
+                    for b in target_batches
                 ]
-            scored[name] = made
+            scored[name] = target_batches
         slices = {}
         if not plan.by:
             slices[-1] = {"": SliceStatistics.of(scored, plan)}
@@ -235,11 +235,11 @@ class EvaluationStatistics(Statistic):
             return self
         if 0 not in self.slices:
             return type(self)({-1: {"": self.slices[-1][""].with_tables(MAX_SCORES)}}, self.copies)
-        made = {
+        slices = {
             place: {value: own.with_tables(SLICE_SCORES) for value, own in by_value.items()}
             for place, by_value in self.slices.items()
         }
-        return type(self)({-1: {"": _of_all(list(self.slices[0].values()))}, **made}, self.copies)
+        return type(self)({-1: {"": _of_all(list(self.slices[0].values()))}, **slices}, self.copies)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.with_tables().__dict__

@@ -128,9 +128,9 @@ class Explainer:
         frame = table.collect()
         if missing := [name for name in self.keep if name not in frame.columns]:
             raise SchemaError.missing(missing, frame.columns, where=f"{WHERE} (keep_columns)")
-        made = self.table(frame)
+        explained = self.table(frame)
         kept = frame.select(map(col, self.keep))
-        return (pl.concat([kept, made], how="horizontal") if self.keep else made).lazy()
+        return (pl.concat([kept, explained], how="horizontal") if self.keep else explained).lazy()
 
     def passes(self, names: Sequence[str]) -> list[str]:
         """Return the input columns that are kept."""
@@ -157,11 +157,11 @@ class Explainer:
             else:
                 blocks = [(values[:, place], base[:, place], scores[:, place])]
         series = [c for block in blocks for c in (*block[0].T, block[1], block[2])]
-        made = [pl.Series(name, c, dtype=pl.Float64) for name, c in zip(self.adds, series, strict=False)]
+        columns = [pl.Series(name, c, dtype=pl.Float64) for name, c in zip(self.adds, series, strict=False)]
         if target.task is Task.MULTICLASS and self._output is None:
             labels = pl.Series(self.adds[-1], list(target.classes[0]), dtype=target.dtypes[0])
-            made.append(labels.gather(pl.Series(code.astype(np.int64))))
-        return pl.DataFrame(made)
+            columns.append(labels.gather(pl.Series(code.astype(np.int64))))
+        return pl.DataFrame(columns)
 
     def _predicted(self, frame: pl.DataFrame) -> Array:
         """Return the class that the pipeline predicts for each row: that of the largest score, unless a model decides otherwise."""

@@ -71,12 +71,12 @@ class GridPredictor:
         return table.map_batches(self.of, schema=schema, streamable=True)
 
     def of(self, frame: pl.DataFrame) -> pl.DataFrame:
-        made = []
+        columns = []
         for i in range(len(self.grid)):
             value = self.grid.gather(pl.repeat(i, len(frame), eager=True, dtype=pl.Int64)).alias(self.column)
             predictions = _predictions(self.pipeline, frame.with_columns(value))
-            made += [own.cast(pl.Float64).alias(f"{i}_{k}") for k, own in enumerate(predictions)]
-        return pl.DataFrame(made)
+            columns += [own.cast(pl.Float64).alias(f"{i}_{k}") for k, own in enumerate(predictions)]
+        return pl.DataFrame(columns)
 
 
 def partial_dependence(
@@ -107,13 +107,13 @@ def partial_dependence(
 
 
 def _curves(predictor: GridPredictor, frame: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
-    made, values = predictor.of(frame), predictor.grid
+    curves, values = predictor.of(frame), predictor.grid
     parts = [
         pl.DataFrame(
             [
                 pl.Series("row", np.arange(len(frame))),
                 values.gather(pl.repeat(i, len(frame), eager=True, dtype=pl.Int64)),
-                *(made[f"{i}_{k}"].alias(name) for k, name in enumerate(names)),
+                *(curves[f"{i}_{k}"].alias(name) for k, name in enumerate(names)),
             ]
         )
         for i in range(len(values))
@@ -194,8 +194,8 @@ def _spaced(state: Quantiles, column: str, dtype: pl.DataType, grid: int) -> pl.
     values = np.asarray(points) if len(points) <= grid else np.linspace(low, high, grid)
     if dtype.is_integer() or dtype.is_temporal():
         values = np.unique(np.rint(values).astype(np.int64))
-    made = pl.Series(column, values)
-    return made.cast(pl.Int32).cast(dtype) if dtype == pl.Date else made.cast(dtype)
+    series = pl.Series(column, values)
+    return series.cast(pl.Int32).cast(dtype) if dtype == pl.Date else series.cast(dtype)
 
 
 def _frequent(state: Any, column: str) -> pl.Series:

@@ -158,12 +158,12 @@ def _by_permutation(
 def _permuted(column: pl.Series, seed: int, n_repeats: int) -> list[pl.Series]:
     """Return a column after 1, 2, … shuffles of its rows, each of the one before."""
     random, places = np.random.RandomState(seed), np.arange(len(column))
-    made, current = [], column
+    columns, current = [], column
     for _ in range(n_repeats):
         random.shuffle(places)
         current = current.gather(places)
-        made.append(current)
-    return made
+        columns.append(current)
+    return columns
 
 
 def _collected(pipeline: InferencePipeline, rows: Any, more: list[str]) -> pl.DataFrame:

@@ -91,7 +91,7 @@ def _both(order: Array) -> tuple[Array, Array]:
 
 
 def shapley_values(
-    predict: Callable[[pl.DataFrame], Array], rows: pl.DataFrame, background: pl.DataFrame, asked: Coalitions
+    predict: Callable[[pl.DataFrame], Array], rows: pl.DataFrame, background: pl.DataFrame, coalitions: Coalitions
 ) -> tuple[Array, Array]:
     """Return the value of each column for each row, shape (n, outputs, columns), and the base value, shape (outputs,).
 
@@ -106,8 +106,8 @@ def shapley_values(
     """
     both = pl.concat([rows, background.cast(dict(rows.schema))], how="vertical_relaxed")  # type: ignore[arg-type]
     base = predict(background).mean(axis=0)
-    n_masks, n_background = len(asked.masks), background.height
-    worths = [np.empty((0, len(base), len(asked.weights)))]
+    n_masks, n_background = len(coalitions.masks), background.height
+    worths = [np.empty((0, len(base), len(coalitions.weights)))]
     at_once = max(1, MAX_MASKED_ROWS // (n_masks * n_background))
     for start in range(0, rows.height, at_once):
         n = min(at_once, rows.height - start)
@@ -115,8 +115,8 @@ def shapley_values(
         other = np.tile(rows.height + np.arange(n_background), n * n_masks)
         columns = []
         for j, name in enumerate(rows.columns):
-            mask = np.tile(np.repeat(asked.masks[:, j], n_background), n)
+            mask = np.tile(np.repeat(coalitions.masks[:, j], n_background), n)
             columns.append(both[name].gather(np.where(mask, own, other)).alias(name))
         worth = predict(pl.DataFrame(columns)).reshape(n, n_masks, n_background, -1).mean(axis=2)
-        worths.append(np.einsum("jm,nmo->noj", asked.weights, worth))
+        worths.append(np.einsum("jm,nmo->noj", coalitions.weights, worth))
     return np.concatenate(worths), base

@@ -37,11 +37,11 @@ class MeasuredRows(Statistic):
         metrics: Mapping[str, Metric] = options["metrics"]
         if not len(truth):
             return cls()
-        made = []
+        states = []
         for batch in batches(target, scores, truth, weight):
             needed = dict.fromkeys(part for metric in metrics.values() for part in metric.parts(len(batch.classes)))
-            made.append({part: part.of(batch) for part in needed})
-        return cls(made, len(truth), float(len(truth) if weight is None else weight.sum()))
+            states.append({part: part.of(batch) for part in needed})
+        return cls(states, len(truth), float(len(truth) if weight is None else weight.sum()))
 
     @classmethod
     def merge_all(cls, states: Iterable[Self], **options: Any) -> Self:

@@ -102,14 +102,14 @@ def concordance(low: Array, high: Array, risk: Array, weight: Array) -> float:
 
 
 def _below(
-    ranks: npt.NDArray[np.int64], weight: Array, asked: npt.NDArray[np.int64], upto: npt.NDArray[np.int64]
+    ranks: npt.NDArray[np.int64], weight: Array, rows: npt.NDArray[np.int64], upto: npt.NDArray[np.int64]
 ) -> tuple[Array, Array, Array]:
     """Return for each query the weight of the first `upto` rows whose rank is below the asked one, equal to it, and any.
 
     The rows are sorted within blocks of 1, 2, 4, … rows; the first `upto` rows are a block of each size whose bit is set.
     """
-    n, base = len(ranks), int(max(ranks.max(initial=0), asked.max(initial=0))) + 1
-    below, same, total = (np.zeros(len(asked)) for _ in range(3))
+    n, base = len(ranks), int(max(ranks.max(initial=0), rows.max(initial=0))) + 1
+    below, same, total = (np.zeros(len(rows)) for _ in range(3))
     for level in range(n.bit_length()):
         mine = np.flatnonzero((upto >> level) & 1)
         if not len(mine):
@@ -119,7 +119,7 @@ def _below(
         keys, sums = (block + ranks)[order], np.concatenate([[0.0], np.cumsum(weight[order])])
         # The block of this size ends where the larger ones leave off.
         start = (upto[mine] >> (level + 1)) << 1
-        wanted = start * base + asked[mine]
+        wanted = start * base + rows[mine]
         left, right = (np.searchsorted(keys, wanted, side=side) for side in ("left", "right"))
         begin, end = start << level, (start + 1) << level
         below[mine] += sums[left] - sums[begin]

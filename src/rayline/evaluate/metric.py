@@ -173,10 +173,10 @@ class SumMetric(Metric):
     def value(self, parts: Parts, multiplicity: Array) -> Array:
         totals = [parts[sums(name)].total(multiplicity) for name in self.quantities]
         with np.errstate(invalid="ignore", divide="ignore"):
-            made = np.array(self.total(*totals), dtype=np.float64)
-        if self.recenters and len(made) > 1 and np.isfinite(made).all():
-            made[1:] = np.maximum(made[1:] + made[0] - made[1:].mean(), 0.0)
-        return made
+            values = np.array(self.total(*totals), dtype=np.float64)
+        if self.recenters and len(values) > 1 and np.isfinite(values).all():
+            values[1:] = np.maximum(values[1:] + values[0] - values[1:].mean(), 0.0)
+        return values
 
     def undefined(self, parts: Parts) -> str:
         return self.reason or NO_WEIGHT

@@ -98,9 +98,9 @@ def register_metric(statistic: type[MetricStatistic]) -> type[MetricStatistic]:
     ...     ...
     """
     with at("register_metric"):
-        made = _statistic(statistic)
-        _refuse_taken(made.name)
-    _REGISTERED[made.name] = made
+        metric = _statistic(statistic)
+        _refuse_taken(metric.name)
+    _REGISTERED[metric.name] = metric
     return statistic
 
 
@@ -173,10 +173,10 @@ def given(wanted: Any, custom: Custom | None = None) -> tuple[tuple[str, ...], d
         if isinstance(metric, str) and name in ("", metric):
             names.append(metric)
             continue
-        made = _of_own(name, metric, custom)
-        _refuse_taken(made.name)
-        names.append(made.name)
-        own[made.name] = made
+        own_metric = _of_own(name, metric, custom)
+        _refuse_taken(own_metric.name)
+        names.append(own_metric.name)
+        own[own_metric.name] = own_metric
     for plain in names:
         get(plain.removeprefix("train-").removeprefix("test-"), {**(custom or {}), **own})
     return tuple(names), own

@@ -267,10 +267,10 @@ def _plain(value: float) -> float | None:
 def _figures(title: str, charts: Sequence[Chart]) -> str:
     if not charts:
         return ""
-    made = [chart.svg() for chart in charts]
+    plots = [chart.svg() for chart in charts]
     figures = (
         f"<figure><b>{html.escape(p.title)}</b>{p.svg}<figcaption>{html.escape(p.caption)}</figcaption></figure>"
-        for p in made
+        for p in plots
     )
     return f'{f"<h2>{title}</h2>" if title else ""}<div class="plots">{"".join(figures)}</div>'
 

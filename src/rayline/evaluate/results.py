@@ -122,9 +122,9 @@ class EvaluationResults:
         for (by, value), statistics in self.slices.items():
             for name in self.plan.metrics:
                 own = self.replicates(statistics, name, pipeline)
-                made = estimate(own.values, self.confidence)
+                interval = estimate(own.values, self.confidence)
                 note = f"not defined: {own.note}" if own.note else f"at most {own.bound:.1g} off" if own.bound else None
-                rows.append((by, value, statistics.n_rows, name, *map(_number, made), note))
+                rows.append((by, value, statistics.n_rows, name, *map(_number, interval), note))
         return pl.DataFrame(rows, schema=SLICE_SCHEMA, orient="row")
 
 

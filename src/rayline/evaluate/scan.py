@@ -101,29 +101,29 @@ class EvaluatedRows:
             return self._scored(table)
 
     def _scored(self, table: pl.DataFrame) -> pl.DataFrame:
-        made: dict[str, pl.Series] = {}
+        columns_by_name: dict[str, pl.Series] = {}
         first = next(iter(self.scorers.values())).target
         for name, scorer in self.scorers.items():
             target = scorer.target
-            if not made:
+            if not columns_by_name:
                 pairs = zip(self.target_columns, target.columns, strict=True)
                 truth = target.truth_of(table.select(col(given).alias(own) for given, own in pairs))
                 for place, labels in enumerate(truth.reshape(len(truth), _truth_width(target)).T):
-                    made[f"{TRUTH}{place}"] = pl.Series(labels)
+                    columns_by_name[f"{TRUTH}{place}"] = pl.Series(labels)
             with _SCORING:
                 given = scorer.model_scores(table.lazy())
                 outcome = scorer.outcome(table, given) if self._has_intervals(scorer) else None
             scores = scores_in_order(scorer.postprocessed(given), target, first)
             columns = score_columns(scores, replace(target, classes=first.classes))
-            made |= {f"{SCORES}{name}:{column}": values for column, values in columns.items()}
+            columns_by_name |= {f"{SCORES}{name}:{column}": values for column, values in columns.items()}
             if outcome is not None:
                 own_truth = codes_in_order(truth, first, target)
-                made |= {f"{kind}{name}:{place}": own for kind, place, own in _intervals(outcome, own_truth)}
+                columns_by_name |= {f"{kind}{name}:{place}": own for kind, place, own in _intervals(outcome, own_truth)}
         if self.weight is not None:
-            made[WEIGHT] = row_weights(table[self.weight])
-        made[HASH] = pl.Series(row_hashes(table, self.hashed))
-        made |= {f"{BY}{name}": table[name] for names in self.by for name in names}
-        return pl.DataFrame([column.alias(name) for name, column in made.items()])
+            columns_by_name[WEIGHT] = row_weights(table[self.weight])
+        columns_by_name[HASH] = pl.Series(row_hashes(table, self.hashed))
+        columns_by_name |= {f"{BY}{name}": table[name] for names in self.by for name in names}
+        return pl.DataFrame([column.alias(name) for name, column in columns_by_name.items()])
 
 
 def _intervals(outcome: Outcome, truth: Array) -> Iterable[tuple[str, int, pl.Series]]:

@@ -62,8 +62,8 @@ class SparseCells(NamedTuple):
         n_buckets, n_labels, n_bins = self.shape
         counts = multiplicity.astype(np.float32)  # as precise as replicates need be
         if 8 * len(self.places) > math.prod(self.shape):
-            made = counts @ self.dense().reshape(n_buckets, n_labels * n_bins)
-            return made.astype(np.float64).reshape(-1, n_labels, n_bins)
+            sums = counts @ self.dense().reshape(n_buckets, n_labels * n_bins)
+            return sums.astype(np.float64).reshape(-1, n_labels, n_bins)
         bucket, column = np.divmod(self.places.astype(np.int64), n_labels * n_bins)
         order = np.argsort(column, kind="stable")
         starts = np.flatnonzero(np.concatenate([[True], np.diff(column[order]) != 0]))
@@ -102,9 +102,9 @@ class ScoreTable(ScoreWeights):
         starts = run_starts(rows.keys >> rows.keys.dtype.type(level) if level else rows.keys)
         weights = _label_weights(rows, starts, given.n_labels)
         level += more if level else 0
-        made = cls(wide_keys(rows.keys[starts]) >> np.uint64(level), weights, level, most=most)
+        table = cls(wide_keys(rows.keys[starts]) >> np.uint64(level), weights, level, most=most)
         if not (given.n_buckets and with_buckets):
-            return made
+            return table
         places = bin_keys(rows.keys, odds=given.odds)
         level = level_of(places, MAX_BINS)
         starts = run_starts(places >> places.dtype.type(level))
@@ -112,14 +112,14 @@ class ScoreTable(ScoreWeights):
         bins = bin_keys(wide_keys(rows.keys[starts]), odds=given.odds) >> np.uint64(bin_level)
         of_row = np.repeat(np.arange(len(bins)), np.diff(starts, append=len(rows.keys)))
         cells = SparseCells.of_sorted((given.n_buckets, given.n_labels, len(bins)), of_row, rows.groups, rows.weight)
-        return replace(made, bins=bins, cells=cells, bin_level=bin_level)
+        return replace(table, bins=bins, cells=cells, bin_level=bin_level)
 
     @classmethod
     def merge_all(cls, states: Iterable[Self], **options: Any) -> Self:
         given = list(states)
         tables = [state for state in given if state.keys is not None]
-        made = super().merge_all(given)
-        return made._with_cells(tables) if len(tables) > 1 else made
+        merged = super().merge_all(given)
+        return merged._with_cells(tables) if len(tables) > 1 else merged
 
     def _with_cells(self, states: Sequence[Self]) -> Self:
         """Return this table with the bins of the rows of some tables; without bins where one has none."""

@@ -51,9 +51,9 @@ def score_columns(scores: Array, target: Target) -> dict[str, pl.Series]:
         kind, values = _PROBABILITIES, _outputs(scores, target)
     else:
         codes = scores.reshape(n, n_targets).astype(np.int64, copy=False)
-    made = {f"code {i}": pl.Series(np.ascontiguousarray(codes[:, i])) for i in range(n_targets)}
-    made |= {f"value {i}": pl.Series(np.ascontiguousarray(values[:, i])) for i in range(target.n_outputs)}
-    return made | {"kind": pl.Series(np.full(n, kind, np.uint8))}
+    columns = {f"code {i}": pl.Series(np.ascontiguousarray(codes[:, i])) for i in range(n_targets)}
+    columns |= {f"value {i}": pl.Series(np.ascontiguousarray(values[:, i])) for i in range(target.n_outputs)}
+    return columns | {"kind": pl.Series(np.full(n, kind, np.uint8))}
 
 
 def _outputs(values: Array, target: Target) -> Array:

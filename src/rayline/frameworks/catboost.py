@@ -105,10 +105,12 @@ class CatBoost(Framework):
         callbacks: Sequence[Any] | None = None,
         init_model: Any = None,
     ) -> Any:
-        made, context = self._params(context, params or {}), context.in_groups()
-        model = catboost.CatBoost(made)
+        train_params, context = self._params(context, params or {}), context.in_groups()
+        model = catboost.CatBoost(train_params)
         test = None if context.test is None or not context.test.n_rows else _pool(context.test)
-        on_gpu = made.get("task_type") == "GPU"  # where CatBoost accepts no callbacks, report all iterations at the end
+        on_gpu = (
+            train_params.get("task_type") == "GPU"
+        )  # where CatBoost accepts no callbacks, report all iterations at the end
         listening = None if on_gpu else [_CatBoostReporter(context), *(callbacks or ())]
         model.fit(_pool(context.train), eval_set=test, callbacks=listening, init_model=init_model)
         if on_gpu:
@@ -129,17 +131,17 @@ class CatBoost(Framework):
             params |= {"task_type": "GPU", "devices": gpu.name.partition(":")[2] or "0"}
         if not {"verbose", "verbose_eval", "logging_level", "silent"} & {*given}:
             params["logging_level"] = "Silent"
-        made = {**params, **given}
+        merged = {**params, **given}
         for name in BY_FEATURE:
-            if isinstance(made.get(name), Mapping):
+            if isinstance(merged.get(name), Mapping):
                 with at(f"catboost trainer: {name}"):
-                    made[name] = context.by_column(made[name])
-        if made.get("ignored_features") is not None:
-            names = made["ignored_features"]
+                    merged[name] = context.by_column(merged[name])
+        if merged.get("ignored_features") is not None:
+            names = merged["ignored_features"]
             names = [names] if isinstance(names, (str, int)) else names
             with at("catboost trainer: ignored_features"):
-                made["ignored_features"] = [p for n in names for p in context.columns(n)]
-        weights = made.get("class_weights")
+                merged["ignored_features"] = [p for n in names for p in context.columns(n)]
+        weights = merged.get("class_weights")
         if isinstance(weights, Mapping) and context.target.classes:
             labels = context.target.classes[0]
             strange = [label for label in weights if label not in labels]
@@ -147,8 +149,8 @@ class CatBoost(Framework):
                 raise ParameterError.value(
                     "class_weights", f"labels among {[*labels]!r}", strange[0], where="catboost trainer"
                 )
-            made["class_weights"] = [weights.get(label, 1.0) for label in labels]
-        return made
+            merged["class_weights"] = [weights.get(label, 1.0) for label in labels]
+        return merged
 
     def predict(self, model: Any, features: Features) -> Array:
         loss = _loss(model.get_all_params() if model.is_fitted() else {})
@@ -281,13 +283,13 @@ class CatBoost(Framework):
             raise MissingExtraError.of("to_onnx of a CatBoost model", "onnx", "onnx") from error
         with scratch.folder("catboost") as folder:
             model.save_model(f"{folder}/model.onnx", format="onnx")
-            made = onnx.load(f"{folder}/model.onnx")
-        trees = made.graph.node[0]
-        del made.graph.node[1:], made.graph.output[:]  # ZipMap would turn the scores into a list of dicts
-        made.graph.output.append(
+            exported = onnx.load(f"{folder}/model.onnx")
+        trees = exported.graph.node[0]
+        del exported.graph.node[1:], exported.graph.output[:]  # ZipMap would turn the scores into a list of dicts
+        exported.graph.output.append(
             onnx.helper.make_tensor_value_info(trees.output[-1], onnx.TensorProto.FLOAT, [None, None])
         )
-        return made
+        return exported
 
     def contributions(self, model: Any, features: Features) -> FeatureContributions | None:
         pool = catboost.Pool(
@@ -397,14 +399,14 @@ def _table(features: Features) -> Any:
     strings, columns = {*features.categories}, []
     numbers = {name: dtype for name, dtype in features.schema.items() if name not in strings}
     matrix = Features(features.table.select(map(col, numbers)), schema=numbers)
-    made = matrix.matrix(np.float32)
-    if not isinstance(made, np.ndarray) and made.shape[1] > MANY_COLUMNS:
+    array = matrix.matrix(np.float32)
+    if not isinstance(array, np.ndarray) and array.shape[1] > MANY_COLUMNS:
         raise SchemaError(
-            f"catboost trainer: {features.categories} are categories next to sparse vectors with {made.shape[1]:,} elements.",
+            f"catboost trainer: {features.categories} are categories next to sparse vectors with {array.shape[1]:,} elements.",
             f"Expected at most {MANY_COLUMNS:,} elements: with categories CatBoost takes a table, with a column for each.",
             "encode the categories (OneHotEncoder), or make shorter vectors (n_features=…).",
         )
-    table = pd.DataFrame(made) if isinstance(made, np.ndarray) else pd.DataFrame.sparse.from_spmatrix(made)
+    table = pd.DataFrame(array) if isinstance(array, np.ndarray) else pd.DataFrame.sparse.from_spmatrix(array)
     for name in features.schema:
         if name in strings:
             values = features.table.select(col(name).cast(pl.String).fill_null(MISSING)).to_series()

@@ -83,22 +83,22 @@ class HuggingFace(Framework):
         columns = _columns(context.train.schema)
         with training.process(context):
             transformers.set_seed(0 if context.seed is None else context.seed)
-            made = _prepared(model, context.target)
+            prepared = _prepared(model, context.target)
             text = TextSettings(
-                _tokenizer(model if tokenizer is None else tokenizer), columns, _length(max_length, made)
+                _tokenizer(model if tokenizer is None else tokenizer), columns, _length(max_length, prepared)
             )
-            torch_device.moved(made, select_device(context.use_gpu))
+            torch_device.moved(prepared, select_device(context.use_gpu))
             best = training.fit(
                 context,
-                _with_text(made, text),
+                _with_text(prepared, text),
                 text.encode,
                 text.tokenizer,
                 training_args={**_asked(mixed_precision, compile), **(training_args or {})},
                 callbacks=callbacks or (),
-                save=lambda directory: self.save(made, directory),
+                save=lambda directory: self.save(prepared, directory),
             )
-            made.rayline_text = dataclasses.replace(text, best_iteration=best)
-            return made.eval()
+            prepared.rayline_text = dataclasses.replace(text, best_iteration=best)
+            return prepared.eval()
 
     def predict(self, model: Any, features: Features) -> Array:
         text = _text(model)
@@ -225,18 +225,18 @@ def _prepared(model: Any, target: Target) -> Any:
             "label2id": {label: i for i, label in enumerate(labels)},
         }
     if isinstance(model, transformers.PreTrainedModel):
-        made = copy.deepcopy(model)
+        copied = copy.deepcopy(model)
         for name, value in about.items():
-            setattr(made.config, name, value)
+            setattr(copied.config, name, value)
         wanted = len(classes[0]) if classes and n == 1 else n
-        if getattr(made, "num_labels", wanted) != wanted:
+        if getattr(copied, "num_labels", wanted) != wanted:
             raise ParameterError.value(
                 "model",
                 f"one of {wanted} outputs (num_labels)",
-                f"{made.num_labels} outputs",
+                f"{copied.num_labels} outputs",
                 where="huggingface trainer",
             )
-        return made
+        return copied
     with quiet():
         return AutoModelForSequenceClassification.from_pretrained(model, trust_remote_code=False, **about)
 

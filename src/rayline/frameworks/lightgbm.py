@@ -93,7 +93,7 @@ class LightGBM(Framework):
                 context, {"train": context.train, "test": context.test or context.train}, metric_names, feval
             )
             everyone.of(sets)
-        made = lightgbm.train(
+        booster = lightgbm.train(
             given,
             train,
             rounds,
@@ -103,8 +103,8 @@ class LightGBM(Framework):
             init_model=init_model,
             callbacks=[_LightGBMReporter(context, self, everyone), *(callbacks or ())],
         )
-        made.free_network()  # now, and not when it is collected: the process may be in another network by then
-        return made
+        booster.free_network()  # now, and not when it is collected: the process may be in another network by then
+        return booster
 
     def _params(self, context: TrainContext, given: Mapping[str, Any]) -> dict[str, Any]:
         params = {"verbosity": -1, **given}
@@ -214,12 +214,12 @@ class LightGBM(Framework):
         return "this build of LightGBM has none; one built with -DUSE_CUDA=1 or -DUSE_GPU=1 (OpenCL) has"
 
     def gpu_arguments(self, params: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any) -> str:
-        asked = {name: (params or {}).get(name) for name in lightgbm_aliases("device_type")}
-        return next((f"{name}={value!r}" for name, value in asked.items() if value in ("gpu", "cuda")), "")
+        devices = {name: (params or {}).get(name) for name in lightgbm_aliases("device_type")}
+        return next((f"{name}={value!r}" for name, value in devices.items() if value in ("gpu", "cuda")), "")
 
     def cpu_arguments(self, params: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any) -> str:
-        asked = {name: (params or {}).get(name) for name in lightgbm_aliases("device_type")}
-        return next((f"{name}={value!r} is the CPU" for name, value in asked.items() if value == "cpu"), "")
+        devices = {name: (params or {}).get(name) for name in lightgbm_aliases("device_type")}
+        return next((f"{name}={value!r} is the CPU" for name, value in devices.items() if value == "cpu"), "")
 
     def best_iteration(self, model: Any) -> int | None:
         return model.best_iteration - 1 if model.best_iteration > 0 else None

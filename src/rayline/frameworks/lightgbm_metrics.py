@@ -149,5 +149,5 @@ def _merged(metric: str, parts: Sequence[tuple[float, float, int]]) -> float:
 
 
 def _with(result: Any, value: float) -> Any:
-    made = (*result[:2], value, *result[3:])
-    return made if type(result) is tuple else type(result)(*made)
+    replaced = (*result[:2], value, *result[3:])
+    return replaced if type(result) is tuple else type(result)(*replaced)

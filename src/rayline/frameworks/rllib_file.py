@@ -77,14 +77,14 @@ def load(directory: Path, cls: Any = None) -> Any:
         exact = name in modules.own() and cls is None
         if exact:
             policy.check_settings(config, {field.name for field in dataclasses.fields(DefaultModelConfig)})
-        made = module_size.built_within_limits(
+        module = module_size.built_within_limits(
             lambda: modules.build(policy_class, observation_space, action_space, config),
             shapes,
             "policy.json",
             exact=exact,
         )
-        made.load_state_dict(load_file(str(directory / "policy.safetensors")), strict=True)
-        return modules.described(made, normalizes=bool(about["normalizes"]), clips=bool(about["clips"]))
+        module.load_state_dict(load_file(str(directory / "policy.safetensors")), strict=True)
+        return modules.described(module, normalizes=bool(about["normalizes"]), clips=bool(about["clips"]))
     except ArtifactError:
         raise
     except Exception as error:  # a class may raise anything about wrong settings

@@ -116,13 +116,13 @@ def target(action_space: Any) -> Target:
 def policy(running: Any) -> Any:
     """Return the learned policy as a separate module for inference only."""
     acting = running.env_runner.module
-    made = build(type(acting), acting.observation_space, acting.action_space, plain(acting.model_config))
+    copied = build(type(acting), acting.observation_space, acting.action_space, plain(acting.model_config))
     name = "learner/rl_module/default_policy"
     state = running.learner_group.get_state(components=name, inference_only=True)
     for part in name.split("/"):
         state = state[part]
-    made.set_state(state)
-    return described(made, normalizes=bool(running.config.normalize_actions), clips=bool(running.config.clip_actions))
+    copied.set_state(state)
+    return described(copied, normalizes=bool(running.config.normalize_actions), clips=bool(running.config.clip_actions))
 
 
 def refuse_memory(module: Any) -> None:
@@ -137,13 +137,13 @@ def refuse_memory(module: Any) -> None:
 
 def build(cls: type, observation_space: Any, action_space: Any, config: Mapping[str, Any]) -> Any:
     with quiet():
-        made: Any = cls(
+        module: Any = cls(
             observation_space=observation_space,
             action_space=action_space,
             inference_only=True,
             model_config=dict(config),
         )
-    return made.eval()
+    return module.eval()
 
 
 def plain(config: Any) -> dict[str, Any]:

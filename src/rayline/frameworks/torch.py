@@ -121,21 +121,21 @@ class Torch(Framework):
         with seeded(context), self.communication(context) as among, contextlib.ExitStack() as stack:
             link = "log" if torch_losses.has_log_link(settings.loss) else "identity"
             n = 2 if per_class(settings.loss) else 1
-            made = modules.built(context, module, module_kwargs, settings.inputs, n, link)
-            stack.enter_context(torch_device.naming_memory(made, f"batch_size={settings.batch_size}"))
-            made = torch_device.moved(made, select_device(context.use_gpu))
+            trained = modules.built(context, module, module_kwargs, settings.inputs, n, link)
+            stack.enter_context(torch_device.naming_memory(trained, f"batch_size={settings.batch_size}"))
+            trained = torch_device.moved(trained, select_device(context.use_gpu))
             if train_loop is None:
-                made = TrainingLoop(context, made, settings, among).run()
+                trained = TrainingLoop(context, trained, settings, among).run()
             else:
-                about = modules.recipe(made)
+                about = modules.recipe(trained)
                 loop_arguments = {name: getattr(settings, name) for name in _named_by(train_loop)}
                 loop_context = dataclasses.replace(context, report=reports_of_all(context, among))
-                answer = train_loop(among.wrap(made, device(context)), loop_context, **loop_arguments)
-                made = modules.described(
-                    getattr(answer, "module", answer) if isinstance(answer, torch.nn.Module) else made, about
+                answer = train_loop(among.wrap(trained, device(context)), loop_context, **loop_arguments)
+                trained = modules.described(
+                    getattr(answer, "module", answer) if isinstance(answer, torch.nn.Module) else trained, about
                 )
-                among.sync_buffers(made)
-        return made.eval()
+                among.sync_buffers(trained)
+        return trained.eval()
 
     def communication(self, context: TrainContext) -> contextlib.AbstractContextManager[SingleProcess]:
         """Return the communicator of the workers during training."""
@@ -221,8 +221,8 @@ class Torch(Framework):
                     "train_loop", "a function of the module and the TrainContext", loop, where="torch trainer"
                 )
             _refuse(given, LOOP - {*_named_by(loop)}, "train_loop", "let it have a parameter of that name")
-        made = given.get("module", "MLP") if lightning is None else lightning
-        modules.check(made, given.get("module_kwargs") or {})
+        wanted = given.get("module", "MLP") if lightning is None else lightning
+        modules.check(wanted, given.get("module_kwargs") or {})
         LoopSettings(**{name: value for name, value in given.items() if name in SETTINGS}).check()
 
 

@@ -53,9 +53,9 @@ def placed(module: Any, device: Device) -> Any:
         there = tensor.detach().to(device.name, copy=True)
         is_parameter = isinstance(tensor, torch.nn.Parameter)
         memo[id(tensor)] = torch.nn.Parameter(there, requires_grad=tensor.requires_grad) if is_parameter else there
-    made = copy.deepcopy(module, memo)  # what is in the memo is not copied: the numbers never are twice on the host
-    setattr(made, _ATTRIBUTE, device)
-    return record("model", device, made)
+    copied = copy.deepcopy(module, memo)  # what is in the memo is not copied: the numbers never are twice on the host
+    setattr(copied, _ATTRIBUTE, device)
+    return record("model", device, copied)
 
 
 def size_bytes(module: Any) -> float:

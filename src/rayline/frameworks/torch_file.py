@@ -42,10 +42,10 @@ def load(directory: Path, module: Any = None) -> Any:
         )
     about = modules.ModuleSpec.from_json(data, None if isinstance(make, torch.nn.Module) else make)
     try:
-        made = module_size.built_within_limits(
+        loaded = module_size.built_within_limits(
             lambda: modules.build(make, about.kwargs, {})[0], shapes, ABOUT, exact=modules.is_own(make)
         )
-        read_numbers(made, directory)
+        read_numbers(loaded, directory)
     except ArtifactError:
         raise
     except Exception as error:  # a class may raise anything about wrong arguments
@@ -54,7 +54,7 @@ def load(directory: Path, module: Any = None) -> Any:
             "Expected the class that it was trained with.",
             "pass the right one: rayline.load(path, module=Net).",
         ) from error
-    return modules.described(made.eval(), about)
+    return modules.described(loaded.eval(), about)
 
 
 def read_numbers(module: Any, directory: Path) -> None:

@@ -60,10 +60,10 @@ def fit(
     with seeded(context), scratch.folder("lightning") as folder, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")  # advice about loaders and loggers that does not apply
         logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-        made = modules.built(context, module, module_kwargs, inputs)
-        if not isinstance(made, lightning.LightningModule):
+        built = modules.built(context, module, module_kwargs, inputs)
+        if not isinstance(built, lightning.LightningModule):
             raise ParameterError.value(
-                "lightning_module", "something that makes a LightningModule", made, where="torch trainer"
+                "lightning_module", "something that makes a LightningModule", built, where="torch trainer"
             )
         listener, gpu = _LightningReporter(context), select_device(context.use_gpu)
         trainer = lightning.Trainer(
@@ -77,17 +77,17 @@ def fit(
             callbacks=[*callbacks, listener],
         )
         if context.world_size > 1:
-            _log_for_all(made, listener, context.world_size)
+            _log_for_all(built, listener, context.world_size)
         resume = None if context.resume is None else str(context.resume / "training.pt")
-        module_of_steps, rows = torch_device.compiled(made, compile), _RowsDataModule(context, batch_size, inputs)
-        with torch_device.naming_memory(made, f"batch_size={batch_size}"):
+        module_of_steps, rows = torch_device.compiled(built, compile), _RowsDataModule(context, batch_size, inputs)
+        with torch_device.naming_memory(built, f"batch_size={batch_size}"):
             trainer.fit(module_of_steps, datamodule=rows, ckpt_path=resume, weights_only=True)
         if context.world_size > 1:
-            ProcessGroup().sync_buffers(made)
+            ProcessGroup().sync_buffers(built)
             torch.distributed.destroy_process_group()
-        made.trainer = None
-        made.__dict__.pop("log", None)
-        return torch_device.moved(made, gpu).eval()  # Lightning leaves it on the CPU; the metrics are computed there
+        built.trainer = None
+        built.__dict__.pop("log", None)
+        return torch_device.moved(built, gpu).eval()  # Lightning leaves it on the CPU; the metrics are computed there
 
 
 def _log_for_all(module: Any, listener: _LightningReporter, world_size: int) -> None:

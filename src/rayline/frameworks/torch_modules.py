@@ -257,7 +257,7 @@ def built(
     """Return a new module for the context's features and target with at least this number of outputs, its spec attached."""
     make, features = resolve_module(module), context.train.head
     shapes = {"in_features": ModuleInputs(features, inputs).width, "out_features": max(context.target.n_outputs, least)}
-    made, full = build(make, kwargs, shapes)
+    new, full = build(make, kwargs, shapes)
     about = ModuleSpec(
         make=None if isinstance(make, torch.nn.Module) else make,
         kwargs=full,
@@ -269,7 +269,7 @@ def built(
         link=link,
         quantiles=context.target.quantiles,
     )
-    return described(made, about)
+    return described(new, about)
 
 
 # -- features in, scores out -------------------------------------------------------------------------------------------

@@ -57,7 +57,7 @@ def to_onnx(module: Any, width: int) -> Any:
         log.setLevel(logging.ERROR)  # it logs missing image libraries
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # deprecations inside PyTorch
-            made = torch.onnx.export(
+            exported = torch.onnx.export(
                 ScoringModule(module).eval(),
                 (torch.zeros(2, width),),
                 dynamo=True,
@@ -76,4 +76,4 @@ def to_onnx(module: Any, width: int) -> Any:
         ) from error
     finally:
         log.setLevel(level)
-    return made.model_proto
+    return exported.model_proto

@@ -105,7 +105,7 @@ class XGBoost(Framework):
             if context.resume is not None:
                 xgb_model = self.load(context.resume)
                 num_boost_round -= xgb_model.num_boosted_rounds()
-            made = xgboost.train(
+            booster = xgboost.train(
                 params,
                 train,
                 num_boost_round,
@@ -121,7 +121,7 @@ class XGBoost(Framework):
                 ],  # first: no callback is called after one that stops the training
                 custom_metric=custom_metric,
             )
-            return trained_on(gpu, made)
+            return trained_on(gpu, booster)
 
     def _test(
         self,
@@ -191,7 +191,7 @@ class XGBoost(Framework):
         return predicted.astype(np.int64) if objective in OF_CLASSES else predicted
 
     def place(self, model: Any, device: Any) -> Any:
-        return placed(model, device, lambda made: made.set_param({"device": device.name}))
+        return placed(model, device, lambda copied: copied.set_param({"device": device.name}))
 
     def single_row_view(self, model: Any) -> Any:
         if device_of(model).is_gpu:
@@ -261,8 +261,8 @@ class XGBoost(Framework):
         )
 
     def gpu_arguments(self, params: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any) -> str:
-        asked = str((params or {}).get("device", ""))
-        return f"device={asked!r}" if asked.startswith(("cuda", "gpu")) else ""
+        requested = str((params or {}).get("device", ""))
+        return f"device={requested!r}" if requested.startswith(("cuda", "gpu")) else ""
 
     def cpu_arguments(self, params: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any) -> str:
         settings = {name: (params or {}).get(name) for name in ON_CPU}
@@ -356,16 +356,16 @@ def _any(flag: bool, distributed: bool) -> bool:
 
 
 def _communicator(context: TrainContext) -> contextlib.AbstractContextManager[Any]:
-    made: contextlib.AbstractContextManager[Any] = xgboost.collective.CommunicatorContext(
+    communicator: contextlib.AbstractContextManager[Any] = xgboost.collective.CommunicatorContext(
         **context.rendezvous, dmlc_task_id=f"{context.rank:06d}"
     )
-    return made
+    return communicator
 
 
 def _subfolder(folder: Path, name: str) -> Path:
-    made = folder / name
-    made.mkdir()
-    return made
+    subfolder = folder / name
+    subfolder.mkdir()
+    return subfolder
 
 
 @adapters.once_per_model

@@ -94,14 +94,14 @@ def _arguments(rows: Rows, *, streamed: bool = False) -> dict[str, Any]:
     if not features.n_rows and (features.categories or streamed):
         # XGBoost needs a row on every rank to know the categories and the columns: a rank without rows gets one of weight 0.
         features = Features(pl.DataFrame(schema=features.schema).clear(1), schema=features.schema)
-        made = _labels(rows, _no_label(rows), np.zeros(1))
+        arguments = _labels(rows, _no_label(rows), np.zeros(1))
     else:
-        made = _labels(rows, rows.target, rows.weight)
+        arguments = _labels(rows, rows.target, rows.weight)
     if not features.has_vectors:
         table = features.table
-        return {"data": table.rename({name: NAMES.escape(name) for name in table.columns}), **made}
+        return {"data": table.rename({name: NAMES.escape(name) for name in table.columns}), **arguments}
     # It has more columns than features, and no names. XGBoost treats values that a sparse matrix does not store as missing.
-    return {"data": features.matrix(zeros=True), "feature_types": _kinds(features), **made}
+    return {"data": features.matrix(zeros=True), "feature_types": _kinds(features), **arguments}
 
 
 def _arguments_on_gpu(rows: Rows, cupy: Any, gpu: Device) -> dict[str, Any]:

@@ -142,11 +142,11 @@ def read_members(
         pipeline = Scorer(preprocessor, model, postprocessing)
         chain.StageChain(postprocessing, target).verify(pipeline.input_schema)
         for name in ("input_schema", "output_schema"):
-            told, own = about.get(name), schema_to_json(getattr(pipeline, name))
-            if told is not None and told != own:
+            saved, restored = about.get(name), schema_to_json(getattr(pipeline, name))
+            if saved is not None and saved != restored:
                 raise ArtifactError.here(
                     f"the manifest's {name} is not that of the pipeline.",
-                    f"Expected {str(own)[:300]}; got {str(told)[:300]}.",
+                    f"Expected {str(restored)[:300]}; got {str(saved)[:300]}.",
                     "save the pipeline again.",
                 )
         _check_golden(pipeline, golden)

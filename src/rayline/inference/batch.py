@@ -76,8 +76,8 @@ class BatchPredictor:
         kept = frame if self.keep is None else self._kept(frame)
         with at(f"{WHERE} (keep_columns)"):
             refuse_existing_columns(self._adds, kept.columns)
-        made = self._predictions(frame)
-        return (pl.concat([kept, made], how="horizontal") if kept.width else made).lazy()
+        predictions = self._predictions(frame)
+        return (pl.concat([kept, predictions], how="horizontal") if kept.width else predictions).lazy()
 
     def passes(self, names: Sequence[str]) -> list[str]:
         """Return the input columns that are kept."""
@@ -99,8 +99,8 @@ class BatchPredictor:
             return self._predict(frame)
         nothing = self._predict(frame.head(0))  # an error of the table, not of a row, is raised here
         problems = pl.Series(ERROR, [None] * frame.height, dtype=pl.String)
-        made: pl.DataFrame = pl.concat(list(self._predictions_halving(frame, 0, problems, nothing)) or [nothing])
-        return made.with_columns(problems) if self.on_error == "collect" else made
+        predictions: pl.DataFrame = pl.concat(list(self._predictions_halving(frame, 0, problems, nothing)) or [nothing])
+        return predictions.with_columns(problems) if self.on_error == "collect" else predictions
 
     def _predictions_halving(
         self, frame: pl.DataFrame, start: int, problems: pl.Series, nothing: pl.DataFrame

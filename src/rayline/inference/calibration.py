@@ -61,11 +61,13 @@ class RowScorer:
         truth = target.truth_of(frame).reshape(frame.height, len(target.columns))
         values = plain_values(scores, target)
         columns = [*values.T, *truth.T.astype(np.float64), weights(frame, self._weight)]
-        made = pl.DataFrame([pl.Series(name, c, dtype=pl.Float64) for name, c in zip(self.adds, columns, strict=False)])
+        scored = pl.DataFrame(
+            [pl.Series(name, c, dtype=pl.Float64) for name, c in zip(self.adds, columns, strict=False)]
+        )
         if not self._groups:
-            return made
+            return scored
         texts = pipeline._check.only(self._groups)(frame.lazy().select(map(col, self._groups))).collect()
-        return made.with_columns(group_texts(texts, self._groups).alias(GROUP))
+        return scored.with_columns(group_texts(texts, self._groups).alias(GROUP))
 
 
 @at(WHERE)

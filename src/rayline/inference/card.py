@@ -180,8 +180,8 @@ def _sections(pipeline: InferencePipeline, table: pl.DataFrame | None, history: 
         *_what_matters(pipeline, table),
         _examples(pipeline),
     ]
-    told = [s for s in sections if (s.text and s.text != _MOVES) or s.rows or s.bars or s.plots]
-    return [*told, *(_Section(title, "To be written by its owner.") for title in ("Intended use", "Limits and risks"))]
+    shown = [s for s in sections if (s.text and s.text != _MOVES) or s.rows or s.bars or s.plots]
+    return [*shown, *(_Section(title, "To be written by its owner.") for title in ("Intended use", "Limits and risks"))]
 
 
 def _what_it_predicts(pipeline: InferencePipeline) -> _Section:

@@ -51,7 +51,7 @@ def learning(history: pl.DataFrame, target: Target) -> list[SVGPlot]:
     names = [name for name in history.columns if name != "iteration" and history[name].dtype.is_numeric()]
     names.sort(key=lambda name: name.startswith("train-"))  # the test rows first, as in every picture
     metrics = dict.fromkeys(name.partition("-")[2] or name for name in names)
-    made = []
+    plots = []
     for metric in list(metrics)[:3] if history.height > 1 else []:
         series = {
             name.removesuffix(metric).rstrip("-") or name: list(
@@ -66,8 +66,8 @@ def learning(history: pl.DataFrame, target: Target) -> list[SVGPlot]:
         if target.stages:
             stages = ", ".join(name for name, _ in target.stages)
             caption += f" On the scale that the model learns, after the target stages {stages}: not that of the labels."
-        made.append(SVGPlot(f"history-{metric}", f"Learning: {metric}{target.of_class(metric)}", caption, svg))
-    return made
+        plots.append(SVGPlot(f"history-{metric}", f"Learning: {metric}{target.of_class(metric)}", caption, svg))
+    return plots
 
 
 def performance(target: Target, scores: Array, table: pl.DataFrame) -> list[SVGPlot]:
@@ -81,17 +81,17 @@ def performance(target: Target, scores: Array, table: pl.DataFrame) -> list[SVGP
     truth = target.encode(table.select(col(target.columns[0])))
     chances = target.probabilities(scores).to_numpy()
     classes = [str(c) for c in target.classes[0]]
-    made = [_roc(classes, chances, truth)]
+    plots = [_roc(classes, chances, truth)]
     if len(classes) == 2:
-        made.append(_calibration(classes[1], chances[:, 1], truth))
+        plots.append(_calibration(classes[1], chances[:, 1], truth))
     if len(classes) <= MOST_CLASSES:
         counts = np.zeros((len(classes), len(classes)), np.int64)
         np.add.at(counts, (truth, target.codes(scores)[0].astype(np.int64)), 1)
         svg = svg_plots.confusion_table(classes, counts.tolist(), x="predicted", y="true")
-        made.append(
+        plots.append(
             SVGPlot("confusion", "Confusion", "Rows of each true class (down) by predicted class (across).", svg)
         )
-    return made
+    return plots
 
 
 def _roc(classes: Sequence[str], chances: Array, truth: Array) -> SVGPlot:
@@ -124,7 +124,7 @@ def _calibration(name: str, chance: Array, truth: Array) -> SVGPlot:
 
 
 def _regression(target: Target, scores: Array, table: pl.DataFrame) -> list[SVGPlot]:
-    predicted, made = target.predictions(scores), []
+    predicted, plots = target.predictions(scores), []
     truths = [target.columns[0]] * len(predicted.columns) if len(target.quantiles) > 1 else target.columns
     for truth, name, column in zip(truths, target.value_names, predicted.columns, strict=True):
         both = pl.DataFrame(
@@ -135,11 +135,11 @@ def _regression(target: Target, scores: Array, table: pl.DataFrame) -> list[SVGP
         dots = both.gather_every(every).rows()
         caption = f"One row in {every} is shown. " * (every > 1) + "On the dashed line the prediction is the truth."
         svg = svg_plots.lines({name: dots}, x=f"true {truth}", y="predicted", diagonal=True, dots=True)
-        made.append(SVGPlot(f"predicted-{name}", f"Predicted and true {name}", caption, svg))
+        plots.append(SVGPlot(f"predicted-{name}", f"Predicted and true {name}", caption, svg))
         if len(error):
             counts, edges = np.histogram(error, bins=min(40, max(5, int(np.sqrt(len(error))))))
             svg = svg_plots.bars(edges.tolist(), counts.tolist(), x="predicted − true", y="rows")
             low, middle, high = (number(v) for v in np.quantile(error, [0.25, 0.5, 0.75]))
             words = f"Median {middle}; half of the rows lie between {low} and {high}."
-            made.append(SVGPlot(f"errors-{name}", f"Errors of {name}", words, svg))
-    return made
+            plots.append(SVGPlot(f"errors-{name}", f"Errors of {name}", words, svg))
+    return plots

@@ -85,9 +85,9 @@ def parse(
 
     Raises ArtifactError when it is not the expected one, not signed by a trusted key, or not true.
     """
-    told, text = _text(members, DIGEST), _text(members, MANIFEST)
+    stored_digest, text = _text(members, DIGEST), _text(members, MANIFEST)
     digest = hashlib.sha256(text).hexdigest()
-    if told.decode("ascii", "replace").strip() != digest:
+    if stored_digest.decode("ascii", "replace").strip() != digest:
         raise ArtifactError(
             f"{place()} is damaged: its manifest has another digest than it says.", "", "copy it again."
         )

@@ -38,8 +38,8 @@ def sample_rows(pipeline: InferencePipeline) -> Array:
         known = np.nan_to_num(np.asarray(features.matrix(np.float64)))
         base = known if len(known) > 1 else known + base
     one, other = base[random.integers(len(base), size=ROWS)], base[random.integers(len(base), size=ROWS)]
-    made: Array = (one + random.random((ROWS, width)) * (other - one)).astype(np.float32)
-    return made
+    sample: Array = (one + random.random((ROWS, width)) * (other - one)).astype(np.float32)
+    return sample
 
 
 def expected(model: Model, matrix: Array) -> Array:
@@ -136,8 +136,8 @@ def compare_pipeline(pipeline: InferencePipeline, graph: Any) -> None:
     if pipeline.postprocessing:
         _refuse_other_outputs(pipeline, graph, feed, pipeline.outcome(rows, pipeline.model_scores(rows.lazy())))
         return
-    made = pipeline.predict_proba(rows) if pipeline.classes else pipeline.predict(rows)
-    _refuse_other(pipeline.model, _answers(pipeline.model, graph, feed)[-1], made.cast(pl.Float64).to_numpy())
+    predictions = pipeline.predict_proba(rows) if pipeline.classes else pipeline.predict(rows)
+    _refuse_other(pipeline.model, _answers(pipeline.model, graph, feed)[-1], predictions.cast(pl.Float64).to_numpy())
 
 
 def _answers(model: Model, graph: Any, feed: Any) -> list[Array]:

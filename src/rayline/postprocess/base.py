@@ -150,12 +150,14 @@ class RowOutcome:
             bounds = zip(suffixes(target), self.lower, self.upper, strict=True)
             return {f"{word}{s}": v for s, low, high in bounds for word, v in (("lower", low), ("upper", high))}
         codes = self.codes or [int(c[0]) for c in target.codes(self.scores)]
-        made, start = {}, 0
+        intervals, start = {}, 0
         for suffix, classes, code in zip(suffixes(target), target.classes, codes, strict=True):
             members = self.sets[start : start + len(classes)]
-            made[f"set{suffix}"] = [c for i, (c, m) in enumerate(zip(classes, members, strict=True)) if m or i == code]
+            intervals[f"set{suffix}"] = [
+                c for i, (c, m) in enumerate(zip(classes, members, strict=True)) if m or i == code
+            ]
             start += len(classes)
-        return made
+        return intervals
 
 
 @dataclass(frozen=True)
@@ -295,8 +297,8 @@ def packed(values: Array, codes: Array | None) -> Array:
 @functools.cache
 def _record(n_codes: int, n_values: int) -> np.dtype[Any]:
     """The type of `decisions` of one row."""
-    made = packed(np.empty((1, n_values)), np.empty((1, n_codes), dtype=np.int64))
-    return made.dtype
+    fields = packed(np.empty((1, n_values)), np.empty((1, n_codes), dtype=np.int64))
+    return fields.dtype
 
 
 def suffixes(target: Target) -> Sequence[str]:

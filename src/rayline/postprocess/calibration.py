@@ -95,8 +95,10 @@ class Calibrate(PostprocessingStage):
     def apply(self, outcome: Outcome) -> Outcome:
         if self._is_joint(outcome.target):
             return outcome.with_(values=self._softmax(outcome.values), codes=None)
-        made = np.stack([own.of(outcome.values[:, i]) for i, own in enumerate(self.maps)], axis=1)
-        return outcome.with_(values=_shares(made) if outcome.target.task is Task.MULTICLASS else made, codes=None)
+        probabilities = np.stack([own.of(outcome.values[:, i]) for i, own in enumerate(self.maps)], axis=1)
+        return outcome.with_(
+            values=_shares(probabilities) if outcome.target.task is Task.MULTICLASS else probabilities, codes=None
+        )
 
     def row_function(self) -> Callable[[RowOutcome], None]:
         if "inverse_temperature" in self.state:

@@ -37,8 +37,8 @@ class LogisticMap:
     def of(self, p: Array) -> Array:
         p = np.minimum(np.maximum(p, EPSILON), 1.0 - EPSILON)
         z = self.a * np.log(p) - self.b * np.log(1.0 - p) + self.c
-        made: Array = 1.0 / (1.0 + np.exp(-np.minimum(np.maximum(z, -MAX_EXPONENT), MAX_EXPONENT)))
-        return made
+        probabilities: Array = 1.0 / (1.0 + np.exp(-np.minimum(np.maximum(z, -MAX_EXPONENT), MAX_EXPONENT)))
+        return probabilities
 
     def one(self, p: float) -> float:
         if not EPSILON <= p <= _BELOW_1:
@@ -69,8 +69,8 @@ class IsotonicMap:
         if len(x) == 1:
             return np.full_like(p, y[0])
         place = np.clip(np.searchsorted(x, p, side="right") - 1, 0, len(x) - 2)
-        made = y[place] + (p - x[place]) * slopes[place]
-        limited: Array = np.where(p <= x[0], y[0], np.where(p >= x[-1], y[-1], made))
+        probabilities = y[place] + (p - x[place]) * slopes[place]
+        limited: Array = np.where(p <= x[0], y[0], np.where(p >= x[-1], y[-1], probabilities))
         return limited
 
     def one(self, p: float) -> float:

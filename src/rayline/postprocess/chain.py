@@ -176,10 +176,10 @@ def learn(stages: Stages, rows: CalibrationRows) -> Stages:
     fitted = []
     rows = rows.with_weight()
     for stage in stages:
-        made = stage.fitted(stage.learn(rows))
-        fitted.append(made)
+        fitted_stage = stage.fitted(stage.learn(rows))
+        fitted.append(fitted_stage)
         if stage is not stages[-1]:
-            rows = replace(rows, outcome=made.apply(rows.outcome))
+            rows = replace(rows, outcome=fitted_stage.apply(rows.outcome))
     return tuple(fitted)
 
 

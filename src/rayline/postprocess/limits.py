@@ -129,8 +129,8 @@ class Round(_NumberStage):
 
     def _of(self, values: Array) -> Array:
         factor = 10.0 ** abs(self.decimals)
-        made: Array = np.rint(values * factor) / factor if self.decimals >= 0 else np.rint(values / factor) * factor
-        return made
+        rounded: Array = np.rint(values * factor) / factor if self.decimals >= 0 else np.rint(values / factor) * factor
+        return rounded
 
     def _one(self, value: float) -> float:
         return float(self._of(np.float64(value)))  # type: ignore[arg-type]

@@ -77,8 +77,10 @@ class FoldFitter:
     @property
     def known(self) -> KnownStatistics:
         """What was computed of the raw table."""
-        asked = frozenset(self._asked)
-        return KnownStatistics(asked, [{r: a for r, a in results.items() if not r.prefix} for results in self._known])
+        requested = frozenset(self._asked)
+        return KnownStatistics(
+            requested, [{r: a for r, a in results.items() if not r.prefix} for results in self._known]
+        )
 
     def fit(
         self,

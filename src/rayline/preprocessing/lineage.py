@@ -48,22 +48,22 @@ def origins(operations: Sequence[Operation], schema: Mapping[str, pl.DataType]) 
     schema = dict(schema)
     for operation in operations:
         reads, named = operation.sources(schema), operation.elements(schema)
-        made = {
+        computed = {
             name: tuple(sorted({source for read in own for source in origins.get(read, ())}, key=places.__getitem__))
             for name, own in reads.items()
         }
-        for name in made:
+        for name in computed:
             elements.pop(name, None)
         for name, own in named.items():  # an element that is called as a column is that column
             apart = list(own) == list(reads[name])
-            elements[name] = {e: origins[e] for e in own} if apart else dict.fromkeys(own, made[name])
+            elements[name] = {e: origins[e] for e in own} if apart else dict.fromkeys(own, computed[name])
         changes = operation.changes(schema)
         changes.update(schema)
         kept = {name: origins.get(name, ()) for name in changes.made}
         for name in changes.removed:
             origins.pop(name, None)
         origins |= kept  # new columns stand in the order of the table
-        origins |= {name: sources for name, sources in made.items() if name in schema}
+        origins |= {name: sources for name, sources in computed.items() if name in schema}
     return ColumnOrigins(origins, elements)
 
 

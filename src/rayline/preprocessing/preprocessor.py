@@ -117,10 +117,10 @@ class BasePreprocessor:
 
     def __copy__(self) -> Self:
         """Return an independent copy: fitting one of the two again does not change the other."""
-        made = type(self)()
-        made.__dict__.update(self.__dict__)
-        made._stages = tuple((n, copy.copy(s) if isinstance(s, BasePreprocessor) else s) for n, s in self._stages)
-        return made
+        copied = type(self)()
+        copied.__dict__.update(self.__dict__)
+        copied._stages = tuple((n, copy.copy(s) if isinstance(s, BasePreprocessor) else s) for n, s in self._stages)
+        return copied
 
     def replace(self, changes: Mapping[str, Mapping[str, Any]]) -> Self:
         """Return an unfitted copy with other parameters: `{"impute": {"strategy": "median"}}`.
@@ -240,14 +240,14 @@ class BasePreprocessor:
         [1, 1, 1, 1, 1]
         """
         engine, schema, targets = self._inputs(data, target_columns)
-        made = []
+        fitted = []
         for prepared in splitter(folds).prepare(engine, data, target_columns=targets):
             fitter = FoldFitter(engine, data, schema, prepared.cells, prepared.folds, targets=targets)
             for fold in range(len(prepared.folds)):
                 one = self.clone()
                 one.store_fit(fitter.fit(fold, self.leaves, target_leaves=self._target_stages), schema, targets)
-                made.append(one)
-        return made
+                fitted.append(one)
+        return fitted
 
     def _inputs(
         self, data: Any, target_columns: Sequence[str] | str, schema: pl.Schema | None = None
@@ -567,31 +567,36 @@ class BasePreprocessor:
                 "load it with a newer Rayline.",
             )
         try:
-            made = cls(
+            new = cls(
                 [
                     (name, _leaf_from_json(stage) if "stage" in stage else cls.from_json(stage))
                     for name, stage in data["stages"]
                 ],
                 [(name, _leaf_from_json(stage)) for name, stage in data.get("target_stages", ())],
             )
-            made._input = None if data["input_schema"] is None else schema_from_json(data["input_schema"])
-            made._output = None if data["output_schema"] is None else schema_from_json(data["output_schema"])
-            made._target = None if data["target"] is None else Target.from_json(data["target"])
-            made._targets, made._scans = tuple(map(str, data["target_columns"])), int(data["scans"])
-            if (made._input is None) != (made._output is None):
+            new._input = None if data["input_schema"] is None else schema_from_json(data["input_schema"])
+            new._output = None if data["output_schema"] is None else schema_from_json(data["output_schema"])
+            new._target = None if data["target"] is None else Target.from_json(data["target"])
+            new._targets, new._scans = tuple(map(str, data["target_columns"])), int(data["scans"])
+            if (new._input is None) != (new._output is None):
                 raise ArtifactError(
                     "The saved preprocessor is malformed: it has only one of its two schemas.",
                     "Expected input_schema and output_schema, or null for both.",
                     "save it again.",
                 )
-            if made._input is not None and made._output is not None:
-                smoke_check(made.table_function(), made.row_function(), made._input, made._output)
+            if new._input is not None and new._output is not None:
+                smoke_check(
+                    new.table_function(),
+                    new.row_function(),
+                    new._input,
+                    new._output,
+                )
         except (Exception, pl.exceptions.PanicException) as error:  # untrusted values can raise anything in a stage
             if isinstance(error, RaylineError):
                 raise
             reason = f"{type(error).__name__}: {first_line(error)}"
             raise ArtifactError(f"The saved preprocessor is malformed: {reason}.", "", "save it again.") from error
-        return made
+        return new
 
     def save(self, path: str | Path) -> None:
         """Write the preprocessor as readable JSON, atomically, to a path or a URL (s3://…). Raises ArtifactError when the file cannot be
@@ -633,9 +638,9 @@ class _Transform:
 
 def _leaf_from_json(data: Any) -> Stage:
     cls: Any = registry.stage(data["stage"])
-    made = cls.from_json(data)
-    assert isinstance(made, Stage)
-    return made
+    stage = cls.from_json(data)
+    assert isinstance(stage, Stage)
+    return stage
 
 
 def _indent(text: str) -> str:

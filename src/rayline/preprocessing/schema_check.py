@@ -127,11 +127,11 @@ class _IntegersFromFloats(_Change):
                 raise SchemaError.dtype(
                     self.name, f"{self.dtype} (whole numbers)", "numbers with a fraction", where=self.made_at
                 )
-        made = values.cast(self.dtype, strict=False)
-        beyond = values.filter(made.is_null() & values.is_not_null())
+        converted = values.cast(self.dtype, strict=False)
+        beyond = values.filter(converted.is_null() & values.is_not_null())
         if len(beyond):
             raise SchemaError.dtype(self.name, _range(self.dtype), f"{beyond[0]}", where=self.made_at)
-        return made
+        return converted
 
 
 class _FixedLengthVectors(_Change):
@@ -163,18 +163,18 @@ class _Midnight(_Change):
     """Dates that came as times, as pandas has them: all at midnight."""
 
     def change(self, values: pl.Series) -> pl.Series:
-        made = values.dt.date()
-        later = values.filter(made.cast(values.dtype) != values)
+        dates = values.dt.date()
+        later = values.filter(dates.cast(values.dtype) != values)
         if len(later):
             raise self.refusal(f"the time {later[0]}")
-        return made
+        return dates
 
 
 def _by_value(values: pl.Series, function: Callable[[Any], Any], dtype: pl.DataType) -> pl.Series:
     """Return the values of a function of Python values, called once for each value that differs."""
     own = values.drop_nulls().unique()
-    made = pl.Series([function(value) for value in own.to_list()], dtype=dtype)
-    return values.replace_strict(own, made, default=None, return_dtype=dtype) if len(own) else values.cast(dtype)
+    converted = pl.Series([function(value) for value in own.to_list()], dtype=dtype)
+    return values.replace_strict(own, converted, default=None, return_dtype=dtype) if len(own) else values.cast(dtype)
 
 
 def _range(dtype: pl.DataType) -> str:

@@ -29,7 +29,7 @@ def without_targets(
     seen = set[str]()  # columns that a stage behind this one saw with other values than it would now, and still sees
     gone = {*targets}  # columns that it saw, and would not see now
     worked = set[str]()  # targets that a stage has worked on
-    made: list[Stage] = []
+    stages: list[Stage] = []
     for path, leaf in leaves:
         one = _without(leaf, gone, worked | seen, targets)
         if one is None or _reads_absent(operations_of(path, one), after) or _learned_from(one, seen, after, targets):
@@ -46,8 +46,8 @@ def without_targets(
         seen &= after.keys()
         if any(name in targets for name in after):
             raise _refusal(path, leaf, targets)
-        made.append(one)
-    return made, pl.Schema(after)
+        stages.append(one)
+    return stages, pl.Schema(after)
 
 
 def _without(leaf: Stage, gone: Collection[str], changed: Collection[str], targets: Sequence[str]) -> Stage | None:
@@ -78,10 +78,10 @@ def _learned_from(
     if not columns:
         return False
     try:
-        asked = leaf.required_statistics(FitContext(tuple(leaf.state.get("columns", ())), schema, tuple(targets)))
+        requests = leaf.required_statistics(FitContext(tuple(leaf.state.get("columns", ())), schema, tuple(targets)))
     except RaylineError:  # it looks at a target
         return True
-    return any(column in columns for request in asked for column in request.columns)
+    return any(column in columns for request in requests for column in request.columns)
 
 
 def _refusal(path: str, leaf: Stage, targets: Sequence[str]) -> SchemaError:

@@ -254,10 +254,14 @@ class App(FastAPI):
         if len(request.body) > SHORT_BODY:
             return await self._threaded(request, partial(served.tensors, request.body, n))
         schema = served.pipeline.input_schema
-        asked = openinference.decode(request.body, n, schema)
-        if asked.n_rows <= FEW_ROWS and served.pipeline.takes_rows and all(name in asked.columns for name in schema):
-            rows = served.reader.rows(served.reader.transposed(asked.columns, asked.n_rows))
-            return served.tensor_predictions(asked, await self._few(served, rows))
+        decoded = openinference.decode(request.body, n, schema)
+        if (
+            decoded.n_rows <= FEW_ROWS
+            and served.pipeline.takes_rows
+            and all(name in decoded.columns for name in schema)
+        ):
+            rows = served.reader.rows(served.reader.transposed(decoded.columns, decoded.n_rows))
+            return served.tensor_predictions(decoded, await self._few(served, rows))
         return await self._threaded(request, partial(served.tensors, request.body, n))
 
     async def _v2_metadata(self, request: HTTPRequest, served: ServedModel) -> HTTPResponse:

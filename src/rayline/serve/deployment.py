@@ -365,14 +365,14 @@ class _Plan:
     def application(self, model: bytes | str | None, config: Mapping[str, str] | None, host: str = "") -> Any:
         """Return the Ray Serve application of a model in its arguments or in the ModelStore, on a Ray Serve at this address."""
         # A constant version: Ray Serve then updates a running deployment in place where it can.
-        made = serve.deployment(replica_class()).options(
+        deployment = serve.deployment(replica_class()).options(
             name=self.options.name,
             user_config=config,
             **versioned("1"),
             **deployment_options(self.options),
             **{**self.placement, "ray_actor_options": self._actor()},
         )
-        return made.bind(model, asdict(self.options.at(host)), self.use_gpu)
+        return deployment.bind(model, asdict(self.options.at(host)), self.use_gpu)
 
 
 def _on_gpu(actor: Mapping[str, Any], use_gpu: UseGPU | None) -> tuple[dict[str, Any], UseGPU | None]:

@@ -75,6 +75,6 @@ def _section(method: str, path: str, operation: Mapping[str, Any], has_token: bo
         parts.append(f'<pre class="curl">{escape(curl)}</pre>')
     refused = [(code, about["description"]) for code, about in operation["responses"].items() if code != "200"]
     if refused:
-        lines = "".join(f"<tr><td><code>{code}</code></td><td>{escape(said)}</td></tr>" for code, said in refused)
+        lines = "".join(f"<tr><td><code>{code}</code></td><td>{escape(text)}</td></tr>" for code, text in refused)
         parts.append(f"<details><summary>Errors</summary><table>{lines}</table></details>")
     return "".join(parts) + "</section>"

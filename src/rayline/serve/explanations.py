@@ -66,18 +66,18 @@ class RowExplainer:
         target, columns = self._pipeline.model.target, list(self._pipeline.input_schema)
         every = suffixes(target) if of is None and len(target.quantiles) < 2 else [""]  # else one score is explained
         rows = explainer.table(table).to_dicts()
-        made = [[_explanation(row, columns, suffix) for suffix in every] for row in rows]
+        explanations = [[_explanation(row, columns, suffix) for suffix in every] for row in rows]
         if len(every) == 1:
-            return [own[0] for own in made]
-        return [dict(zip(target.columns, own, strict=True)) for own in made]
+            return [own[0] for own in explanations]
+        return [dict(zip(target.columns, own, strict=True)) for own in explanations]
 
 
 def _explanation(row: Mapping[str, Any], columns: list[str], suffix: str) -> dict[str, Any]:
-    made: dict[str, Any] = {
+    explanation: dict[str, Any] = {
         "contributions": {name: row[f"{_PREFIX}{name}{suffix}"] for name in columns},
         "base_value": row[f"{_PREFIX}base_value{suffix}"],
         "score": row[f"{_PREFIX}score{suffix}"],
     }
     if f"{_PREFIX}class" in row:
-        made["class"] = json_value(row[f"{_PREFIX}class"])
-    return made
+        explanation["class"] = json_value(row[f"{_PREFIX}class"])
+    return explanation

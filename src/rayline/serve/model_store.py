@@ -118,8 +118,8 @@ def serialized(pipeline: InferencePipeline) -> bytes:
     for module in foreign:
         cloudpickle.register_pickle_by_value(module)
     try:
-        made: bytes = cloudpickle.dumps(pipeline)
-        return made
+        pickled: bytes = cloudpickle.dumps(pipeline)
+        return pickled
     finally:
         for module in foreign:
             cloudpickle.unregister_pickle_by_value(module)

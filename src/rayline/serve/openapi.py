@@ -116,7 +116,7 @@ def _explain(examples: Any) -> dict[str, Any]:
         "properties": {"contributions": numbers, "base_value": {"type": "number"}, "score": {"type": "number"}},
         "description": "The base value and the contributions add up to the score. With several targets an object of these.",
     }
-    asked = {
+    request = {
         "oneOf": [
             _ROWS,
             {"type": "object", "properties": {"rows": _ROWS, "of": {"description": "a class or a target"}}},
@@ -127,7 +127,7 @@ def _explain(examples: Any) -> dict[str, Any]:
         "properties": {"explanations": {"type": "array", "items": one}},
         "required": ["explanations"],
     }
-    return _post("Explain predictions: what each column contributes to the score", asked, answer, examples[:1])
+    return _post("Explain predictions: what each column contributes to the score", request, answer, examples[:1])
 
 
 def _tensors(pipeline: InferencePipeline) -> dict[str, Any] | None:

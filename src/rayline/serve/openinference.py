@@ -76,30 +76,30 @@ def decode(body: bytes, header_bytes: int | None, schema: Mapping[str, pl.DataTy
     if at != len(blob):
         raise HTTPError(400, f"{len(blob) - at} bytes follow the last tensor.")
     columns, n_rows = _columns(tensors, list(schema))
-    parameters, asked = request.get("parameters"), request.get("outputs")
+    parameters, wanted_outputs = request.get("parameters"), request.get("outputs")
     binary = isinstance(parameters, dict) and parameters.get("binary_data_output") is True
     outputs = None
-    if asked is not None:
-        if not isinstance(asked, list) or not all(
-            isinstance(o, dict) and isinstance(o.get("name"), str) for o in asked
+    if wanted_outputs is not None:
+        if not isinstance(wanted_outputs, list) or not all(
+            isinstance(o, dict) and isinstance(o.get("name"), str) for o in wanted_outputs
         ):
             raise HTTPError(400, 'Expected "outputs": a list of objects with a name.')
         outputs = {}
-        for output in asked:
+        for output in wanted_outputs:
             own = output.get("parameters")
             outputs[output["name"]] = binary if not isinstance(own, dict) else own.get("binary_data", binary) is True
     identity = request.get("id")
     return InferenceRequest(columns, n_rows, identity if isinstance(identity, str) else None, outputs, binary)
 
 
-def wants_probabilities(asked: InferenceRequest, target: Target) -> bool:
+def wants_probabilities(request: InferenceRequest, target: Target) -> bool:
     """Return whether a request wants probabilities, by name or because it names no outputs."""
-    return asked.outputs is None or any(name in _probability_outputs(target) for name in asked.outputs)
+    return request.outputs is None or any(name in _probability_outputs(target) for name in request.outputs)
 
 
 def encode(
     name: str,
-    asked: InferenceRequest,
+    request: InferenceRequest,
     target: Target,
     predictions: pl.DataFrame,
     probabilities: pl.DataFrame | None,
@@ -109,28 +109,28 @@ def encode(
 
     A set of classes is a row of booleans, one for each class in the order of the probabilities.
     """
-    made: dict[str, tuple[str, Sequence[int], list[Any]]] = {}
+    tensors: dict[str, tuple[str, Sequence[int], list[Any]]] = {}
     for column in predictions:
-        made[column.name] = (datatype(column.dtype), [len(column)], [json_value(v) for v in column.to_list()])
+        tensors[column.name] = (datatype(column.dtype), [len(column)], [json_value(v) for v in column.to_list()])
     for column, members in zip(intervals, _interval_classes(intervals.columns, target), strict=True):
         if members is None:
-            made[column.name] = ("FP64", [len(column)], column.to_list())
+            tensors[column.name] = ("FP64", [len(column)], column.to_list())
         else:
             flags = [label in own for own in column.to_list() for label in members]
-            made[column.name] = ("BOOL", [len(column), len(members)], flags)
+            tensors[column.name] = ("BOOL", [len(column), len(members)], flags)
     if probabilities is not None:
         first = 0
         for output, classes in _probability_outputs(target).items():
             part = probabilities[:, first : first + classes]
-            made[output] = ("FP64", [part.height, classes], part.to_numpy().ravel().tolist())
+            tensors[output] = ("FP64", [part.height, classes], part.to_numpy().ravel().tolist())
             first += classes
-    wanted = dict.fromkeys(made, asked.binary) if asked.outputs is None else asked.outputs
-    unknown = [output for output in wanted if output not in made]
+    wanted = dict.fromkeys(tensors, request.binary) if request.outputs is None else request.outputs
+    unknown = [output for output in wanted if output not in tensors]
     if unknown:
-        raise HTTPError(400, f"There is no output {unknown[0]!r}. The outputs are {sorted(made)}.")
+        raise HTTPError(400, f"There is no output {unknown[0]!r}. The outputs are {sorted(tensors)}.")
     outputs, blobs = [], []
     for output, binary in wanted.items():
-        kind, shape, values = made[output]
+        kind, shape, values = tensors[output]
         tensor: dict[str, Any] = {"name": output, "datatype": kind, "shape": list(shape)}
         if binary:
             blob = _bytes(kind, values)
@@ -140,8 +140,8 @@ def encode(
             tensor["data"] = values
         outputs.append(tensor)
     answer: dict[str, Any] = {"model_name": name, "model_version": "1", "outputs": outputs}
-    if asked.id is not None:
-        answer["id"] = asked.id
+    if request.id is not None:
+        answer["id"] = request.id
     head = dumps(answer)
     return head + b"".join(blobs), len(head) if blobs else None
 

@@ -120,9 +120,9 @@ class ServedModel:
 
     def explain(self, body: bytes, work: Work) -> HTTPResponse:
         """Answer the body of an /explain request."""
-        asked = loads(body)
-        of = asked.get("of") if isinstance(asked, dict) else None
-        rows, _ = requested_rows(asked, False)
+        request = loads(body)
+        of = request.get("of") if isinstance(request, dict) else None
+        rows, _ = requested_rows(request, False)
         table = self.reader.table_of_columns(rows) if isinstance(rows, dict) else self.reader.table(rows)
         self.explainer.check(table.height)
         work.check()
@@ -148,9 +148,9 @@ class ServedModel:
 
     def tensors(self, body: bytes, header_bytes: int | None, work: Work) -> HTTPResponse:
         """Answer a request of the Open Inference Protocol."""
-        asked = openinference.decode(body, header_bytes, self.pipeline.input_schema)
+        request = openinference.decode(body, header_bytes, self.pipeline.input_schema)
         work.check()
-        return self.tensor_predictions(asked, self._answers(self.reader.table_of_columns(asked.columns), work))
+        return self.tensor_predictions(request, self._answers(self.reader.table_of_columns(request.columns), work))
 
     def _answers(self, table: pl.DataFrame, work: Work) -> ServedScores:
         work.check()
@@ -198,14 +198,14 @@ class ServedModel:
             answer["probabilities"] = self.writer.probabilities(answers.scores)
         return HTTPResponse(200, dumps(answer))
 
-    def tensor_predictions(self, asked: openinference.InferenceRequest, answers: ServedScores) -> HTTPResponse:
+    def tensor_predictions(self, request: openinference.InferenceRequest, answers: ServedScores) -> HTTPResponse:
         """Return predictions in the form of the Open Inference Protocol."""
         target, scores = self.pipeline.target, answers.scores
         probabilities = None
-        if self.has_probabilities and openinference.wants_probabilities(asked, target):
+        if self.has_probabilities and openinference.wants_probabilities(request, target):
             probabilities = target.probabilities(scores)
         body, length = openinference.encode(
-            self.name, asked, target, target.predictions(scores), probabilities, answers.interval_table(self.pipeline)
+            self.name, request, target, target.predictions(scores), probabilities, answers.interval_table(self.pipeline)
         )
         if length is None:
             return HTTPResponse(200, body)
@@ -216,23 +216,23 @@ class ServedModel:
             raise HTTPError(422, "This model has no probabilities. Leave proba out.")
 
 
-def requested_rows(asked: Any, proba: bool) -> tuple[Any, bool]:
+def requested_rows(request: Any, proba: bool) -> tuple[Any, bool]:
     """Return the rows (a list) or columns (a dict) of a body of /predict, and whether probabilities are requested."""
-    if not isinstance(asked, dict):
-        return asked, proba
-    if not ("rows" in asked) ^ ("columns" in asked):
+    if not isinstance(request, dict):
+        return request, proba
+    if not ("rows" in request) ^ ("columns" in request):
         raise HTTPError(422, 'Expected a list of rows, or {"rows": [...]}, or {"columns": {...}}.')
-    proba = proba or asked.get("proba") is True
-    if "rows" in asked:
-        return asked["rows"], proba
-    if not isinstance(asked["columns"], dict):
+    proba = proba or request.get("proba") is True
+    if "rows" in request:
+        return request["rows"], proba
+    if not isinstance(request["columns"], dict):
         raise HTTPError(422, 'The columns must be an object of lists: {"column": [value, ...], ...}.')
-    return asked["columns"], proba
+    return request["columns"], proba
 
 
-def requested_instances(asked: Any, columns: Sequence[str]) -> list[Any]:
+def requested_instances(request: Any, columns: Sequence[str]) -> list[Any]:
     """Return the rows of a body of KServe's V1 protocol; a list of values is a row in the order of the columns."""
-    instances = asked.get("instances") if isinstance(asked, dict) else None
+    instances = request.get("instances") if isinstance(request, dict) else None
     if not isinstance(instances, list):
         raise HTTPError(400, 'Expected {"instances": [...]}: rows as objects, or as lists in the order of the columns.')
     n = len(columns)

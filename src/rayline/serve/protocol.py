@@ -74,12 +74,12 @@ def _no_constant(text: str) -> NoReturn:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
+    members = dict(pairs)
+    if len(members) != len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for i, name in enumerate(names) if name in names[:i])
         raise ValueError(f"the key {_shown(twice)} occurs twice in an object")
-    return made
+    return members
 
 
 _decode = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_object).decode
@@ -279,16 +279,16 @@ class RowReader:
 
     def row(self, row: Any) -> Row:
         """Read one row. Raises HTTPError (422) with all its problems."""
-        made: Row = {}
+        values: Row = {}
         try:
             for name, types, read in self._quick:
                 value = row[name]
                 if type(value) not in types:
                     raise self._row_errors([row])
-                made[name] = value if read is None or value is None else read(value)
+                values[name] = value if read is None or value is None else read(value)
         except (KeyError, TypeError, IndexError, ValueError, OverflowError):
             raise self._row_errors([row]) from None
-        return made
+        return values
 
     def rows(self, rows: Any) -> list[Row]:
         """Read a few rows. Raises HTTPError (422) with the problems of all rows and columns."""
@@ -390,7 +390,7 @@ class PredictionWriter:
         """Return `{"lower": …, "upper": …}` or the list of the classes of a set for each row; with several targets an object of
         these."""
         classifies = self.target.task.is_classification
-        made = []
+        intervals = []
         for row in rows:
             own = [
                 [json_value(label) for label in row[f"set{suffix}"]]
@@ -398,17 +398,17 @@ class PredictionWriter:
                 else {"lower": row[f"lower{suffix}"], "upper": row[f"upper{suffix}"]}
                 for suffix in self._suffixes
             ]
-            made.append(own[0] if len(own) == 1 else dict(zip(self.target.columns, own, strict=True)))
-        return made
+            intervals.append(own[0] if len(own) == 1 else dict(zip(self.target.columns, own, strict=True)))
+        return intervals
 
     def probabilities(self, scores: Any) -> list[Any]:
         """Return `{"class": probability}` for each row; with several targets an object of these. Raises ParameterError when
         the model has no probabilities."""
         rows = self.target.probabilities(scores).to_dicts()
-        made = [[{word: row[name] for name, word in words} for words in self._words] for row in rows]
+        by_row = [[{word: row[name] for name, word in words} for words in self._words] for row in rows]
         if len(self._names) == 1:
-            return [row[0] for row in made]
-        return [dict(zip(self.target.columns, row, strict=True)) for row in made]
+            return [row[0] for row in by_row]
+        return [dict(zip(self.target.columns, row, strict=True)) for row in by_row]
 
 
 def _word(value: Any) -> str:

@@ -21,8 +21,8 @@ from rayline.serve.options import ServerOptions
 
 def replica_class() -> type:
     """Return the deployment class. It is created on demand, because wrapping it as an ingress imports much of Ray Serve."""
-    made: type = serve.ingress()(Replica)
-    return made
+    replica: type = serve.ingress()(Replica)
+    return replica
 
 
 class Replica:
@@ -54,8 +54,8 @@ class Replica:
         app = self._app
         if app is not None:
             return partial(app.activate, app.served(pipeline))
-        made = create_app(pipeline, self._options)
-        return partial(setattr, self, "_app", made)
+        new_app = create_app(pipeline, self._options)
+        return partial(setattr, self, "_app", new_app)
 
     async def predict(self, rows: Any) -> Any:
         """As `InferencePipeline.predict`, for other deployments of a larger application: `handle.predict.remote(rows)`."""

@@ -225,8 +225,8 @@ class MapKeys(ColumnOperation):
     values: Sequence[float]
 
     def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
-        made = as_text(self.column).map_batches(self._mapped, return_dtype=pl.Float64, is_elementwise=True)
-        return [made.alias(self.column)]
+        mapped = as_text(self.column).map_batches(self._mapped, return_dtype=pl.Float64, is_elementwise=True)
+        return [mapped.alias(self.column)]
 
     def _mapped(self, texts: pl.Series) -> pl.Series:
         order = np.argsort(np.array(self.keys, dtype=np.uint64))

@@ -64,7 +64,7 @@ class PolynomialFeatures(Stage):
 
     def _products(self, columns: Sequence[str]) -> dict[str, Formula]:
         choose = itertools.combinations if self.interaction_only else itertools.combinations_with_replacement
-        made: dict[str, Formula] = {}
+        products: dict[str, Formula] = {}
         for size in range(2, self.degree + 1):
             for factors in choose(columns, size):
                 powers = [(column, len(list(run))) for column, run in itertools.groupby(factors)]
@@ -72,8 +72,8 @@ class PolynomialFeatures(Stage):
                 product: Formula = ["col", factors[0]]
                 for factor in factors[1:]:
                     product = ["*", product, ["col", factor]]
-                made[name] = product
-        return made
+                products[name] = product
+        return products
 
     def learn(self, context: FitContext, results: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
         self.refuse_existing_columns(list(self._products(context.columns)), context)
@@ -131,11 +131,11 @@ class Ratio(Stage):
     def to_operations(self) -> list[Operation]:
         below: Formula = ["number", ["col", self.per]]
         zero = None if self.zero is None else float(self.zero)
-        made = {
+        formulas = {
             f"{c}_per_{self.per}": ["if", ["==", below, 0.0], zero, ["/", ["col", c], below]]
             for c in self.state["columns"]
         }
-        return [Assign(made)] if made else []
+        return [Assign(formulas)] if formulas else []
 
 
 @dataclass(frozen=True)

@@ -180,11 +180,11 @@ class CalendarParts(Operation):
 
     def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
         x = col(self.column)
-        made = [PARTS[part][0](x).cast(pl.Int32).alias(f"{self.column}_{part}") for part in self.parts]
+        columns = [PARTS[part][0](x).cast(pl.Int32).alias(f"{self.column}_{part}") for part in self.parts]
         if self.holidays is not None:
             days = pl.Series(self.holidays, dtype=pl.Date)
-            made.append(x.dt.date().is_in(days.implode()).cast(pl.Int32).alias(f"{self.column}_holiday"))
-        return made
+            columns.append(x.dt.date().is_in(days.implode()).cast(pl.Int32).alias(f"{self.column}_holiday"))
+        return columns
 
     def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
         column = self.column

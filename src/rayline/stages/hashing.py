@@ -170,10 +170,10 @@ class HashRow(Operation):
             (col(c).cast(pl.Float64) if schema[c].is_numeric() else as_text(c)).alias(str(i))
             for i, c in enumerate(self.columns)
         ]
-        made = (
+        hashed = (
             pl.struct(fields).map_batches(self._vectors, return_dtype=SPARSE, is_elementwise=True).alias("\x00hashed")
         )
-        return Drop(list(self.columns)).apply(table.with_columns(made)).rename({"\x00hashed": self.output})
+        return Drop(list(self.columns)).apply(table.with_columns(hashed)).rename({"\x00hashed": self.output})
 
     def _vectors(self, rows: pl.Series) -> pl.Series:
         fields = rows.struct.unnest().get_columns()
@@ -188,8 +188,10 @@ class HashRow(Operation):
                 values.append(np.where(known, series.fill_null(0.0).to_numpy(), 0.0))
             values[-1] = np.where(known, values[-1], np.nan)
         features = (np.stack(keys, axis=1) % np.uint64(self.n_features)).astype(np.int64)
-        made = [self._vector(f, v) for f, v in zip(features.tolist(), np.stack(values, axis=1).tolist(), strict=True)]
-        return pl.Series(rows.name, made, dtype=SPARSE)
+        vectors = [
+            self._vector(f, v) for f, v in zip(features.tolist(), np.stack(values, axis=1).tolist(), strict=True)
+        ]
+        return pl.Series(rows.name, vectors, dtype=SPARSE)
 
     def _vector(self, features: Sequence[int], values: Sequence[float]) -> dict[str, Any]:
         sums: dict[int, float] = {}

@@ -162,8 +162,10 @@ class FillFromNeighbours(Operation):
         fields = [col(c).cast(pl.Float64).alias(n) for c, n in zip(self.columns, names, strict=True)]
         dtype = pl.Struct(dict.fromkeys(names, pl.Float64()))
         filled = pl.struct(fields).map_batches(self._structs, return_dtype=dtype, is_elementwise=True)
-        made = table.with_columns(filled.alias("\x00filled")).unnest("\x00filled")
-        return made.with_columns(pl.col(n).alias(c) for c, n in zip(self.columns, names, strict=True)).drop(names)
+        filled_table = table.with_columns(filled.alias("\x00filled")).unnest("\x00filled")
+        return filled_table.with_columns(pl.col(n).alias(c) for c, n in zip(self.columns, names, strict=True)).drop(
+            names
+        )
 
     def changes(self, schema: Mapping[str, pl.DataType]) -> Changes:
         return Changes(dict.fromkeys(self.columns, pl.Float64()))
@@ -171,8 +173,8 @@ class FillFromNeighbours(Operation):
     def _structs(self, rows: pl.Series) -> pl.Series:
         fields = rows.struct.unnest()
         matrix = fields.fill_null(np.nan).to_numpy().astype(np.float64)
-        made = self._filled(matrix) if len(matrix) else matrix
-        return pl.DataFrame(made, schema=fields.columns).fill_nan(None).to_struct(rows.name)
+        filled = self._filled(matrix) if len(matrix) else matrix
+        return pl.DataFrame(filled, schema=fields.columns).fill_nan(None).to_struct(rows.name)
 
     def _filled(self, matrix: Matrix) -> Matrix:
         result = matrix.copy()
@@ -402,14 +404,14 @@ class Synthesize(Operation):
         fields = [col(c).cast(pl.Float64).alias(m) for c, m in zip(self.columns, names, strict=True)]
         dtype = pl.Struct(dict.fromkeys(names, pl.Float64()))
         mixed = pl.struct(*own, *fields).map_batches(self._structs, return_dtype=dtype, is_elementwise=True)
-        made = repeated.with_columns(mixed.alias("\x00mixed")).unnest("\x00mixed")
+        mixed_table = repeated.with_columns(mixed.alias("\x00mixed")).unnest("\x00mixed")
         is_new = pl.col(own[0]) > 0
         results = []
         for column, name in zip(self.columns, names, strict=True):
             value = pl.col(name).round() if schema[column].is_integer() else pl.col(name)
             new = value.cast(schema[column], strict=False)
             results.append(pl.when(is_new).then(new).otherwise(col(column)).alias(column))
-        return made.with_columns(results).drop(*own, *names)
+        return mixed_table.with_columns(results).drop(*own, *names)
 
     def _structs(self, rows: pl.Series) -> pl.Series:
         fields = rows.struct.unnest()

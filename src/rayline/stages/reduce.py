@@ -169,8 +169,8 @@ class PCA(Stage):
         if not columns:
             return []
         names = self._outputs
-        made = Linear(columns, names, self.state["components"], self.state["mean"], [0.0] * len(names))
-        return [made, Drop([c for c in columns if c not in names])]
+        projection = Linear(columns, names, self.state["components"], self.state["mean"], [0.0] * len(names))
+        return [projection, Drop([c for c in columns if c not in names])]
 
     @property
     def _outputs(self) -> list[str]:

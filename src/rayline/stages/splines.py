@@ -268,10 +268,10 @@ class BSpline(Operation):
 
     def steps(self, schema: Mapping[str, pl.DataType]) -> list[Step]:
         dtype = pl.Struct({name: pl.Float64() for name in self.outputs})
-        made = col(self.column).cast(pl.Float64).map_batches(self._structs, return_dtype=dtype, is_elementwise=True)
+        structs = col(self.column).cast(pl.Float64).map_batches(self._structs, return_dtype=dtype, is_elementwise=True)
         temporary = f"{self.column}\x00splines"
         fields = [col(temporary).struct.field(name) for name in self.outputs]
-        return [Step([made.alias(temporary)], [self.column]), Step(fields, [temporary])]
+        return [Step([structs.alias(temporary)], [self.column]), Step(fields, [temporary])]
 
     def changes(self, schema: Mapping[str, pl.DataType]) -> Changes:
         return Changes({name: pl.Float64() for name in self.outputs}, [self.column])

@@ -229,13 +229,13 @@ class MapByFold(Operation):
 
     def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
         fold = fold_of([col(name) for name in self.hashed], self.n_folds)
-        made = []
+        columns = []
         for output, (column, categories, folds) in self.codings.items():
             last = len(categories)
             code = CategoryCodes(column, categories, last, last).expression(schema).cast(pl.Int64)
             values = pl.Series([value for own in folds for value in own], dtype=pl.Float64)
-            made.append(gather(values, fold * (last + 1) + code).alias(output))
-        return made
+            columns.append(gather(values, fold * (last + 1) + code).alias(output))
+        return columns
 
     def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
         return {output: tuple(dict.fromkeys([column, *self.hashed])) for output, (column, *_) in self.codings.items()}

@@ -28,8 +28,8 @@ def uses_an_iteration_of_its_history(case: FrameworkCase) -> None:
     assert best is None or 0 <= best < n, f"its predictions use iteration {best}, and the history has {n}"
     needed = case.adapter.validation_argument(*trainer.args, **trainer.kwargs)
     if needed:
-        said = error_of(lambda: case.fit(test_dataset=None), ParameterError)
-        assert needed in said, f"{needed} without a test set is not refused by name"
+        message = error_of(lambda: case.fit(test_dataset=None), ParameterError)
+        assert needed in message, f"{needed} without a test set is not refused by name"
 
 
 def owns_its_own_callbacks_only(case: FrameworkCase) -> None:
@@ -52,10 +52,10 @@ def explains_its_scores(case: FrameworkCase) -> None:
     """The contributions add up to the score, and a larger score is a larger prediction."""
     pipeline, rows = case.result.inference_pipeline, case.rows.head(4)
     target, columns = pipeline.model.target, list(pipeline.input_schema)
-    made = pipeline.explain(rows, background=case.rows.head(3), prefix="why_")
+    explained = pipeline.explain(rows, background=case.rows.head(3), prefix="why_")
     for suffix in [""] if len(target.columns) == 1 else [f"_{column}" for column in target.columns]:
-        parts = made.select(f"why_{name}{suffix}" for name in [*columns, "base_value"]).to_numpy()
-        scores = made[f"why_score{suffix}"].to_numpy()
+        parts = explained.select(f"why_{name}{suffix}" for name in [*columns, "base_value"]).to_numpy()
+        scores = explained[f"why_score{suffix}"].to_numpy()
         wrong = np.abs(parts.sum(axis=1) - scores).max()
         assert wrong <= 1e-6, f"contributions differ from the score by {wrong}"
     if len(target.columns) > 1 or target.task is Task.MULTICLASS:
@@ -90,11 +90,11 @@ def is_exported_or_says_why(case: FrameworkCase) -> None:
     from rayline.onnx import to_onnx  # onnx is optional
 
     if abilities.OnnxExport not in abilities.abilities_of(type(case.adapter)):
-        said = error_of(lambda: case.adapter.to_onnx(case.result.fitted_model, 1), ParameterError)
-        assert "to_onnx" in said, "a framework without a form in ONNX does not say so"
+        message = error_of(lambda: case.adapter.to_onnx(case.result.fitted_model, 1), ParameterError)
+        assert "to_onnx" in message, "a framework without a form in ONNX does not say so"
         return
-    said = error_of(lambda: to_onnx(case.result.inference_pipeline), ParameterError)
-    assert not said or "to_onnx" in said, f"the error does not say what failed: {said}"
+    message = error_of(lambda: to_onnx(case.result.inference_pipeline), ParameterError)
+    assert not message or "to_onnx" in message, f"the error does not say what failed: {message}"
 
 
 def trains_in_threads_alike(case: FrameworkCase) -> None:

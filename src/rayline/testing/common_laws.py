@@ -43,8 +43,8 @@ def weighs(case: FrameworkCase) -> None:
 
 def weighs_classes(case: FrameworkCase) -> None:
     if case.task == "regression":
-        said = error_of(lambda: case.fit(case.trainer(class_weight="balanced")), ParameterError)
-        assert said, "class_weight is not refused in a regression"
+        message = error_of(lambda: case.fit(case.trainer(class_weight="balanced")), ParameterError)
+        assert message, "class_weight is not refused in a regression"
         return
     if not case.weights:
         return
@@ -101,8 +101,8 @@ def measures_by_name(case: FrameworkCase) -> None:
 
 def refuses_a_gpu_that_is_not_there(case: FrameworkCase) -> None:
     with device.pretend():
-        said = error_of(lambda: case.fit(case.trainer(use_gpu=True)), ResourceError)
-    assert "GPU" in said, "use_gpu=True without a GPU is not refused"
+        message = error_of(lambda: case.fit(case.trainer(use_gpu=True)), ResourceError)
+    assert "GPU" in message, "use_gpu=True without a GPU is not refused"
 
 
 def tells_what_failed(case: FrameworkCase, **options: Any) -> None:
@@ -114,12 +114,12 @@ def tells_what_failed(case: FrameworkCase, **options: Any) -> None:
         try:
             case.fit(trainer, **options)
         except TrainingError as error:
-            told, cause = str(error), error.__cause__
+            message, cause = str(error), error.__cause__
         else:
             raise AssertionError("an error in training is not raised")
-    assert "ArithmeticError: failed on purpose" in told, f"the error does not say what failed: {told}"
+    assert "ArithmeticError: failed on purpose" in message, f"the error does not say what failed: {message}"
     if workers > 1:
-        assert f"rank {workers - 1}" in told, f"the error does not say on which rank: {told}"
+        assert f"rank {workers - 1}" in message, f"the error does not say on which rank: {message}"
     causes, todo = [], [cause]
     while todo:  # Ray's errors carry theirs as `cause`, and the two may point at each other
         cause = todo.pop()

@@ -64,12 +64,12 @@ def _differing(actual: pl.DataFrame, expected: pl.DataFrame, how: Mapping[str, A
         numbers = isinstance(a, float) and isinstance(b, float)
         return (numbers and (math.isclose(a, b, rel_tol=rtol, abs_tol=atol) or (a != a and b != b))) or a == b
 
-    told = []
+    lines = []
     for name in expected.columns:
         pairs = enumerate(zip(actual[name].to_list(), expected[name].to_list(), strict=True))
         rows = [(i, a, b) for i, (a, b) in pairs if not same(a, b)]
         if rows:
             i, a, b = rows[0]
             more = f", and {len(rows) - 1} more rows" if rows[1:] else ""
-            told.append(f"column {name!r} differs in row {i}: {a!r}, expected {b!r}{more}")
-    return "; ".join(told)
+            lines.append(f"column {name!r} differs in row {i}: {a!r}, expected {b!r}{more}")
+    return "; ".join(lines)

@@ -114,8 +114,8 @@ class FrameworkCase:
 
     @property
     def preprocessed(self) -> pl.DataFrame:
-        made: pl.DataFrame = self.result.preprocessor.transform(self.rows)
-        return made
+        table: pl.DataFrame = self.result.preprocessor.transform(self.rows)
+        return table
 
     def preprocessor(self) -> Preprocessor:
         """What comes before the model: no missing values, one scale, no strings; nothing before a reader of text."""
@@ -148,8 +148,8 @@ class FrameworkCase:
         """A fit or a search that several laws look at."""
         if name not in self.fits:
             self.fits[name] = make()
-        made: Made = self.fits[name]
-        return made
+        fit: Made = self.fits[name]
+        return fit
 
     @property
     def result(self) -> Result:

@@ -45,8 +45,8 @@ def _to_gpu(moves: Sequence[Move], what: str) -> int:
 def trains_on_a_gpu_or_refuses_it(case: FrameworkCase) -> None:
     with _machine():
         if not case.adapter.trains_on_gpu:
-            said = error_of(lambda: case.fit(case.trainer(use_gpu=True)), ResourceError)
-            assert "never on a GPU" in said, "it has trains_on_gpu = False, and use_gpu=True is not refused"
+            message = error_of(lambda: case.fit(case.trainer(use_gpu=True)), ResourceError)
+            assert "never on a GPU" in message, "it has trains_on_gpu = False, and use_gpu=True is not refused"
             return
         with device.recorded() as moves:
             result = case.shared("on a GPU", lambda: case.fit(case.trainer(use_gpu=True)))
@@ -70,8 +70,8 @@ def predicts_on_a_gpu_or_refuses_it(case: FrameworkCase) -> None:
     with _machine():
         reason = pipeline.model.without_gpu()
         if reason:
-            said = error_of(lambda: pipeline.predict(rows, use_gpu=True), RaylineError)
-            assert reason in said, "predictions with use_gpu=True are not refused, or without the reason"
+            message = error_of(lambda: pipeline.predict(rows, use_gpu=True), RaylineError)
+            assert reason in message, "predictions with use_gpu=True are not refused, or without the reason"
             assert error_of(pipeline.on_gpu, RaylineError), "it is put on a GPU that it cannot use"
             pipeline.predict(rows, use_gpu="auto")
             return
@@ -90,8 +90,8 @@ def predicts_on_a_gpu_or_refuses_it(case: FrameworkCase) -> None:
             pipeline.predict(rows, use_gpu=False)
         assert not moves, "a call without use_gpu computes on the GPU"
     with device.pretend():
-        said = error_of(lambda: pipeline.predict(rows, use_gpu=True), ResourceError)
-        assert "GPU" in said, "use_gpu=True without a GPU is not refused"
+        message = error_of(lambda: pipeline.predict(rows, use_gpu=True), ResourceError)
+        assert "GPU" in message, "use_gpu=True without a GPU is not refused"
 
 
 def is_loaded_onto_a_gpu(case: FrameworkCase) -> None:
@@ -130,8 +130,8 @@ def predicts_datasets_on_gpus(case: FrameworkCase, data: Any) -> None:
         assert error_of(lambda: pipeline.transform(data, use_gpu=True), RaylineError), "a Dataset is not refused"
         return
     with device.recorded() as moves:
-        made = pipeline.transform(data, use_gpu=True, keep_columns=[case.target], batch_size=100)
-        predictions = registry.engine_for(made).collect(made)
+        transformed = pipeline.transform(data, use_gpu=True, keep_columns=[case.target], batch_size=100)
+        predictions = registry.engine_for(transformed).collect(transformed)
     assert not moves, "the driver puts a model on a GPU of its own"
     expected = pipeline.transform(case.table, keep_columns=[case.target])
     assert predictions.height == expected.height, f"{predictions.height} rows come out of {expected.height}"

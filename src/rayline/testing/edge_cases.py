@@ -59,11 +59,11 @@ class StageCase:
 
     def drifted(self, fitted: Preprocessor) -> dict[str, pl.DataFrame]:
         """The table with its input columns in other types."""
-        made = {}
+        tables = {}
         for name, change in DRIFTS.items():
             casts = {n: new for n, d in fitted.input_schema.items() if (new := change(d)) is not None}
-            made[name] = self.table.cast(casts)  # type: ignore[arg-type]
-        return made
+            tables[name] = self.table.cast(casts)  # type: ignore[arg-type]
+        return tables
 
     def odd_tables(self) -> dict[str, pl.DataFrame]:
         """Tables with the same columns and types, and hard values."""

@@ -99,8 +99,10 @@ def takes_columns_of_any_type(case: FrameworkCase) -> None:
     _loads(case, _is_learned_from(case, rows, "numbers of every type"), rows, "columns of every type of number")
     for value in OTHERS:
         rows = pl.DataFrame([noise, pl.Series("when", [value] * len(noise))])
-        said = error_of(lambda rows=rows: _few(case, rows), RaylineError)  # type: ignore[misc]
-        assert "'when'" in said, f"a feature of {rows['when'].dtype} is not refused by name: {said or 'it is taken'}"
+        message = error_of(lambda rows=rows: _few(case, rows), RaylineError)  # type: ignore[misc]
+        assert "'when'" in message, (
+            f"a feature of {rows['when'].dtype} is not refused by name: {message or 'it is taken'}"
+        )
 
 
 def _is_learned_from(case: FrameworkCase, rows: pl.DataFrame, what: str) -> Result:

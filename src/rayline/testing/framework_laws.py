@@ -135,9 +135,9 @@ def is_registered(case: FrameworkCase) -> None:
 
 
 def refuses_wrong_parameters(case: FrameworkCase) -> None:
-    said = error_of(lambda: case.trainer(no_such_parameter_=1), ParameterError)
-    assert said, "an unknown parameter is not refused by the constructor"
-    assert "no_such_parameter_" in said, "the error does not name the parameter"
+    message = error_of(lambda: case.trainer(no_such_parameter_=1), ParameterError)
+    assert message, "an unknown parameter is not refused by the constructor"
+    assert "no_such_parameter_" in message, "the error does not name the parameter"
 
 
 def trains_and_decodes(case: FrameworkCase) -> None:
@@ -266,19 +266,19 @@ def learns_the_same_unwatched(case: FrameworkCase) -> None:
     table = case.result.preprocessor.transform(case.table)
 
     def learned(*, log_train_metrics: bool) -> tuple[Any, list[int]]:
-        heard: list[int] = []
+        without_metrics: list[int] = []
 
         def report(iteration: int, _: Mapping[str, float]) -> bool:
-            heard.append(iteration)
+            without_metrics.append(iteration)
             return False
 
         rows = Rows.of(table, model.schema, model.target)
         context = TrainContext(rows, None, model.target, seed=1, log_train_metrics=log_train_metrics, report=report)
-        made = case.adapter.train(context, *trainer.args, **trainer.kwargs)
-        return case.adapter.predict(made, rows.features), heard
+        trained = case.adapter.train(context, *trainer.args, **trainer.kwargs)
+        return case.adapter.predict(trained, rows.features), without_metrics
 
-    (one, told), (two, heard) = learned(log_train_metrics=True), learned(log_train_metrics=False)
-    assert told == heard, "it reports other iterations when nobody reads its metrics"
+    (one, with_metrics), (two, without_metrics) = learned(log_train_metrics=True), learned(log_train_metrics=False)
+    assert with_metrics == without_metrics, "it reports other iterations when nobody reads its metrics"
     case.same(one, two, bits=True, why="it learns something else when nobody reads its metrics")
 
 
@@ -327,9 +327,11 @@ def takes_any_name_of_a_column(case: FrameworkCase) -> None:
 def says_what_it_cannot_use(case: FrameworkCase) -> None:
     adapter = case.adapter
     if adapter.string_features == "refuse":
-        said = error_of(lambda: case.trainer().fit(None, case.table, None, [case.target], verbose=False), RaylineError)
-        assert said, "strings are not refused, although strings = 'refuse'"
-        assert "'city'" in said, "the error does not name the column"
+        message = error_of(
+            lambda: case.trainer().fit(None, case.table, None, [case.target], verbose=False), RaylineError
+        )
+        assert message, "strings are not refused, although strings = 'refuse'"
+        assert "'city'" in message, "the error does not name the column"
     if adapter.string_features == "categories":
         numbers = Preprocessor([("impute", registry.stage("SimpleImputer")())])
         result = case.trainer().fit(numbers, case.table, None, [case.target], verbose=False)

@@ -86,9 +86,9 @@ def measures_the_rows_of_all_workers(case: FrameworkCase) -> None:
 def refuses_workers_that_it_cannot_use(case: FrameworkCase) -> None:
     if case.adapter.distributed:
         return
-    said = error_of(lambda: case.trainer(num_workers=2), ParameterError)
-    assert said, "two workers are not refused by the constructor, although distributed = False"
-    assert "num_workers" in said, "the error does not name num_workers"
+    message = error_of(lambda: case.trainer(num_workers=2), ParameterError)
+    assert message, "two workers are not refused by the constructor, although distributed = False"
+    assert "num_workers" in message, "the error does not name num_workers"
 
 
 def survives_a_killed_worker(case: FrameworkCase) -> None:
@@ -175,8 +175,8 @@ def is_trained_as_a_population(case: FrameworkCase) -> None:
 def predicts_datasets(case: FrameworkCase) -> None:
     pipeline = case.result.inference_pipeline
     with_probabilities = case.task != "regression" and _has_probabilities(case)
-    made = pipeline.transform(dataset(case.table), proba=with_probabilities)
-    predictions = registry.engine_for(made).collect(made)
+    transformed = pipeline.transform(dataset(case.table), proba=with_probabilities)
+    predictions = registry.engine_for(transformed).collect(transformed)
     expected = pipeline.transform(case.table, proba=with_probabilities)
     assert predictions.columns == expected.columns, f"columns are {predictions.columns}"
     assert predictions.height == expected.height, f"{predictions.height} rows come out of {expected.height}"
@@ -200,12 +200,12 @@ def evaluates_datasets(case: FrameworkCase) -> None:
 
 def is_served(case: FrameworkCase) -> None:
     pipeline = case.result.inference_pipeline
-    asked = case.rows.head(7).to_dicts()
+    request_rows = case.rows.head(7).to_dicts()
     deployment = serve.to_deployment(pipeline, name=f"check-{case.task}", ray_actor_options={"num_cpus": 0.5})
     try:
         deployment.deploy()
         request = urllib.request.Request(  # noqa: S310  # our own server
-            f"{deployment.url}/predict", json.dumps(asked).encode(), {"Content-Type": "application/json"}
+            f"{deployment.url}/predict", json.dumps(request_rows).encode(), {"Content-Type": "application/json"}
         )
         with urllib.request.urlopen(request, timeout=60) as response:  # noqa: S310
             predictions = json.load(response)["predictions"]
@@ -271,7 +271,7 @@ def _mortal(case: FrameworkCase, folder: Path) -> contextlib.AbstractContextMana
     kind = type(case.adapter)
 
     def train(self: Any, context: TrainContext, *args: Any, **kwargs: Any) -> Any:
-        is_last, marker, told = context.rank == context.world_size - 1, folder / "killed", context.report
+        is_last, marker, original_report = context.rank == context.world_size - 1, folder / "killed", context.report
         begun = folder / f"begun-{int(marker.exists())}"
 
         def report(iteration: int, metrics: Mapping[str, float]) -> bool:
@@ -281,7 +281,7 @@ def _mortal(case: FrameworkCase, folder: Path) -> contextlib.AbstractContextMana
                 marker.touch()
                 time.sleep(HEARD_S)
                 os.kill(os.getpid(), signal.SIGKILL)
-            return told(iteration, metrics)
+            return original_report(iteration, metrics)
 
         return kind.train(self, replace(context, report=report), *args, **kwargs)
 

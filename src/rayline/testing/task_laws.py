@@ -222,12 +222,14 @@ def wrong_labels_are_refused(case: TaskCase) -> None:
     column, bad = BAD_LABELS[case.task]
     wrong = case.table.with_columns(pl.when(pl.int_range(pl.len()) == 3).then(bad).otherwise(column).alias(column))
     for train, test in ((wrong, case.table), (case.table, wrong)):
-        said = ""
+        message = ""
         try:
             case.fit(train, test)
         except DataError as error:
-            said = str(error)
-        assert column in said, f"the label {bad} is not refused" if not said else f"the error does not name {column!r}"
+            message = str(error)
+        assert column in message, (
+            f"the label {bad} is not refused" if not message else f"the error does not name {column!r}"
+        )
 
 
 def is_evaluated(case: TaskCase) -> None:
@@ -284,8 +286,8 @@ def trains_on_workers(case: TaskCase) -> None:
 def predicts_datasets(case: TaskCase) -> None:
     from rayline.testing.ray_laws import dataset
 
-    made = case.pipeline.transform(dataset(case.rows))
-    predictions = registry.engine_for(made).collect(made)
+    transformed = case.pipeline.transform(dataset(case.rows))
+    predictions = registry.engine_for(transformed).collect(transformed)
     case.same(predictions.select(case.predicted.columns), "a Dataset is predicted otherwise", bits=case.exact)
 
 

@@ -153,17 +153,17 @@ class BaseTrainer:
             return
         adapter = self.adapter
         own = adapter.gpu_arguments(*self.args, **self.kwargs)
-        asked = f"use_gpu=True{f' ({own})' if own else ''}" if self.use_gpu or not own else own
+        requested = f"use_gpu=True{f' ({own})' if own else ''}" if self.use_gpu or not own else own
         if not adapter.trains_on_gpu:
             raise ResourceError.here(
-                f"{asked}, and {self.framework} computes on the CPU, never on a GPU.",
+                f"{requested}, and {self.framework} computes on the CPU, never on a GPU.",
                 "Expected a framework that trains on GPUs: XGBoost, LightGBM, CatBoost, PyTorch, Hugging Face, RLlib.",
                 "leave use_gpu out (a framework of your own says trains_on_gpu = True).",
             )
         reason = "" if device.is_pretended() else adapter.without_gpu()
         if reason:
             raise ResourceError.here(
-                f"{asked}, and {self.framework} would compute on the CPU: {reason}.",
+                f"{requested}, and {self.framework} would compute on the CPU: {reason}.",
                 "Expected a build of the library for GPUs.",
                 "install that, or leave use_gpu out.",
             )
@@ -171,7 +171,7 @@ class BaseTrainer:
         reason = adapter.cpu_arguments(*self.args, **kwargs)
         if reason:
             raise ParameterError.here(
-                f"{asked}, and {reason}.",
+                f"{requested}, and {reason}.",
                 "Expected arguments of a training on a GPU.",
                 "change them, or leave use_gpu out.",
             )

@@ -176,10 +176,10 @@ class HeldOutPredictions:
     def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame:
         frame, target = table.collect(), self.pipeline.target
         scores = self.pipeline.scores(frame.lazy())
-        made = [target.predictions(scores)]
+        columns = [target.predictions(scores)]
         if target.task.is_classification and has_probabilities(scores):
-            made.append(target.probabilities(scores))
-        added = pl.concat(made, how="horizontal").with_columns(fold=pl.lit(self.fold, dtype=pl.Int64))
+            columns.append(target.probabilities(scores))
+        added = pl.concat(columns, how="horizontal").with_columns(fold=pl.lit(self.fold, dtype=pl.Int64))
         return pl.concat([frame.drop(set(frame.columns) & set(added.columns)), added], how="horizontal").lazy()
 
 
@@ -276,12 +276,12 @@ def cross_validate(
             except RaylineError as error:
                 raise error.within(f"{WHERE}: fold {fold + 1}") from error.__cause__
             held.append(rows.test_dataset)
-        made = CrossValidation(results, held, inputs, train_dataset if train_dataset is not None else X)
-        first = next(iter(made.metrics), None)
+        outcome = CrossValidation(results, held, inputs, train_dataset if train_dataset is not None else X)
+        first = next(iter(outcome.metrics), None)
         line.part(counted(len(results), "fold"))
         if first is not None:
-            line.part(f"{first}{results[0].model.target.of_class(first)} {made.metrics[first]}")
-    return made
+            line.part(f"{first}{results[0].model.target.of_class(first)} {outcome.metrics[first]}")
+    return outcome
 
 
 def _splitter(cv: Any, inputs: FitInputs, groups: Any, stratify: Any, time: Any) -> Splitter:

@@ -89,16 +89,16 @@ def line(title: str, verbose: bool | None = None) -> Iterator[ProgressLine]:
 
         console = Console(stderr=True)
         with Live(console=console, transient=True, refresh_per_second=10) as live, _logs_above():
-            made = ProgressLine(title, live)
-            made.now("")
-            with waiting.told_to(made.wait):
-                yield made
-        console.print(str(made), highlight=False, markup=False)
+            progress = ProgressLine(title, live)
+            progress.now("")
+            with waiting.told_to(progress.wait):
+                yield progress
+        console.print(str(progress), highlight=False, markup=False)
     else:
-        made = ProgressLine(title, plain=True)
-        with waiting.told_to(made.wait):
-            yield made
-        print(made, file=sys.stderr, flush=True)  # noqa: T201  # this is the one place that prints
+        progress = ProgressLine(title, plain=True)
+        with waiting.told_to(progress.wait):
+            yield progress
+        print(progress, file=sys.stderr, flush=True)  # noqa: T201  # this is the one place that prints
 
 
 @contextmanager

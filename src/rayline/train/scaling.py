@@ -115,11 +115,11 @@ class Scaling:
     def of(cls, scaling: Scaling | None, **flat: Any) -> Scaling:
         """Return the scaling that flat keywords build, or `scaling` when that is given. Raises ParameterError on both."""
         if scaling is None:
-            made = cls(**flat)
+            result = cls(**flat)
         elif not isinstance(scaling, Scaling):
             raise ParameterError.value("scaling", "a train.Scaling(…), or None", scaling)
         else:
-            made = scaling
+            result = scaling
             twice = [field.name for field in fields(cls) if flat.get(field.name, field.default) != field.default]
             if twice:
                 raise ParameterError.here(
@@ -127,8 +127,8 @@ class Scaling:
                     f"Expected it once, as {twice[0]}=… or in scaling=Scaling(…).",
                     "leave one of them out.",
                 )
-        made.check()
-        return made
+        result.check()
+        return result
 
 
 def _check_range(given: Sequence[Any]) -> None:

@@ -89,12 +89,12 @@ class TargetProfiler:
         """
         adapter = trainer.adapter
         objective = adapter.objective(*trainer.args, **trainer.kwargs)
-        made = cls(
+        profiler = cls(
             roles, objective.task, adapter.string_features, adapter.max_label, trainer.class_weight, trainer.pos_label, target_stages,
             objective,
         )  # fmt: skip
-        made._check_pair()
-        return made
+        profiler._check_pair()
+        return profiler
 
     @property
     def pair(self) -> str:

@@ -251,18 +251,18 @@ class Analysis:
         the folds, and `cv_standard_error-<metric>`. As those of the best of many they are slightly optimistic.
         """
         chosen = self._trial(trial) if isinstance(trial, int) else trial
-        made = self._refitted(chosen)
+        result = self._refitted(chosen)
         if not self._prepared.material.by_test_set:  # there the score is that on the test set, which the fit measures
             by_metric = zip(self.metrics, chosen.means, chosen.standard_errors, strict=True)
             for name, mean, error in by_metric:
                 scores = {f"cv-{name}": mean, f"cv_standard_error-{name}": error}
                 known = {key: value for key, value in scores.items() if value == value}
-                made.metrics.update(known)
-                made.model.metrics.update(known)
+                result.metrics.update(known)
+                result.model.metrics.update(known)
         if not self._prepared.problem.postprocess:
-            return made
+            return result
         stages = self._prepared.problem.postprocess_of(chosen.config)
-        return replace(made, inference_pipeline=self._with_stages(chosen, stages, lambda: made.inference_pipeline))
+        return replace(result, inference_pipeline=self._with_stages(chosen, stages, lambda: result.inference_pipeline))
 
     def _refitted(self, chosen: Trial) -> Result:
         trainer = self._trainer(chosen)
@@ -476,23 +476,23 @@ class Analysis:
             sample = calibration.HeldOutSample(problem.target.plain, weight, groups, problem.trainer.framework)
             parts = stored_rows().of_held_out(stored, problem, [scores], sample)
             rows = sample.merged(stored_rows().results([ref for of_fold in parts for ref in of_fold]))
-        made = chain.learn(new, rows)
-        if any(stage.needs_members for stage in made):
+        learned = chain.learn(new, rows)
+        if any(stage.needs_members for stage in learned):
             pipeline = combine(self._fold_pipelines(chosen), [1.0] * len(scores))
         else:
             pipeline = best()
-        return InferencePipeline(pipeline.preprocessor, pipeline.model, made)
+        return InferencePipeline(pipeline.preprocessor, pipeline.model, learned)
 
     def _fold_pipelines(self, trial: Trial) -> list[InferencePipeline]:
         """Train the models of all folds of a trial once more, which a search does not keep."""
         problem, trainer = self._prepared.problem, self._placed(self._trainer(trial))
         has_validation_argument = bool(trainer.adapter.validation_argument(*trainer.args, **trainer.kwargs))
-        made = []
+        pipelines = []
         for fold in range(len(problem.folds)):
             train = self._prepared.training(fold)
             test = self._prepared.tested(fold) if has_validation_argument else None
-            made.append(self._fit(trainer, trial, train, test, verbose=False).inference_pipeline)
-        return made
+            pipelines.append(self._fit(trainer, trial, train, test, verbose=False).inference_pipeline)
+        return pipelines
 
     @property
     def _stored(self) -> Any:

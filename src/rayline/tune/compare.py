@@ -243,14 +243,14 @@ def _checked(
         for kind in ("search", "scheduler"):
             own[kind] = _own(kind, own.get(kind))
         try:
-            made = checked(
+            search = checked(
                 SearchRequest(
                     trainer, {**data_config, "train_pipeline": pipeline}, space, SearchOptions(**own), material
                 )
             )
         except RaylineError as error:
             raise error.within(f"{COMPARE}: candidate {name!r}") from error.__cause__
-        searches[name], material = made, made.prepared.material
+        searches[name], material = search, search.prepared.material
     return searches
 
 

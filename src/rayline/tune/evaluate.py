@@ -505,8 +505,8 @@ class FoldEvaluator:
 
     def _needs_test_rows(self, trainer: Trainer) -> bool:
         """Whether the framework sees the held-out rows: for early stopping, or for a metric that only it can compute."""
-        asked = trainer.adapter.validation_argument(*trainer.args, **trainer.kwargs)
-        return bool(asked) or not all(map(self.problem.computes, self.problem.metrics))
+        argument = trainer.adapter.validation_argument(*trainer.args, **trainer.kwargs)
+        return bool(argument) or not all(map(self.problem.computes, self.problem.metrics))
 
     def _scored(
         self, candidate: TrialCandidate, native: Any, learned: TrainingSpec, test: Any

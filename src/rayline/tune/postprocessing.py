@@ -31,13 +31,13 @@ def check_stages(stages: Any, target: Target, columns: Mapping[str, pl.DataType]
     """Return the stages of a search. Raises ParameterError as `chain.checked`, and on two of one class, which share their name."""
     if stages is None:
         return ()
-    made = chain.checked(stages, target, columns)
-    names = [type(stage).__name__ for stage in made]
+    checked = chain.checked(stages, target, columns)
+    names = [type(stage).__name__ for stage in checked]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ParameterError.here(
             f"two postprocessing stages are {twice[0]}.", "Expected each class once.", "keep one of them."
         )
-    return made
+    return checked
 
 
 def with_parameters(stages: Stages, changes: Mapping[str, Any]) -> Stages:
@@ -93,14 +93,14 @@ def cross_fitted(
     if not any(stage.needs_rows for stage in own):
         return StageChain(chain.learn(own, chain.no_rows(target)), target).scores(scores)
     part = _parts(rows)
-    made = np.empty(0)
+    scores_of_all = np.empty(0)
     for i in range(PARTS):
         learned = chain.learn(own, rows.take(np.flatnonzero((part != i) & (rows.weight > 0))))
         part_scores = StageChain(learned, target).outcome(scores[part == i]).scores
-        if not len(made):
-            made = np.empty((n, *part_scores.shape[1:]), part_scores.dtype)
-        made[part == i] = part_scores
-    return made
+        if not len(scores_of_all):
+            scores_of_all = np.empty((n, *part_scores.shape[1:]), part_scores.dtype)
+        scores_of_all[part == i] = part_scores
+    return scores_of_all
 
 
 def _parts(rows: CalibrationRows) -> Array:

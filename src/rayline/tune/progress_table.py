@@ -93,12 +93,12 @@ def live_table(moment: SearchProgress) -> Table:
     running = [t for t in moment.trials if t.number in moment.running][-RUNNING:]
     shown = [*able, *running]
     names = _varied(moment.trials)
-    made = Table(box=None, header_style="dim", padding=(0, 2, 0, 0), pad_edge=False)
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0), pad_edge=False)
     measured = [heading for name in moment.metrics for heading in (name, "±")]
     for heading in ("trial", "folds", *measured):
-        made.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(heading, justify="right", no_wrap=True)
     for name in names:
-        made.add_column(name.removeprefix(f"{space.STAGES}/"), no_wrap=True, overflow="ellipsis")
+        table.add_column(name.removeprefix(f"{space.STAGES}/"), no_wrap=True, overflow="ellipsis")
     for trial in shown:
         flat = space.flatten(trial.config)
         means = trial.means if trial.folds else [math.nan] * len(moment.metrics)
@@ -110,8 +110,8 @@ def live_table(moment: SearchProgress) -> Table:
         ]
         style = "bold" if able and trial is able[0] else "dim" if trial.number in moment.running else ""
         cells = [str(trial.number), f"{len(trial.folds)}/{trial.n_folds}", *measures]
-        made.add_row(*cells, *(_short(flat.get(name)) for name in names), style=style)
-    return made
+        table.add_row(*cells, *(_short(flat.get(name)) for name in names), style=style)
+    return table
 
 
 def _varied(trials: Sequence[Trial]) -> list[str]:

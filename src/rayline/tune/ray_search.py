@@ -73,10 +73,10 @@ class BatchedSearcher(Searcher):
         last = self._last.pop(trial_id, None)
         result = last if result is None and not error else result
         self._heard[trial_id] = (result, error or result is None or not math.isfinite(result.get(SCORE, math.nan)))
-        if all(asked in self._heard for asked in self._asked) and len(self._asked) >= self._size:
-            for asked in self._asked:
-                own, failed = self._heard.pop(asked)
-                self._inner.on_trial_complete(asked, result=None if failed else own, error=failed)
+        if all(other in self._heard for other in self._asked) and len(self._asked) >= self._size:
+            for other in self._asked:
+                own, failed = self._heard.pop(other)
+                self._inner.on_trial_complete(other, result=None if failed else own, error=failed)
             self._asked.clear()
 
     def save(self, checkpoint_path: str) -> None:
@@ -150,11 +150,11 @@ class RaySuggester(Suggester):
 
 def _merged(config: Mapping[str, Any], drawn: Mapping[str, Any]) -> dict[str, Any]:
     """The constants of the space, and what was suggested."""
-    made = dict(config)
+    merged = dict(config)
     for key, value in drawn.items():
-        both = isinstance(value, Mapping) and isinstance(made.get(key), Mapping)
-        made[key] = _merged(made[key], value) if both else value
-    return made
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merged(merged[key], value) if both else value
+    return merged
 
 
 class DrawnSearcher(Searcher):

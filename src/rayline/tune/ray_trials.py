@@ -42,9 +42,9 @@ class SearchRef(str):
 
     @classmethod
     def of(cls, ref: ray.ObjectRef[Any]) -> SearchRef:
-        made = cls(SEARCH)
-        made.ref = ref
-        return made
+        new = cls(SEARCH)
+        new.ref = ref
+        return new
 
     def __reduce__(self) -> Any:
         return (SearchRef.of, (self.ref,)) if is_task_argument() else (str, (SEARCH,))

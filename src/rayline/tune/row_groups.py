@@ -161,9 +161,9 @@ class TableGroups(RowGroups):
         return sum(int(frame.estimated_size()) for frame in self._frames)
 
     def _of(self, frames: Sequence[pl.DataFrame]) -> TableGroups:
-        made = TableGroups([])
-        made._frames, made.summaries = list(frames), [GroupSummary(frame.height) for frame in frames]
-        return made
+        groups = TableGroups([])
+        groups._frames, groups.summaries = list(frames), [GroupSummary(frame.height) for frame in frames]
+        return groups
 
     def joined(self, other: TableGroups) -> TableGroups:
         """These groups, and others after them."""
@@ -171,9 +171,9 @@ class TableGroups(RowGroups):
 
     def summarised(self) -> TableGroups:
         """The same groups, with the digests of their rows."""
-        made = self._of(self._frames)
-        made.summaries = [GroupSummary.of(frame) for frame in self._frames]
-        return made
+        groups = self._of(self._frames)
+        groups.summaries = [GroupSummary.of(frame) for frame in self._frames]
+        return groups
 
 
 @dataclass(frozen=True)
@@ -239,8 +239,8 @@ def _mapped(data: Any) -> MappedGroups:
 
 def predicted(rows: pl.DataFrame, scores: Any, target: Target, fold: int) -> pl.DataFrame:
     """Held-out rows with their predictions."""
-    made = target.predictions(scores)
+    predictions = target.predictions(scores)
     if target.task.is_classification and has_probabilities(scores):
-        made = pl.concat([made, target.probabilities(scores)], how="horizontal")
-    made = made.with_columns(fold=pl.lit(fold, dtype=pl.Int64))
-    return pl.concat([rows.drop(set(rows.columns) & set(made.columns)), made], how="horizontal")
+        predictions = pl.concat([predictions, target.probabilities(scores)], how="horizontal")
+    predictions = predictions.with_columns(fold=pl.lit(fold, dtype=pl.Int64))
+    return pl.concat([rows.drop(set(rows.columns) & set(predictions.columns)), predictions], how="horizontal")

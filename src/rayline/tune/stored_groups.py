@@ -100,9 +100,9 @@ class StoredGroups(RowGroups):
 
     def with_cells(self, cells: Sequence[FoldAssignment]) -> StoredGroups:
         function = ray.put(list(cells))
-        made = [_cells.remote(group, [function]) for group in self.groups]
-        summaries = [*results([summary for _, summary in made])]
-        groups = [StoredGroup(group.rows, [ref]) for group, (ref, _) in zip(self.groups, made, strict=True)]
+        refs = [_cells.remote(group, [function]) for group in self.groups]
+        summaries = [*results([summary for _, summary in refs])]
+        groups = [StoredGroup(group.rows, [ref]) for group, (ref, _) in zip(self.groups, refs, strict=True)]
         schema = pl.Schema({**self._schema, **{f"{CELL}{i}": pl.Int64() for i in range(len(cells))}})
         return StoredGroups(groups, summaries, schema, self._size)
 
@@ -129,11 +129,13 @@ class StoredGroups(RowGroups):
         schema
             What it makes.
         """
-        made = registry.engine("ray").groups(data, conform, row_groups.GROUP_ROWS)
-        summaries = [GroupSummary(n_rows) for _, n_rows, _ in made]
-        if not made:
+        stored = registry.engine("ray").groups(data, conform, row_groups.GROUP_ROWS)
+        summaries = [GroupSummary(n_rows) for _, n_rows, _ in stored]
+        if not stored:
             return cls.of_table(TableGroups([schema.to_frame()]))
-        return cls([StoredGroup([ref], []) for ref, _, _ in made], summaries, schema, sum(size for _, _, size in made))
+        return cls(
+            [StoredGroup([ref], []) for ref, _, _ in stored], summaries, schema, sum(size for _, _, size in stored)
+        )
 
 
 @dataclass(frozen=True)
@@ -284,8 +286,8 @@ def prepared_blocks(groups: StoredGroups, function: TableFunction, n_tasks: int)
     The objects live as long as the process that calls this.
     """
     work = ray.put(function)
-    made = _numbered(_prepared, [(group, [work]) for group in groups.groups], n_tasks)
-    filled = [(ref, n_rows, size) for ref, (n_rows, size) in made if n_rows]
+    blocks = _numbered(_prepared, [(group, [work]) for group in groups.groups], n_tasks)
+    filled = [(ref, n_rows, size) for ref, (n_rows, size) in blocks if n_rows]
     return StoredBlocks([ref for ref, _, _ in filled], [n for _, n, _ in filled], sum(size for _, _, size in filled))
 
 
@@ -295,18 +297,18 @@ def scored_blocks(
     """Call a function with each block in tasks, so many at a time. Returns the first of its results, the scores, where they
     are, and the second ones here."""
     work = ray.put(function)
-    made = _numbered(_scored, [([ref], [work]) for ref in blocks.references], n_tasks)
-    return StoredScores(blocks.height, [ref for ref, _ in made]), [parts for _, parts in made]
+    scored = _numbered(_scored, [([ref], [work]) for ref in blocks.references], n_tasks)
+    return StoredScores(blocks.height, [ref for ref, _ in scored]), [parts for _, parts in scored]
 
 
 def _numbered(task: Any, arguments: Sequence[tuple[Any, ...]], n_tasks: int) -> list[tuple[Any, Any]]:
     """Of each call of a task with two results a reference to the first, and the second."""
-    made: list[tuple[Any, Any]] = []
+    finished: list[tuple[Any, Any]] = []
     for given in arguments:
-        if len(made) >= n_tasks:
-            ray.wait([made[-n_tasks][1]], fetch_local=False)
-        made.append(tuple(task.remote(*given)))
-    return [*zip([first for first, _ in made], results([second for _, second in made]), strict=True)]
+        if len(finished) >= n_tasks:
+            ray.wait([finished[-n_tasks][1]], fetch_local=False)
+        finished.append(tuple(task.remote(*given)))
+    return [*zip([first for first, _ in finished], results([second for _, second in finished]), strict=True)]
 
 
 def in_a_task(function: Any, *arguments: Any) -> Any:
@@ -356,8 +358,8 @@ def _sample(group: StoredGroup, n_rows: int) -> pa.Table:
 
 @ray.remote
 def _held_out(piece: HeldOutPiece, scores: list[Any], work: list[Any]) -> Any:
-    made = ray.get(work[0])(piece.frame(), scores, piece.fold)
-    return _arrow(made) if isinstance(made, pl.DataFrame) else made
+    value = ray.get(work[0])(piece.frame(), scores, piece.fold)
+    return _arrow(value) if isinstance(value, pl.DataFrame) else value
 
 
 @ray.remote

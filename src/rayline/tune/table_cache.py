@@ -40,14 +40,14 @@ class TableCache:
             self._tables.move_to_end(key)
             return table
         self.misses += 1
-        made = make()
-        self._tables[key] = made
-        self._used += _size(made)
+        created = make()
+        self._tables[key] = created
+        self._used += _size(created)
         while self._used > self._most and self._tables:
             gone, old = self._tables.popitem(last=False)
             self._used -= _size(old)
             self._memos.pop(gone, None)
-        return made
+        return created
 
     def memo(self, key: Hashable) -> dict[Any, Any] | None:
         """Where what is made of a table is kept, as long as the table is; None when the table is not kept."""

@@ -47,11 +47,11 @@ class FoldRunner:
     ) -> None:
         self._problem, self._evaluate, self._known = problem, evaluate, dict(known)
 
-    def __call__(self, config: Mapping[str, Any], fold: int, made: dict[str, TrialCandidate]) -> TrialPayload:
+    def __call__(self, config: Mapping[str, Any], fold: int, candidates: dict[str, TrialCandidate]) -> TrialPayload:
         """Evaluate a configuration on a fold; `made` keeps what was made of the configuration until its next fold."""
         box = TrialPayload()
         try:
-            candidate = made.get("") or made.setdefault("", self._problem.candidate(config))
+            candidate = candidates.get("") or candidates.setdefault("", self._problem.candidate(config))
             score = self._reused(candidate, fold)
             if score is None:
                 score, box["scores"], box["history"] = self._evaluate(candidate, fold)

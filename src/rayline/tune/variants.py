@@ -159,5 +159,5 @@ def _set(space: Any, values: Mapping[Path, Any]) -> Any:
         return space
     if isinstance(space, (list, tuple)):
         return type(space)(_set(inner, here[i]) if i in here else inner for i, inner in enumerate(space))
-    made = dict(space) if isinstance(space, Mapping) else {}
-    return made | {key: _set(made.get(key, {}), inner) for key, inner in here.items()}
+    copied = dict(space) if isinstance(space, Mapping) else {}
+    return copied | {key: _set(copied.get(key, {}), inner) for key, inner in here.items()}

@@ -77,8 +77,8 @@ class Operation(ABC):
 
         Read off the expressions; an operation with an `apply` of its own says it itself.
         """
-        made = self.expressions(schema)
-        return {e.meta.output_name(): tuple(dict.fromkeys(e.meta.root_names())) for e in made}
+        expressions = self.expressions(schema)
+        return {e.meta.output_name(): tuple(dict.fromkeys(e.meta.root_names())) for e in expressions}
 
     def elements(self, schema: Mapping[str, pl.DataType]) -> dict[str, Sequence[str]]:
         """Return the names of the elements of the vectors that this makes, in their order, where they have names."""
@@ -89,9 +89,9 @@ class Operation(ABC):
 
         What does nothing but add columns is undone by dropping them.
         """
-        made, after = self.sources(schema), self.schema_after(schema)
-        adds = not any(name in schema for name in made) and all(name in after for name in schema)
-        return [Drop(list(made))] if adds else None
+        sources, after = self.sources(schema), self.schema_after(schema)
+        adds = not any(name in schema for name in sources) and all(name in after for name in schema)
+        return [Drop(list(sources))] if adds else None
 
     def changes(self, schema: Mapping[str, pl.DataType]) -> Changes:
         """Return which columns this makes or changes, with their types, and which go away.
@@ -100,7 +100,7 @@ class Operation(ABC):
         that is used for many columns says it itself.
         """
         try:
-            names = dict.fromkeys(name for made, own in self.sources(schema).items() for name in (*own, made))
+            names = dict.fromkeys(name for output, own in self.sources(schema).items() for name in (*own, output))
             return self._planned({name: schema[name] for name in names if name in schema})
         except (pl.exceptions.PolarsError, KeyError):  # it reads more than it says, as what changes rows does
             return self._planned(schema)
@@ -315,17 +315,17 @@ class _Layers:
         self._read: dict[str, int] = {}  # the last layer that reads it
 
     def add(self, step: Step) -> None:
-        made = {expression.meta.output_name(): expression for expression in step.expressions}
-        if made:
+        expressions = {expression.meta.output_name(): expression for expression in step.expressions}
+        if expressions:
             reads = {name for expression in step.expressions for name in expression.meta.root_names()}
             # Behind the layer that it reads from; what it replaces may be read in the same layer, as it was before.
-            layer = 1 + max(self._changed.get(name, 0) for name in reads | made.keys())
-            layer = max(layer, *(self._read.get(name, 0) for name in made))
+            layer = 1 + max(self._changed.get(name, 0) for name in reads | expressions.keys())
+            layer = max(layer, *(self._read.get(name, 0) for name in expressions))
             if layer == len(self._made):
                 self._made.append({})
                 self._removed.append([])
-            self._made[layer] |= made
-            self._changed |= dict.fromkeys(made, layer)
+            self._made[layer] |= expressions
+            self._changed |= dict.fromkeys(expressions, layer)
             self._read |= {name: max(layer, self._read.get(name, 0)) for name in reads}
         for name in step.removed:
             # Not before the first layer: a table that has lost all its columns has lost its rows.
@@ -336,9 +336,9 @@ class _Layers:
     def apply(self, table: pl.LazyFrame, order: Iterable[str]) -> pl.LazyFrame:
         """Return the table after all the steps, its columns in this order."""
         names, order = dict.fromkeys(self._names), list(order)
-        for made, removed in zip(self._made, self._removed, strict=True):
-            table = Step(list(made.values()), removed).apply(table)
-            names |= dict.fromkeys(made)
+        for expressions, removed in zip(self._made, self._removed, strict=True):
+            table = Step(list(expressions.values()), removed).apply(table)
+            names |= dict.fromkeys(expressions)
             for name in removed:
                 names.pop(name, None)
         return table if list(names) == order else table.select(map(col, order))

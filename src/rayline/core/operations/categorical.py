@@ -174,8 +174,8 @@ class OneHot(Operation):
         column, temporary = self.codes.column, f"{self.codes.column}\x00code"
         code = col(temporary)
         # Comparing small integers is many times faster than comparing the strings once per category.
-        made = [(code == i).cast(pl.UInt8).alias(name) for i, name in enumerate(self.outputs) if name is not None]
-        return [Step([self.codes.expression(schema).alias(temporary)], [column]), Step(made, [temporary])]
+        columns = [(code == i).cast(pl.UInt8).alias(name) for i, name in enumerate(self.outputs) if name is not None]
+        return [Step([self.codes.expression(schema).alias(temporary)], [column]), Step(columns, [temporary])]
 
     def changes(self, schema: Mapping[str, pl.DataType]) -> Changes:
         return Changes({name: pl.UInt8() for name in self.outputs if name is not None}, [self.codes.column])

@@ -245,10 +245,12 @@ def _polars(formula: Formula, schema: Mapping[str, pl.DataType], *, number: bool
     factor = _constant_factor(formula)
     if factor is not None:
         return _polars(arguments[0], schema, number=True) * factor
-    made = [_polars(a, schema, number=wanted == "n") for a, wanted in zip(arguments, function.takes, strict=True)]
+    expressions = [
+        _polars(a, schema, number=wanted == "n") for a, wanted in zip(arguments, function.takes, strict=True)
+    ]
     if name in _CLEAN:
-        made = [_clean(e, a, schema) for e, a in zip(made, arguments, strict=True)]
-    result = function.table(*made)
+        expressions = [_clean(e, a, schema) for e, a in zip(expressions, arguments, strict=True)]
+    result = function.table(*expressions)
     return result.cast(pl.Float64) if number and function.gives == "b" else result
 
 

@@ -45,9 +45,9 @@ class Linear(Operation):
         present = table.collect_schema()
         dtype = pl.Struct({name: pl.Float64() for name in self.outputs})
         row = pl.struct(col(name).cast(pl.Float64).alias(str(i)) for i, name in enumerate(self.columns))
-        made = row.map_batches(self._structs, return_dtype=dtype, is_elementwise=True).alias("\x00linear")
+        structs = row.map_batches(self._structs, return_dtype=dtype, is_elementwise=True).alias("\x00linear")
         old = [name for name in self.outputs if name in present]
-        return Drop(old).apply(table.with_columns(made)).unnest("\x00linear")
+        return Drop(old).apply(table.with_columns(structs)).unnest("\x00linear")
 
     def _structs(self, rows: pl.Series) -> pl.Series:
         total = np.tile(np.array(self.offset, dtype=np.float64), (len(rows), 1))

@@ -94,8 +94,8 @@ class GroupMoments(GroupTable):
         x, key, *rest = columns
         n_folds = options.get("n_folds", 0)
         fold = fold_of(rest, n_folds) if n_folds else pl.lit(0, dtype=pl.Int64)
-        made = table.select(x=missing_as_null(x), key=key, fold=fold)
-        return made.group_by("key", "fold").agg(
+        selected = table.select(x=missing_as_null(x), key=key, fold=fold)
+        return selected.group_by("key", "fold").agg(
             n=pl.col("x").count().cast(pl.Int64),
             n_null=pl.col("x").null_count().cast(pl.Int64),
             mean=pl.col("x").mean().fill_null(0.0),
@@ -145,8 +145,8 @@ class GroupClasses(GroupTable):
         label, key, *rest = columns
         n_folds = options.get("n_folds", 0)
         fold = fold_of(rest, n_folds) if n_folds else pl.lit(0, dtype=pl.Int64)
-        made = table.select(key=key, fold=fold, **{"class": label})
-        return made.group_by("key", "fold", "class").agg(n=pl.len().cast(pl.Int64))
+        selected = table.select(key=key, fold=fold, **{"class": label})
+        return selected.group_by("key", "fold", "class").agg(n=pl.len().cast(pl.Int64))
 
     @classmethod
     def of(cls, *values: Any, **options: Any) -> Self:

@@ -98,8 +98,8 @@ class GramCounts(Statistic):
         _, occurring, _ = counted_pairs(grams.rows, place, max(len(keys), 1))
         n_rows = np.bincount(occurring, minlength=len(keys))
         spelled = grams.spell(first)
-        made = {"key": keys, "gram": spelled, "n": n, "n_rows": n_rows}
-        return cls(len(texts), pl.DataFrame(made, schema=_NO_GRAMS.schema))
+        columns = {"key": keys, "gram": spelled, "n": n, "n_rows": n_rows}
+        return cls(len(texts), pl.DataFrame(columns, schema=_NO_GRAMS.schema))
 
     @classmethod
     def merge_all(cls, states: Iterable[Self], **options: Any) -> Self:

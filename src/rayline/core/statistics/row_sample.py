@@ -31,8 +31,8 @@ class RowSample(Statistic):
     def query(cls, table: pl.LazyFrame, *columns: pl.Expr, **options: Any) -> pl.LazyFrame | None:
         group, numbers = (columns[0], columns[1:]) if options.get("grouped") else (pl.lit(0), columns)
         values = {str(i): missing_as_null(column) + 0.0 for i, column in enumerate(numbers)}  # -0.0 is 0.0
-        made = table.select(group=group, **values)
-        hashed = made.with_columns(hash=row_hash([pl.col(name) for name in values], _SEED))
+        selected = table.select(group=group, **values)
+        hashed = selected.with_columns(hash=row_hash([pl.col(name) for name in values], _SEED))
         last = pl.col("hash").unique().bottom_k(options["size"]).max().over("group")
         kept = hashed.filter(pl.col("group").is_not_null()).filter(pl.col("hash") <= last)
         return kept.group_by("hash", "group", *values).agg(n=pl.len().cast(pl.Int64))

@@ -34,8 +34,8 @@ class ScoredRowSample(Statistic):
     def query(cls, table: pl.LazyFrame, *columns: pl.Expr, **options: Any) -> pl.LazyFrame | None:
         names = [str(i) for i in range(len(columns))]
         numbers = names[:-1] if options.get("grouped") else names
-        made = table.select(**dict(zip(names, columns, strict=True)), rows=pl.len().cast(pl.Int64))
-        hashed = made.with_columns(hash=row_hash([pl.col(name) for name in numbers], _SEED))
+        selected = table.select(**dict(zip(names, columns, strict=True)), rows=pl.len().cast(pl.Int64))
+        hashed = selected.with_columns(hash=row_hash([pl.col(name) for name in numbers], _SEED))
         last = pl.col("hash").unique().bottom_k(options["size"]).max()
         kept = hashed.filter(pl.col("hash") <= last)
         return kept.group_by("hash", *names).agg(n=pl.len().cast(pl.Int64), rows=pl.col("rows").first())

@@ -94,11 +94,11 @@ class PositionSplitter(Splitter):
         frame = engine.collect(data)
         pairs = self._pairs(frame, read)
         packed = _packed([_checked(pair, i, frame.height) for i, pair in enumerate(pairs)], frame.height)
-        made = []
+        prepared = []
         for cells, folds in packed:
             sizes = tuple(np.bincount(cells).tolist())
-            made.append(Folds(PositionAssignment(cells, frame.columns[0]), folds, sizes))
-        return tuple(made)
+            prepared.append(Folds(PositionAssignment(cells, frame.columns[0]), folds, sizes))
+        return tuple(prepared)
 
     def _pairs(self, frame: pl.DataFrame, read: Sequence[str]) -> list[Any]:
         """Return the pairs of indices that the object gives for these rows."""
@@ -184,7 +184,7 @@ def _packed(pairs: Sequence[tuple[Positions, Positions]], n_rows: int) -> list[t
 
     All rows of a cell are on the same side of each fold, so that folds which share their cells are fitted in one scan.
     """
-    made, start = [], 0
+    groups, start = [], 0
     cells = np.zeros(n_rows, np.int64)
     for stop, (train, test) in enumerate(pairs, 1):
         finer = cells * 3
@@ -192,12 +192,12 @@ def _packed(pairs: Sequence[tuple[Positions, Positions]], n_rows: int) -> list[t
         finer[test] += 2
         values, finer = np.unique(finer, return_inverse=True)
         if start + 1 < stop and len(values) > stop - start + 2:  # another repetition, which has cells of its own
-            made.append((cells, _folds(cells, pairs[start : stop - 1])))
+            groups.append((cells, _folds(cells, pairs[start : stop - 1])))
             start, finer = stop - 1, np.zeros(n_rows, np.int64)
             finer[train], finer[test] = 1, 2
             finer = np.unique(finer, return_inverse=True)[1]
         cells = finer.astype(np.int64).reshape(n_rows)
-    return [*made, (cells, _folds(cells, pairs[start:]))] if pairs else []
+    return [*groups, (cells, _folds(cells, pairs[start:]))] if pairs else []
 
 
 def _folds(cells: Positions, pairs: Sequence[tuple[Positions, Positions]]) -> tuple[FoldCells, ...]:

@@ -317,26 +317,26 @@ def chosen_splitter(
     """
     columns = {"groups": groups, "stratify": stratify, "time": time}
     chosen = [name for name, column in columns.items() if column is not None]
-    made = splitter(cv)
-    if isinstance(made, PositionSplitter) and time is None:
+    result = splitter(cv)
+    if isinstance(result, PositionSplitter) and time is None:
         kept = ranked if "Group" in type(cv).__name__ else None  # the others warn of groups that they do not use
-        return replace(made, groups=groups or kept, stratify=stratify if isinstance(stratify, str) else None)
-    is_number = isinstance(made, KFold) and not isinstance(cv, Splitter)
+        return replace(result, groups=groups or kept, stratify=stratify if isinstance(stratify, str) else None)
+    is_number = isinstance(result, KFold) and not isinstance(cv, Splitter)
     if not chosen:
-        return GroupKFold(made.n_splits, column=ranked) if ranked is not None and is_number else made  # type: ignore[attr-defined]
+        return GroupKFold(result.n_splits, column=ranked) if ranked is not None and is_number else result  # type: ignore[attr-defined]
     if len(chosen) > 1 or not is_number:
         raise ParameterError.here(
             f"{' and '.join(chosen)} cannot be combined with cv={cv!r}{' and each other' if len(chosen) > 1 else ''}.",
             "Expected cv to be a number of folds, and one of groups, stratify and time.",
             "pass a splitter as cv, for example rayline.data.GroupKFold(5, column=…).",
         )
-    assert isinstance(made, KFold)
+    assert isinstance(result, KFold)
     column = columns[chosen[0]]
     if chosen[0] == "groups":
-        return GroupKFold(made.n_splits, column=column)
+        return GroupKFold(result.n_splits, column=column)
     if chosen[0] == "time":
-        return TimeSeriesSplit(made.n_splits, column=column)
-    return StratifiedKFold(made.n_splits, column=None if column is True else column)
+        return TimeSeriesSplit(result.n_splits, column=column)
+    return StratifiedKFold(result.n_splits, column=None if column is True else column)
 
 
 def _equal_folds(division: KeyDivision, n_splits: int) -> Folds:

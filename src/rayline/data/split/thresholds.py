@@ -153,24 +153,24 @@ class KeyDivision:
         return cuts
 
     def _refuse(self, part_sizes: Sizes, sizes: Sizes, ladders: Mapping[int, KeyHistogram]) -> None:
-        totals, asked = _totals(part_sizes), _totals(sizes)
+        totals, requested = _totals(part_sizes), _totals(sizes)
         n_rows = sum(totals)
-        if 0 in asked:
+        if 0 in requested:
             raise DataError.here(
                 f"there are too few rows to divide so: {n_rows:,}.",
-                f"Expected rows in every part; got parts of {_shown(asked)}.",
+                f"Expected rows in every part; got parts of {_shown(requested)}.",
                 "divide into fewer or other parts, or bring more rows.",
             )
         # A part may be off by its own size, and by the largest group: that is in one part whatever is done.
         largest = max((int(ladder.coarse.counts.max()) for ladder in ladders.values() if not ladder.level), default=1)
         if self.unit and (
-            0 in totals or any(abs(got - n) > max(1, n, largest) for got, n in zip(totals, asked, strict=True))
+            0 in totals or any(abs(got - n) > max(1, n, largest) for got, n in zip(totals, requested, strict=True))
         ):
             n_keys = sum(len(ladder.coarse) for ladder in ladders.values())
             number = f"{n_keys:,} {self.unit}" if not any(ladder.level for ladder in ladders.values()) else self.unit
             raise DataError.here(
                 f"the {n_rows:,} rows cannot be divided so: they are {number}, which stay together.",
-                f"Expected parts of {_shown(asked)} rows; the nearest are {_shown(totals)}.",
+                f"Expected parts of {_shown(requested)} rows; the nearest are {_shown(totals)}.",
                 f"divide into fewer or other parts{'' if self.is_ordered else ', or try another seed'}.",
             )
 
@@ -229,7 +229,7 @@ def _packed(ladders: Mapping[int, KeyHistogram], sizes: Sizes) -> tuple[tuple[tu
                 cell = max(range(len(wanting)), key=wanting.__getitem__)
             wanting[cell] += n
             members.append((key, cell))
-        part_sizes[stratum] = [asked - left for asked, left in zip(size, wanting, strict=True)]
+        part_sizes[stratum] = [requested - left for requested, left in zip(size, wanting, strict=True)]
     return tuple(sorted(members)), part_sizes
 
 

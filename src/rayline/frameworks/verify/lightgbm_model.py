@@ -72,25 +72,25 @@ def _model(data: bytes) -> None:
         _fail("it has more outputs than trees")
     if len(sizes) % n_outputs:
         _fail("trees are missing")
-    made = []
+    trees = []
     for number, size in enumerate(sizes):
         block = data[start : start + size].decode("utf-8")
         if not block.startswith(f"Tree={number}\n") or not block.endswith("\n\n\n"):
             _fail("trees are missing or have another length")
-        made.append(_tree(block.rstrip("\n").split("\n")[1:], n_features))
+        trees.append(_tree(block.rstrip("\n").split("\n")[1:], n_features))
         start += size
     tail = _TAIL.fullmatch(data[start:].decode("utf-8"))
     if tail is None:
         _fail("its end is none")
     if tail[1] not in (None, "null"):
         strict_json.loads(tail[1].encode(), "pandas_categorical")
-    if made:
-        left, right, numbers = zip(*made, strict=True)
+    if trees:
+        left, right, numbers = zip(*trees, strict=True)
         wrong = tree_validation.tree_fault(np.concatenate(left), np.concatenate(right), np.array(numbers))
         if wrong:
             _fail(wrong)
         if any((np.bincount(np.concatenate([a, b])[np.concatenate([a, b]) >= 0], minlength=n)[1:] != 1).any()
-               for a, b, n in made):  # fmt: skip
+               for a, b, n in trees):  # fmt: skip
             _fail("a node of a tree is not reached")
 
 

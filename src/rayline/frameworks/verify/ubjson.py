@@ -99,14 +99,14 @@ class _Reader:
         return _CONSTANTS[code]
 
     def object(self, depth: int) -> dict[str, Any]:
-        made: dict[str, Any] = {}
+        members: dict[str, Any] = {}
         while self.data[self.place] != 0x7D:
             key = self.take(self.count()).decode("utf-8")
-            if key in made:
+            if key in members:
                 self.fail(f"the key {key[:40]!r} occurs twice")
-            made[key] = self.value(self.byte(), depth + 1)
+            members[key] = self.value(self.byte(), depth + 1)
         self.place += 1
-        return made
+        return members
 
     def array(self, depth: int) -> Any:
         code = self.data[self.place]
@@ -119,8 +119,8 @@ class _Reader:
         if code == 0x23:  # #: so many values
             self.place += 1
             return [self.value(self.byte(), depth + 1) for _ in range(self.count())]
-        made = []
+        values = []
         while self.data[self.place] != 0x5D:
-            made.append(self.value(self.byte(), depth + 1))
+            values.append(self.value(self.byte(), depth + 1))
         self.place += 1
-        return made
+        return values

@@ -89,7 +89,7 @@ class Population:
     def begin(self, config: space.Config, num_samples: int, seed: int | None) -> list[dict[str, Any]]:
         """The first parameters of every member: drawn, with grids expanded as in a search at random."""
         random = np.random.default_rng(seed)
-        return [space.to_plain(made) for made in variants(config, num_samples, random)]
+        return [space.to_plain(variant) for variant in variants(config, num_samples, random)]
 
     def successors(self, losses: Mapping[int, float], random: Random) -> dict[int, int]:
         """Which members take over the model of which: those behind at random from as many in front.
@@ -105,15 +105,15 @@ class Population:
 
     def changed(self, config: space.Config, searched: space.Config, random: Random) -> dict[str, Any]:
         """The parameters of a model that was taken over: those of the trainer a little changed, or drawn anew."""
-        made = dict(config)
+        changed = dict(config)
         for name in space.split_space(searched).trainer:
             domain = searched[name]
             if is_grid(domain):
                 domain = ChoiceDomain(list(domain["grid_search"]))
             if isinstance(domain, Domain):
                 anew = random.random() < self.resample
-                made[name] = domain.sample(random) if anew else self._near(domain, made[name], random)
-        return dict(space.to_plain(made))
+                changed[name] = domain.sample(random) if anew else self._near(domain, changed[name], random)
+        return dict(space.to_plain(changed))
 
     def _near(self, domain: Domain, value: Any, random: Random) -> Any:
         step = int(random.integers(2))
