@@ -201,10 +201,10 @@ class _Graph:
             nodes.append(copy)
         constants = []
         for tensor in part.initializer:
-            own = onnx.TensorProto()
-            own.CopyFrom(tensor)
-            own.name = renamed[tensor.name]
-            constants.append(own)
+            model_proto = onnx.TensorProto()
+            model_proto.CopyFrom(tensor)
+            model_proto.name = renamed[tensor.name]
+            constants.append(model_proto)
         last = self.restored(renamed[part.output[-1].name], pipeline.model.target)
         outputs = {"scores": GraphOutput(last, TensorProto.FLOAT)}
         if pipeline.postprocessing:
@@ -227,8 +227,8 @@ class _Graph:
         versions: Mapping[str, int],
     ) -> Any:
         """Return nodes and constants as a model with the inputs of this graph and some outputs."""
-        ends = [helper.make_node("Identity", [own.tensor], [name]) for name, own in outputs.items()]
-        infos = [helper.make_tensor_value_info(name, own.kind, [None, None]) for name, own in outputs.items()]
+        ends = [helper.make_node("Identity", [output.tensor], [name]) for name, output in outputs.items()]
+        infos = [helper.make_tensor_value_info(name, output.kind, [None, None]) for name, output in outputs.items()]
         graph = helper.make_graph([*nodes, *ends], "rayline", self.inputs, infos, list(constants))
         exported = helper.make_model(
             graph, opset_imports=[helper.make_opsetid(d, v) for d, v in versions.items()], producer_name="rayline"

@@ -86,11 +86,11 @@ class OutcomeTensors:
         assert self.sets is not None
         codes, columns, start = self.predicted, [], 0
         for i, classes in enumerate(self.target.classes):
-            own = self.column(self.sets, *range(start, start + len(classes)))
+            column = self.column(self.sets, *range(start, start + len(classes)))
             is_it = self.graph.node(
                 "Equal", [self.column(codes, i), self.graph.constant([list(range(len(classes)))], np.int64)]
             )
-            columns.append(self.graph.node("Or", [own, is_it]))
+            columns.append(self.graph.node("Or", [column, is_it]))
             start += len(classes)
         return self.each(columns)
 
@@ -144,8 +144,8 @@ def _outputs(tensors: OutcomeTensors, decides: bool) -> dict[str, GraphOutput]:
     if tensors.lower is not None and tensors.upper is not None:
         bounds = {"lower": tensors.lower, "upper": tensors.upper}
         for i, name in enumerate(interval_names(target)):
-            own = tensors.column(bounds[name.partition("_")[0]], i // 2)
-            outputs[name] = GraphOutput(graph.node("Cast", [own], to=TensorProto.FLOAT), TensorProto.FLOAT)
+            bound = tensors.column(bounds[name.partition("_")[0]], i // 2)
+            outputs[name] = GraphOutput(graph.node("Cast", [bound], to=TensorProto.FLOAT), TensorProto.FLOAT)
     return outputs
 
 
@@ -170,26 +170,29 @@ def _calibrate(tensors: OutcomeTensors, stage: Calibrate) -> OutcomeTensors:
         powers = tensors.graph.node("Exp", [tensors.with_number("Mul", logits, stage.state["inverse_temperature"])])
         return replace(tensors, values=_shares(tensors, powers), codes=None)
     calibrated = tensors.each(
-        [_mapped(tensors, tensors.column(tensors.values, i), own) for i, own in enumerate(stage.maps)]
+        [
+            _mapped(tensors, tensors.column(tensors.values, i), calibration_map)
+            for i, calibration_map in enumerate(stage.maps)
+        ]
     )
     is_multiclass = tensors.target.task is Task.MULTICLASS
     return replace(tensors, values=_shares(tensors, calibrated) if is_multiclass else calibrated, codes=None)
 
 
-def _mapped(tensors: OutcomeTensors, p: str, own: CalibrationMap) -> str:
+def _mapped(tensors: OutcomeTensors, p: str, calibration_map: CalibrationMap) -> str:
     graph, number = tensors.graph, tensors.with_number
-    if isinstance(own, IsotonicMap):
-        if len(own.x) == 1:
-            return number("Add", number("Mul", p, 0.0), own.y[0])
-        x, y = np.array(own.x), np.array(own.y)
+    if isinstance(calibration_map, IsotonicMap):
+        if len(calibration_map.x) == 1:
+            return number("Add", number("Mul", p, 0.0), calibration_map.y[0])
+        x, y = np.array(calibration_map.x), np.array(calibration_map.y)
         # Within each piece as far as p reaches into it, times its slope.
         reach = number("Min", number("Max", number("Sub", p, [x[:-1].tolist()]), 0.0), [np.diff(x).tolist()])
         rise = graph.node("MatMul", [reach, graph.constant((np.diff(y) / np.diff(x))[:, None])])
-        return number("Add", rise, own.y[0])
+        return number("Add", rise, calibration_map.y[0])
     p = number("Min", number("Max", p, EPSILON), 1.0 - EPSILON)
-    gain = number("Mul", graph.node("Log", [p]), own.a)
-    loss = number("Mul", graph.node("Log", [tensors.one_minus(p)]), own.b)
-    z = number("Add", graph.node("Sub", [gain, loss]), own.c)
+    gain = number("Mul", graph.node("Log", [p]), calibration_map.a)
+    loss = number("Mul", graph.node("Log", [tensors.one_minus(p)]), calibration_map.b)
+    z = number("Add", graph.node("Sub", [gain, loss]), calibration_map.c)
     z = number("Min", number("Max", z, -MAX_EXPONENT), MAX_EXPONENT)
     under = number("Add", graph.node("Exp", [graph.node("Neg", [z])]), 1.0)
     return graph.node("Div", [graph.constant(1.0), under])

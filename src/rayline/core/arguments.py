@@ -39,15 +39,15 @@ def integer(name: str, value: Any, *, minimum: int = 1, maximum: int | None = No
     return number
 
 
-def column_names(argument: str, given: Any) -> tuple[str, ...]:
+def column_names(argument: str, columns: Any) -> tuple[str, ...]:
     """Return an argument that names columns as a tuple: a name, several names, or None for none. Raises ParameterError.
 
     >>> column_names("keep_columns", "late"), column_names("keep_columns", None)
     (('late',), ())
     """
-    names = () if given is None else (given,) if isinstance(given, str) else given
+    names = () if columns is None else (columns,) if isinstance(columns, str) else columns
     if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
-        raise ParameterError.value(argument, "names of columns", given)
+        raise ParameterError.value(argument, "names of columns", columns)
     return tuple(names)
 
 

@@ -83,7 +83,7 @@ def classification_of(
     n_classes = len(classes[place])
     task = implied or (Task.MULTICLASS if n_classes > 2 else Task.BINARY)
     if len(columns) > len(numeric) and any(
-        c in numeric and len(own) > 2 for c, own in zip(columns, classes, strict=True)
+        c in numeric and len(labels) > 2 for c, labels in zip(columns, classes, strict=True)
     ):
         raise _mixed(columns, numeric)
     if n_classes > 2 and task is Task.BINARY:
@@ -169,23 +169,23 @@ def in_type(series: pl.Series, dtype: pl.DataType) -> pl.Series:
     """Return labels in the type of the classes; null where they have no such value, as 0.5 of integers or 2 of booleans."""
     if is_category(series.dtype):
         series = series.cast(pl.String)
-    own = series.dtype
-    if dtype == pl.Boolean and own != dtype:
-        values = ["false", "true"] if own == pl.String else [0, 1]
+    dtype_before = series.dtype
+    if dtype == pl.Boolean and dtype_before != dtype:
+        values = ["false", "true"] if dtype_before == pl.String else [0, 1]
         return series.replace_strict(
-            pl.Series(values, dtype=own, strict=False), [False, True], default=None, return_dtype=dtype
+            pl.Series(values, dtype=dtype_before, strict=False), [False, True], default=None, return_dtype=dtype
         )
-    if dtype.is_integer() and (own.is_float() or own.is_decimal()):
+    if dtype.is_integer() and (dtype_before.is_float() or dtype_before.is_decimal()):
         series = series.set(series != series.round(), None)
     return series.cast(dtype, strict=False)
 
 
 def finite_values(series: pl.Series) -> pl.Series:
     """Return the labels of a regression. Raises DataError on labels that are missing, infinite, or texts of no number."""
-    given = series.cast(pl.String) if is_category(series.dtype) else series
-    values = given.cast(pl.Float64, strict=False).fill_nan(None)
-    refuse_missing(series.name, given.fill_nan(None) if given.dtype.is_float() else given)
-    bad = given.filter(~values.is_finite().fill_null(value=False))
+    texts = series.cast(pl.String) if is_category(series.dtype) else series
+    values = texts.cast(pl.Float64, strict=False).fill_nan(None)
+    refuse_missing(series.name, texts.fill_nan(None) if texts.dtype.is_float() else texts)
+    bad = texts.filter(~values.is_finite().fill_null(value=False))
     if len(bad):
         raise DataError(
             f"The target {series.name!r} has {counted(len(bad), 'value')} that {'is' if len(bad) == 1 else 'are'} no finite number.",

@@ -112,9 +112,9 @@ def _present(series: pl.Series, what: str) -> pl.Series:
     return series
 
 
-def _refuse(column: str, is_wrong: Array, given: pl.Series, expected: str) -> None:
+def _refuse(column: str, is_wrong: Array, values: pl.Series, expected: str) -> None:
     if is_wrong.any():
-        some = given.filter(pl.Series(is_wrong)).unique(maintain_order=True).head(5).to_list()
+        some = values.filter(pl.Series(is_wrong)).unique(maintain_order=True).head(5).to_list()
         raise DataError(
             f"The target column {column!r} has {counted(int(is_wrong.sum()), 'wrong value')}.",
             f"Expected {expected}; got {some!r}.",

@@ -34,7 +34,7 @@ class ScoreGathering:
 
     def __init__(self, context: TrainContext, rows: Mapping[str, Rows]) -> None:
         self._gather = context.gather
-        everyone = context.gather({name: own.n_rows for name, own in rows.items()})
+        everyone = context.gather({name: gathered.n_rows for name, gathered in rows.items()})
         self.n_rows: dict[str, int] = {name: sum(counts[name] for counts in everyone) for name in rows}
 
     def refuse_function(self, argument: str) -> None:
@@ -54,7 +54,7 @@ class ScoreGathering:
     def rows(self, scores: Array, truth: Array, weight: Array) -> tuple[Array, Array, Array]:
         """Return scores, labels and weights of the rows of all ranks."""
         scores, truth, weight = (
-            np.concatenate(own) for own in zip(*self._gather((scores, truth, weight)), strict=True)
+            np.concatenate(arrays) for arrays in zip(*self._gather((scores, truth, weight)), strict=True)
         )
         return scores, truth, weight
 
@@ -63,11 +63,11 @@ class ScoreGathering:
 
         `hits` says for each row whether it is positive, 0 or 1, or which part of it is.
         """
-        own = [
+        states = [
             ScoreWeights.of(score, np.stack([weight * (1.0 - hit), weight * hit]))
             for score, hit in zip(scores, hits, strict=True)
         ]
-        parts = zip(*self._gather(own), strict=True)
+        parts = zip(*self._gather(states), strict=True)
         return [ScoreWeights.merge_all(of_score) for of_score in parts]
 
     def sums(self, values: Array) -> Array:

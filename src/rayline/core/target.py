@@ -99,8 +99,8 @@ class Target:
         """
         refuse_unusable(columns, schema, counts)
         dtypes = tuple(plain_type(schema[column]) for column in columns)
-        given = {c: own["categories"] for _, s in stages if s.labels for c, own in s.state["columns"].items()}
-        numeric = [c for c in columns if schema[c].is_numeric() and c not in given]
+        categories = {c: state["categories"] for _, s in stages if s.labels for c, state in s.state["columns"].items()}
+        numeric = [c for c in columns if schema[c].is_numeric() and c not in categories]
         guessed = Task.REGRESSION if len(numeric) == len(columns) else Task.BINARY
         if not (task or guessed).is_classification:
             refuse_words(columns, dtypes)
@@ -117,7 +117,7 @@ class Target:
                     f"leave {name!r} out, or choose a regression objective.",
                 )
         classes = [
-            classes_of(column, count, schema[column], given.get(column))
+            classes_of(column, count, schema[column], categories.get(column))
             for column, count in zip(columns, counts, strict=True)
         ]
         task = classification_of(task, columns, classes, numeric)
@@ -300,10 +300,10 @@ class Target:
         except DataError as error:
             raise error.within(place()) from error.__cause__
         except (pl.exceptions.PolarsError, TypeError, ValueError) as error:
-            given = {name: table.schema[name] for name in self.columns}
+            dtypes = {name: table.schema[name] for name in self.columns}
             expected = ", ".join(f"{name}: {dtype}" for name, dtype in zip(self.columns, self.dtypes, strict=True))
             raise SchemaError.here(
-                f"the labels {given} cannot be compared with what the model predicts.",
+                f"the labels {dtypes} cannot be compared with what the model predicts.",
                 f"Expected {expected}; got {type(error).__name__}: {' '.join(str(error).split())[:200]}.",
                 "convert the labels to the type that they had in training.",
             ) from error
@@ -430,7 +430,7 @@ class Target:
             Task(data["task"]),
             tuple(dtype_from_json(d) for d in data["dtypes"]),
             tuple(tuple(c) for c in value_from_json(data["classes"])),
-            tuple((str(name), registry.stage(own["stage"]).from_json(own)) for name, own in data.get("stages", ())),  # type: ignore[attr-defined]
+            tuple((str(name), registry.stage(s["stage"]).from_json(s)) for name, s in data.get("stages", ())),  # type: ignore[attr-defined]
             quantiles,
             data.get("event", False) is True,
             data.get("predicts_risk", False) is True,

@@ -142,7 +142,7 @@ def read_json(
     declared = files.arrow_schema(schema or {})
     lines = _local(paths) if options.get("lines") else []
     common = files.common_schema(lines, files.json_schema, missing_columns="null")
-    types = {field.name: field.type for own in (common or (), declared) for field in own}
+    types = {field.name: field.type for fields in (common or (), declared) for field in fields}
     ds = _read(ray.data.read_json, paths, options)
     return ds.map_batches(files.Typed(pa.schema(types.items())), batch_format="pyarrow") if types else ds
 

@@ -168,31 +168,35 @@ def restore(like: Any, result: pl.LazyFrame, kept: Sequence[str] = ()) -> Any:
     frame = result.collect()
     if isinstance(like, pl.DataFrame):
         return frame
-    own = [name for name in frame.columns if name in set(kept)]
-    rest = frame.select(col(name) for name in frame.columns if name not in own)
+    kept_columns = [name for name in frame.columns if name in set(kept)]
+    rest = frame.select(col(name) for name in frame.columns if name not in kept_columns)
     if isinstance(like, (pa.Table, pa.RecordBatch)):
         converted = to_arrow(rest)
-        columns = {name: like.column(name) if name in own else converted.column(name) for name in frame.columns}
-        fields = [(like if name in own else converted).schema.field(name) for name in columns]
+        columns = {
+            name: like.column(name) if name in kept_columns else converted.column(name) for name in frame.columns
+        }
+        fields = [(like if name in kept_columns else converted).schema.field(name) for name in columns]
         return pa.Table.from_arrays(list(columns.values()), schema=pa.schema(fields))
     if isinstance(like, list):
-        given = [{str(name): value for name, value in row.items()} for row in like] if own else ()
+        originals = [{str(name): value for name, value in row.items()} for row in like] if kept_columns else ()
         rows = rest.to_dicts() if rest.width else [{} for _ in range(frame.height)]
-        if not own:
+        if not kept_columns:
             return rows
         return [
-            {n: old.get(n) if n in own else new[n] for n in frame.columns} for old, new in zip(given, rows, strict=True)
+            {n: old.get(n) if n in kept_columns else new[n] for n in frame.columns}
+            for old, new in zip(originals, rows, strict=True)
         ]
     if _is_pandas(like):
         index = like.index if len(like) == frame.height else None
         converted = _to_pandas(rest)
         places = {str(name): i for i, name in enumerate(like.columns)}
         columns = {
-            name: like.iloc[:, places[name]].array if name in own else converted[name].array for name in frame.columns
+            name: like.iloc[:, places[name]].array if name in kept_columns else converted[name].array
+            for name in frame.columns
         }
         return type(converted)(columns, index=index, columns=list(columns))
     places = {str(name): name for name in like}
-    return {name: like[places[name]] if name in own else _to_array(frame[name]) for name in frame.columns}
+    return {name: like[places[name]] if name in kept_columns else _to_array(frame[name]) for name in frame.columns}
 
 
 def _to_pandas(frame: pl.DataFrame) -> Any:

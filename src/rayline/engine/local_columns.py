@@ -82,8 +82,8 @@ def _category(name: str, column: pa.ChunkedArray) -> pl.Series:
         if not simple:
             return from_arrow(pa.table({name: column.cast(values)})).to_series()
         for chunk in column.chunks:
-            own = from_arrow(pa.table({"values": chunk.dictionary}))["values"].to_list()
-            texts = pl.Series([category_text(value) for value in own], dtype=pl.String)
+            categories = from_arrow(pa.table({"values": chunk.dictionary}))["values"].to_list()
+            texts = pl.Series([category_text(value) for value in categories], dtype=pl.String)
             codes = pl.Series(pl.from_arrow(chunk.indices)).cast(pl.UInt32)
             parts.append(texts.gather(codes))
     except UNREADABLE as error:

@@ -105,4 +105,4 @@ def _divided(block: Any, start: int, stop: int, column: str, places: npt.NDArray
     table = block.slice(start, stop - start)
     part = places[_bins(from_arrow(table.select([column])), column, len(places))]
     rows = [np.flatnonzero(part == i) for i in range(n)]
-    return [len(own) for own in rows], *(table.take(own) for own in rows)
+    return [len(indices) for indices in rows], *(table.take(indices) for indices in rows)

@@ -552,11 +552,11 @@ def _possible(placement: Placement | None) -> Placement:
 def _own(data: Dataset) -> Dataset:
     """Return the same dataset with Rayline's settings: no progress bar, blocks in order, errors as they were raised."""
     _refuse_no_cpu_left(data)
-    own: Dataset = dataset_with_own_settings(data)
-    own.context.enable_progress_bars = False
-    own.context.execution_options.preserve_order = True
-    own.context.raise_original_map_exception = True
-    return own
+    copied: Dataset = dataset_with_own_settings(data)
+    copied.context.enable_progress_bars = False
+    copied.context.execution_options.preserve_order = True
+    copied.context.raise_original_map_exception = True
+    return copied
 
 
 def _batch_size(data: Dataset) -> int | None:

@@ -71,7 +71,9 @@ class ScoredBatch:
     def take(self, rows: Array | slice) -> ScoredBatch:
         """Return the batch of some of the rows."""
         names = ("weight", "bucket", "pair", "covered", "width")
-        fields: dict[str, Any] = {name: own if (own := getattr(self, name)) is None else own[rows] for name in names}
+        fields: dict[str, Any] = {
+            name: array if (array := getattr(self, name)) is None else array[rows] for name in names
+        }
         return replace(self, scores=self.scores[rows], truth=self.truth[rows], **fields)
 
     # -- labels and predictions ----------------------------------------------------------------------------------------
@@ -198,4 +200,6 @@ def batches(
     if target.task.is_paired:
         return [ScoredBatch(target, 0, scores, truth[:, 0], weight, bucket, n_buckets, truth[:, 1])]
     truths = truth.reshape(len(truth), len(target.columns)).T
-    return [ScoredBatch(target, i, scores, own, weight, bucket, n_buckets) for i, own in enumerate(truths)]
+    return [
+        ScoredBatch(target, i, scores, target_truth, weight, bucket, n_buckets) for i, target_truth in enumerate(truths)
+    ]

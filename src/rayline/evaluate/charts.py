@@ -142,12 +142,15 @@ class ChartMaker:
             return [make(place, groups[""])]
         largest = sorted(groups, key=lambda value: -groups[value].n_rows)[:MAX_PANELS]
         some = f" The {len(largest)} largest of {len(groups)} slices are shown." if len(groups) > len(largest) else ""
-        charts = [(value, make(place, own)) for value, own in groups.items() if value in largest]
+        charts = [(value, make(place, statistics)) for value, statistics in groups.items() if value in largest]
         return [
             replace(
-                own, name=f"{own.name}-{by}-{value}", title=f"{own.title}\n{by} = {value}", caption=own.caption + some
+                statistics,
+                name=f"{statistics.name}-{by}-{value}",
+                title=f"{statistics.title}\n{by} = {value}",
+                caption=statistics.caption + some,
             )
-            for value, own in charts
+            for value, statistics in charts
         ]
 
     # -- curves --------------------------------------------------------------------------------------------------------
@@ -182,7 +185,7 @@ class ChartMaker:
     def _groups(self, by: str | None) -> Mapping[str, SliceStatistics]:
         if by is None:
             return {"": self.results.overall}
-        groups = {value: own for (column, value), own in self.results.slices.items() if column == by}
+        groups = {value: statistics for (column, value), statistics in self.results.slices.items() if column == by}
         if not groups:
             columns = sorted({column for column, _ in self.results.slices})
             raise ParameterError.value("by", f"one of the columns of slices {columns}", by, where="report.plot")
@@ -282,15 +285,15 @@ class ChartMaker:
         charts: list[Chart] = []
         for column, group in groups.items():
             largest = dict(sorted(group.items(), key=lambda item: -item[1].n_rows)[:MAX_CHART_ROWS])
-            shown = [(value, own) for value, own in group.items() if value in largest]
+            shown = [(value, statistics) for value, statistics in group.items() if value in largest]
             charts += [self._slice_chart(column, metric, shown, len(group)) for metric in self.results.plan.metrics]
         return charts
 
     def _slice_chart(self, column: str, metric: str, shown: Sequence[tuple[str, SliceStatistics]], n: int) -> Chart:
         results, rows = self.results, []
         for value, statistics in shown:
-            own = estimate(results.replicates(statistics, metric, self.pipeline).values, results.confidence)
-            rows.append((f"{value} ({statistics.n_rows:,})", own.value, own.low, own.high))
+            interval = estimate(results.replicates(statistics, metric, self.pipeline).values, results.confidence)
+            rows.append((f"{value} ({statistics.n_rows:,})", interval.value, interval.low, interval.high))
         overall = float(results.replicates(results.overall, metric, self.pipeline).values[0])
         some = f" The {len(shown)} largest of {n} are shown." if n > len(shown) else ""
         better = {"min": "Smaller is better", "max": "Larger is better"}.get(str(results.plan.metrics[metric].mode), "")

@@ -21,47 +21,47 @@ def is_same_but_order(one: Target, other: Target) -> bool:
     )
 
 
-def codes_in_order(codes: Array, own: Target, wanted: Target) -> Array:
+def codes_in_order(codes: Array, target: Target, wanted: Target) -> Array:
     """Return class codes of `own` as those of `wanted`, shape (n,) or (n, targets)."""
-    if own.classes == wanted.classes:
+    if target.classes == wanted.classes:
         return codes
-    columns = codes.reshape(len(codes), len(own.columns))
-    reordered = [places[column] for places, column in zip(_places(own, wanted), columns.T, strict=True)]
+    columns = codes.reshape(len(codes), len(target.columns))
+    reordered = [places[column] for places, column in zip(_places(target, wanted), columns.T, strict=True)]
     return np.stack(reordered, axis=1).reshape(codes.shape)
 
 
-def scores_in_order(scores: Array, own: Target, wanted: Target) -> Array:
+def scores_in_order(scores: Array, target: Target, wanted: Target) -> Array:
     """Return scores of `own` (see `Framework.predict`) as those of a target with the classes in the order of `wanted`."""
-    if own.classes == wanted.classes:
+    if target.classes == wanted.classes:
         return scores
     names = scores.dtype.names
     if names is not None:
-        codes = codes_in_order(scores["code"], own, wanted)
+        codes = codes_in_order(scores["code"], target, wanted)
         kind = "probability" if "probability" in names else "margin"
-        values = _values(scores[kind], own, wanted, is_margin=kind == "margin")
+        values = _values(scores[kind], target, wanted, is_margin=kind == "margin")
         return decisions(codes, **{"probabilities" if kind == "probability" else "margins": values})
     if scores.dtype.kind != "f":
-        return codes_in_order(scores, own, wanted)
+        return codes_in_order(scores, target, wanted)
     # With their codes: a probability of one half is no longer decided as before when it is 1 minus itself.
-    codes = codes_in_order(np.stack(own.codes(scores), axis=1), own, wanted)
-    if own.task is not Task.MULTICLASS and len(own.columns) == 1 and scores.ndim == 2:
+    codes = codes_in_order(np.stack(target.codes(scores), axis=1), target, wanted)
+    if target.task is not Task.MULTICLASS and len(target.columns) == 1 and scores.ndim == 2:
         scores = scores[:, -1]
-    values = _values(scores, own, wanted, is_margin=False)
+    values = _values(scores, target, wanted, is_margin=False)
     return decisions(codes[:, 0] if codes.shape[1] == 1 else codes, probabilities=values)
 
 
-def _places(own: Target, wanted: Target) -> list[Array]:
+def _places(target: Target, wanted: Target) -> list[Array]:
     """Return, for each target, the code in `wanted` of each code in `own`."""
-    return [np.array([b.index(label) for label in a]) for a, b in zip(own.classes, wanted.classes, strict=True)]
+    return [np.array([b.index(label) for label in a]) for a, b in zip(target.classes, wanted.classes, strict=True)]
 
 
-def _values(values: Array, own: Target, wanted: Target, *, is_margin: bool) -> Array:
-    if own.task is Task.MULTICLASS:
+def _values(values: Array, target: Target, wanted: Target, *, is_margin: bool) -> Array:
+    if target.task is Task.MULTICLASS:
         reordered = np.empty_like(values)
-        reordered[:, _places(own, wanted)[0]] = values
+        reordered[:, _places(target, wanted)[0]] = values
         return reordered
-    if len(own.columns) == 1 and values.ndim == 2 and values.shape[1] == 2:  # both classes
-        return values[:, ::-1] if own.classes != wanted.classes else values
-    swapped = np.array([places[0] == 1 for places in _places(own, wanted)])
-    columns = values.reshape(len(values), len(own.columns))
+    if len(target.columns) == 1 and values.ndim == 2 and values.shape[1] == 2:  # both classes
+        return values[:, ::-1] if target.classes != wanted.classes else values
+    swapped = np.array([places[0] == 1 for places in _places(target, wanted)])
+    columns = values.reshape(len(values), len(target.columns))
     return np.where(swapped, -columns if is_margin else 1.0 - columns, columns).reshape(values.shape)

@@ -138,9 +138,9 @@ class PipelineComparison:
         """See the attributes."""
         rows = []
         for name, report in self.reports.items():
-            for metric, own in report.metrics.items():
+            for metric, interval in report.metrics.items():
                 more = (None,) * 3 if name == self.baseline else tuple(map(_number, self.difference(metric, name)))
-                rows.append((name, metric, *map(_number, own), *more))
+                rows.append((name, metric, *map(_number, interval), *more))
         columns = ["value", "low", "high", "difference", "difference_low", "difference_high"]
         schema = pl.Schema({"pipeline": pl.String(), "metric": pl.String(), **dict.fromkeys(columns, pl.Float64())})
         return pl.DataFrame(rows, schema=schema, orient="row")
@@ -157,7 +157,7 @@ class PipelineComparison:
             charts.append(
                 Chart(
                     f"difference-{one}", f"{one}: difference to {self.baseline}", "", "intervals", f"difference in {one}",
-                    rows=[(name, *own) for name, own in differences.items()], level=0.0,
+                    rows=[(name, *estimate) for name, estimate in differences.items()], level=0.0,
                 )
             )  # fmt: skip
         return plots.draw(charts, ax)
@@ -175,11 +175,11 @@ class PipelineComparison:
         interval = f"{self._results.confidence:.0%} interval"
         rows = []
         for row in self.table.to_dicts():
-            own = words(Estimate(*(_float(row[key]) for key in ("value", "low", "high"))))
+            formatted = words(Estimate(*(_float(row[key]) for key in ("value", "low", "high"))))
             more = ["", ""]
             if row["difference"] is not None:
                 more = words(Estimate(*(_float(row[f"difference{key}"]) for key in ("", "_low", "_high"))))
-            rows.append([row["pipeline"], row["metric"], *own, *more])
+            rows.append([row["pipeline"], row["metric"], *formatted, *more])
         return ["pipeline", "metric", "value", interval, f"more than {self.baseline}", "paired interval"], rows
 
     def __repr__(self) -> str:
@@ -248,15 +248,17 @@ def compare(
     """
     if not isinstance(pipelines, Mapping) or len(pipelines) < 2 or not all(isinstance(name, str) for name in pipelines):
         raise ParameterError.value("pipelines", "a dict with two pipelines or more, by name", pipelines)
-    as_pipelines = {name: as_pipeline(given) for name, given in pipelines.items()}
+    as_pipelines = {name: as_pipeline(pipeline_or_result) for name, pipeline_or_result in pipelines.items()}
     first = next(iter(as_pipelines.values())).target
     for name, pipeline in as_pipelines.items():
-        own = pipeline.target
-        if (own.columns, own.task) != (first.columns, first.task) or not class_order.is_same_but_order(own, first):
+        target = pipeline.target
+        if (target.columns, target.task) != (first.columns, first.task) or not class_order.is_same_but_order(
+            target, first
+        ):
             raise ParameterError.here(
                 f"{name!r} predicts another target than {next(iter(as_pipelines))!r}.",
                 f"Expected {first.task} of {list(first.columns)} with the classes {first.classes}; "
-                f"got {own.task} of {list(own.columns)} with {own.classes}.",
+                f"got {target.task} of {list(target.columns)} with {target.classes}.",
                 "compare pipelines of one target; pos_label of the training sets the order of two classes.",
             )
     checked = check(

@@ -50,7 +50,7 @@ class ConfusionCounts(ArrayStatistic):
         else:
             cells = slices * (n * n) + grouped.truth * n + grouped.codes
             counts = np.bincount(cells, grouped.weight, minlength=n_slices * n * n)
-        return [cls(own) for own in counts.reshape(n_slices, n, n).astype(np.float64)]
+        return [cls(table) for table in counts.reshape(n_slices, n, n).astype(np.float64)]
 
 
 @dataclass(frozen=True, eq=False)

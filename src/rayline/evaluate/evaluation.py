@@ -128,15 +128,15 @@ def _check_bootstrap(confidence: Any, replicates: Any, seed: Any) -> None:
     integer("seed", seed, minimum=0, maximum=2**63)
 
 
-def _label_columns(given: Any, targets: Sequence[str]) -> tuple[str, ...]:
+def _label_columns(columns: Any, targets: Sequence[str]) -> tuple[str, ...]:
     """Return the columns that hold the labels of each target: a name, a list of names, or a dict by target."""
-    labels = targets if given is None else [given] if isinstance(given, str) else given
+    labels = targets if columns is None else [columns] if isinstance(columns, str) else columns
     if isinstance(labels, Mapping) and not {*labels} - {*targets}:
         labels = [labels.get(name, name) for name in targets]
     is_list = isinstance(labels, Sequence) and all(isinstance(name, str) for name in labels)
     if not is_list or len(labels) != len(targets):
         count = "one name" if len(targets) == 1 else f"{len(targets)} names"
-        raise ParameterError.value("target_columns", f"{count}, for {list(targets)}", given)
+        raise ParameterError.value("target_columns", f"{count}, for {list(targets)}", columns)
     return tuple(labels)
 
 
@@ -155,22 +155,22 @@ def _slices(by: Any) -> tuple[tuple[str, ...], ...]:
 
 def _metrics(wanted: Any, pipeline: InferencePipeline, data: Any) -> dict[str, Metric]:
     target = pipeline.target
-    names, own = named.given(wanted) if wanted is not None else (_defaults(pipeline, data), {})
+    names, custom = named.given(wanted) if wanted is not None else (_defaults(pipeline, data), {})
     for name in names:
         if name.startswith("train-"):
             raise ParameterError.value("metrics", "metrics of these rows, without a prefix", name)
     plain = [name.removeprefix("test-") for name in names]
     # Whether a target has intervals is for the stages after its model to say.
-    given = [name for name in plain if not (pipeline.has_intervals and named.get(name, own).needs == "interval")]
-    without = [name for name in given if named.get(name, own).needs == "interval" and len(target.quantiles) < 2]
+    supported = [name for name in plain if not (pipeline.has_intervals and named.get(name, custom).needs == "interval")]
+    without = [name for name in supported if named.get(name, custom).needs == "interval" and len(target.quantiles) < 2]
     if without:
         raise ParameterError.here(
             f"the metric {without[0]!r} measures intervals, and the pipeline gives none.",
             "Expected the stage Conformal after the model, or a model of several quantiles.",
             "learn them from rows kept aside: pipeline.calibrated([Conformal(coverage=0.9)], rows).",
         )
-    named.check(given, target, own)
-    return {name: named.get(name, own) for name in plain}
+    named.check(supported, target, custom)
+    return {name: named.get(name, custom) for name in plain}
 
 
 def _defaults(pipeline: InferencePipeline, data: Any) -> tuple[str, ...]:

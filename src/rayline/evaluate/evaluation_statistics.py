@@ -79,9 +79,9 @@ class SliceStatistics:
                     part: ScoreRows.of(batch, **dict(part.options)) if part.statistic is ScoreTable else part.of(batch)
                     for part in plan.parts(batch)
                 }
-                for batch in own
+                for batch in target_batches
             ]
-            for name, own in scored.items()
+            for name, target_batches in scored.items()
         }
         return cls(len(next(iter(scored.values()))[0]), parts)
 
@@ -91,8 +91,8 @@ class SliceStatistics:
     ) -> dict[str, Self]:
         """Return the statistics of each slice, by its value."""
         by_slice: list[dict[str, list[Mapping[Part, Any]]]] = [{name: [] for name in scored} for _ in slices.values]
-        for name, own in scored.items():
-            for batch in own:
+        for name, target_batches in scored.items():
+            for batch in target_batches:
                 parts = plan.parts(batch)
                 by_part = list(zip(*_of_slices(parts, batch, slices), strict=True))
                 for i, statistics in enumerate(by_slice):
@@ -113,7 +113,7 @@ class SliceStatistics:
     def _each(self, function: Callable[[Part, str, int], Any]) -> dict[str, list[dict[Part, Any]]]:
         """Return what a function makes of each part, in the form of `parts`."""
         return {
-            name: [{part: function(part, name, place) for part in own} for place, own in enumerate(targets)]
+            name: [{part: function(part, name, place) for part in parts} for place, parts in enumerate(targets)]
             for name, targets in self.parts.items()
         }
 
@@ -121,16 +121,16 @@ class SliceStatistics:
         """Return the statistics with sorted tables, exact up to so many different scores, in place of rows."""
 
         def table(part: Part, name: str, place: int) -> Any:
-            own = self.parts[name][place][part]
-            return ScoreTable.of_rows(own, most) if isinstance(own, ScoreRows) else own
+            statistic = self.parts[name][place][part]
+            return ScoreTable.of_rows(statistic, most) if isinstance(statistic, ScoreRows) else statistic
 
         return type(self)(self.n_rows, self._each(table))
 
     @property
     def unsorted_bytes(self) -> int:
         """How much memory the rows take that are not sorted yet."""
-        every = [own for targets in self.parts.values() for parts in targets for own in parts.values()]
-        return sum(own.n_bytes for own in every if isinstance(own, ScoreRows))
+        every = [statistic for targets in self.parts.values() for parts in targets for statistic in parts.values()]
+        return sum(statistic.n_bytes for statistic in every if isinstance(statistic, ScoreRows))
 
 
 def _merged(part: Part, states: Sequence[Any]) -> Any:
@@ -146,12 +146,12 @@ def _of_all(slices: Sequence[SliceStatistics]) -> SliceStatistics:
     first = slices[0]
 
     def table(part: Part, name: str, place: int) -> Any:
-        rows = ScoreRows.joined([own.parts[name][place][part] for own in slices])
+        rows = ScoreRows.joined([statistic.parts[name][place][part] for statistic in slices])
         return ScoreTable.of_rows(rows, MAX_SCORES, with_buckets=False)
 
     statistics = {
         name: [
-            {part: table(part, name, place) for part, own in parts.items() if isinstance(own, ScoreRows)}
+            {part: table(part, name, place) for part, statistic in parts.items() if isinstance(statistic, ScoreRows)}
             for place, parts in enumerate(targets)
         ]
         for name, targets in first.parts.items()
@@ -196,7 +196,7 @@ class EvaluationStatistics(Statistic):
             slices[-1] = {"": SliceStatistics.of(scored, plan)}
         for place, names in enumerate(plan.by):
             slices[place] = SliceStatistics.of_slices(scored, plan, Slices.of(frame, names))
-        waiting = sum(own.unsorted_bytes for by_value in slices.values() for own in by_value.values())
+        waiting = sum(statistics.unsorted_bytes for by_value in slices.values() for statistics in by_value.values())
         return cls(slices, RowCopies.of(hashes), waiting)
 
     @classmethod
@@ -221,10 +221,10 @@ class EvaluationStatistics(Statistic):
         for place in states[0].slices:
             by_value: dict[str, list[SliceStatistics]] = {}
             for state in states:
-                for value, own in state.slices[place].items():
-                    by_value.setdefault(value, []).append(own)
+                for value, statistics in state.slices[place].items():
+                    by_value.setdefault(value, []).append(statistics)
             refuse_many(len(by_value))
-            slices[place] = {value: SliceStatistics.merged(own) for value, own in by_value.items()}
+            slices[place] = {value: SliceStatistics.merged(statistics) for value, statistics in by_value.items()}
         copies = functools.reduce(lambda a, b: a.merge(b), (state.copies for state in states))
         waiting = None if states[0].unsorted_bytes is None else sum(state.unsorted_bytes or 0 for state in states)
         return cls(slices, copies, waiting)
@@ -236,7 +236,7 @@ class EvaluationStatistics(Statistic):
         if 0 not in self.slices:
             return type(self)({-1: {"": self.slices[-1][""].with_tables(MAX_SCORES)}}, self.copies)
         slices = {
-            place: {value: own.with_tables(SLICE_SCORES) for value, own in by_value.items()}
+            place: {value: statistics.with_tables(SLICE_SCORES) for value, statistics in by_value.items()}
             for place, by_value in self.slices.items()
         }
         return type(self)({-1: {"": _of_all(list(self.slices[0].values()))}, **slices}, self.copies)
@@ -255,11 +255,11 @@ class EvaluationStatistics(Statistic):
         slices = list(self.slices[0].values())
 
         def whole(part: Part, name: str, place: int) -> Any:
-            states = [own.parts[name][place][part] for own in slices]
+            states = [statistics.parts[name][place][part] for statistics in slices]
             table = of_all.parts[name][place].get(part)
             return table.with_cells_of(states) if isinstance(table, ScoreTable) else part.merged(states)
 
-        return SliceStatistics(sum(own.n_rows for own in slices), slices[0]._each(whole))
+        return SliceStatistics(sum(statistics.n_rows for statistics in slices), slices[0]._each(whole))
 
 
 def _array(frame: pl.DataFrame, kind: str, name: str, place: int) -> Array:
@@ -271,12 +271,12 @@ def _of_slices(parts: Sequence[Part], batch: ScoredBatch, slices: Slices) -> Ite
     n, buckets = len(slices.values), batch.bucket
     assert buckets is not None
     grouped = replace(batch, bucket=slices.codes * batch.n_buckets + buckets, n_buckets=n * batch.n_buckets)
-    own: list[ScoredBatch] = []
+    batches: list[ScoredBatch] = []
     for part in parts:
         if part.statistic is ScoreTable:
             yield ScoreRows.of(batch, **dict(part.options)).split(slices.order, slices.ends)
         elif issubclass(part.statistic, ArrayStatistic):
             yield part.statistic.of_slices(grouped, slices.codes, n, **dict(part.options))
         else:
-            own = own or [batch.take(rows) for rows in np.split(slices.order, slices.ends[:-1])]
-            yield [part.of(piece) for piece in own]
+            batches = batches or [batch.take(rows) for rows in np.split(slices.order, slices.ends[:-1])]
+            yield [part.of(piece) for piece in batches]

@@ -205,8 +205,8 @@ class Explainer:
     @cached_property
     def _piece(self) -> int:
         dtypes, width = self.pipeline.model.schema.values(), 0
-        for own, dtype in zip(self._lineage, dtypes, strict=True):
-            width += max(len(own), SPARSE_WIDTH if dtype == SPARSE else 1)
+        for features, dtype in zip(self._lineage, dtypes, strict=True):
+            width += max(len(features), SPARSE_WIDTH if dtype == SPARSE else 1)
         return max(1, MAX_CELLS // max(1, width * self.pipeline.model.target.n_outputs))
 
     @cached_property
@@ -221,7 +221,7 @@ class Explainer:
     def _shares(self, width: int) -> Array | None:
         """Return how much of each of `width` contributions belongs to each raw column, shape (width, raw columns + 1); the last
         column is for features that depend on none. A feature of several columns belongs to them in equal shares."""
-        elements = [own for feature in self._lineage for own in feature.values()]
+        elements = [feature_sources for feature in self._lineage for feature_sources in feature.values()]
         if width == len(self._lineage):
             elements = [
                 tuple(dict.fromkeys(name for sources in feature.values() for name in sources))
@@ -231,8 +231,8 @@ class Explainer:
             places = Features(self._example_features, schema=self.pipeline.model.schema).places.values()
             elements = []
             for feature, place in zip(self._lineage, places, strict=True):
-                own = list(feature.values())
-                elements += own if len(own) == len(place) else [own[0]] * len(place)
+                feature_sources = list(feature.values())
+                elements += feature_sources if len(feature_sources) == len(place) else [feature_sources[0]] * len(place)
             if len(elements) != width:
                 return None
         place_of = {name: i for i, name in enumerate(self.columns)}

@@ -75,7 +75,7 @@ class GridPredictor:
         for i in range(len(self.grid)):
             value = self.grid.gather(pl.repeat(i, len(frame), eager=True, dtype=pl.Int64)).alias(self.column)
             predictions = _predictions(self.pipeline, frame.with_columns(value))
-            columns += [own.cast(pl.Float64).alias(f"{i}_{k}") for k, own in enumerate(predictions)]
+            columns += [series.cast(pl.Float64).alias(f"{i}_{k}") for k, series in enumerate(predictions)]
         return pl.DataFrame(columns)
 
 

@@ -96,8 +96,8 @@ class _Magnitudes:
 
 def _by_contributions(pipeline: InferencePipeline, rows: Any, background: Any, seed: int) -> dict[str, float]:
     """Return the mean size of the contributions of each raw column, from one scan."""
-    given = background_rows(pipeline, background)
-    explainer = Explainer(pipeline, background=given, seed=seed, prefix="\x1f")
+    background_table = background_rows(pipeline, background)
+    explainer = Explainer(pipeline, background=background_table, seed=seed, prefix="\x1f")
     magnitudes = _Magnitudes(explainer)
     engine = registry.engine_for(rows)
     present = engine.schema(rows)
@@ -108,7 +108,7 @@ def _by_contributions(pipeline: InferencePipeline, rows: Any, background: Any, s
     moments = [results[0][request] for request in requests] if results else []
     with at(f"{WHERE} (rows)"):
         refuse_empty(moments[0].count if moments else 0)
-    return {name: float(own.mean) for name, own in zip(explainer.columns, moments, strict=True)}
+    return {name: float(moment.mean) for name, moment in zip(explainer.columns, moments, strict=True)}
 
 
 # -- permutations ------------------------------------------------------------------------------------------------------

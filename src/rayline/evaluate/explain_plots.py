@@ -157,8 +157,8 @@ def plot_dependence(
         return ax
     if ice is not None:
         for row in ice["row"].unique(maintain_order=True).head(MAX_CURVES):
-            own = ice.filter(pl.col("row") == row)
-            ax.plot(own[column].to_numpy(), own[shown], color=QUIET, linewidth=0.6, alpha=0.18, zorder=1)
+            curve = ice.filter(pl.col("row") == row)
+            ax.plot(curve[column].to_numpy(), curve[shown], color=QUIET, linewidth=0.6, alpha=0.18, zorder=1)
     ax.plot(values.to_numpy(), means, color=COLORS[0], linewidth=2.2, zorder=2)
     ax.annotate(
         "mean", (values[-1], means[-1]), xytext=(5, 0), textcoords="offset points", va="center", fontsize="small"

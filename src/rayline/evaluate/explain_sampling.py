@@ -52,14 +52,14 @@ def coalitions(n_columns: int, seed: int) -> Coalitions:
 
 
 def _every(n: int) -> Coalitions:
-    sets = [frozenset(own) for size in range(n + 1) for own in itertools.combinations(range(n), size)]
-    place = {own: i for i, own in enumerate(sets)}
-    masks = np.array([[j in own for j in range(n)] for own in sets], dtype=bool).reshape(len(sets), n)
+    sets = [frozenset(members) for size in range(n + 1) for members in itertools.combinations(range(n), size)]
+    place = {members: i for i, members in enumerate(sets)}
+    masks = np.array([[j in members for j in range(n)] for members in sets], dtype=bool).reshape(len(sets), n)
     weights = np.zeros((n, len(sets)))
-    for own, i in place.items():
-        for j in set(range(n)) - own:
-            share = math.factorial(len(own)) * math.factorial(n - len(own) - 1) / math.factorial(n)
-            weights[j, place[own | {j}]] += share
+    for members, i in place.items():
+        for j in set(range(n)) - members:
+            share = math.factorial(len(members)) * math.factorial(n - len(members) - 1) / math.factorial(n)
+            weights[j, place[members | {j}]] += share
             weights[j, i] -= share
     return Coalitions(masks, weights)
 
@@ -111,12 +111,12 @@ def shapley_values(
     at_once = max(1, MAX_MASKED_ROWS // (n_masks * n_background))
     for start in range(0, rows.height, at_once):
         n = min(at_once, rows.height - start)
-        own = np.repeat(np.arange(start, start + n), n_masks * n_background)
+        row_numbers = np.repeat(np.arange(start, start + n), n_masks * n_background)
         other = np.tile(rows.height + np.arange(n_background), n * n_masks)
         columns = []
         for j, name in enumerate(rows.columns):
             mask = np.tile(np.repeat(coalitions.masks[:, j], n_background), n)
-            columns.append(both[name].gather(np.where(mask, own, other)).alias(name))
+            columns.append(both[name].gather(np.where(mask, row_numbers, other)).alias(name))
         worth = predict(pl.DataFrame(columns)).reshape(n, n_masks, n_background, -1).mean(axis=2)
         worths.append(np.einsum("jm,nmo->noj", coalitions.weights, worth))
     return np.concatenate(worths), base

@@ -49,7 +49,7 @@ class MeasuredRows(Statistic):
         if len(filled) < 2:
             return filled[0] if filled else cls()
         merged = [
-            {part: part.merged([own[part] for own in of_target]) for part in of_target[0]}
+            {part: part.merged([parts[part] for parts in of_target]) for part in of_target[0]}
             for of_target in zip(*(state.parts for state in filled), strict=True)
         ]
         return cls(merged, sum(state.n_rows for state in filled), sum(state.weight for state in filled))
@@ -77,5 +77,6 @@ class MeasuredRows(Statistic):
         if not self.weight > 0:
             return dict.fromkeys(metrics, float("nan"))
         return {
-            name: float(np.mean([metric.value(own, ONCE)[0] for own in self.parts])) for name, metric in metrics.items()
+            name: float(np.mean([metric.value(parts, ONCE)[0] for parts in self.parts]))
+            for name, metric in metrics.items()
         }

@@ -269,10 +269,10 @@ class MedianMetric(Metric):
         # How far the share of rows below the median moves says which quantile of all rows a replicate's median is.
         share = np.cumsum(weights[:, 0]) / weights.sum()
         bin_of = np.searchsorted(table.bins, table.order >> np.uint64(table.bin_level))
-        own, below = self._shares(table, multiplicity)
+        shares, below = self._shares(table, multiplicity)
         place = int(bin_of[min(np.searchsorted(scores, middle), len(scores) - 1)])
-        inside = np.clip((0.5 - below[0, place]) / max(own[0, place], 1e-300), 0.0, 1.0)
-        moved = below[:, place] + inside * own[:, place]
+        inside = np.clip((0.5 - below[0, place]) / max(shares[0, place], 1e-300), 0.0, 1.0)
+        moved = below[:, place] + inside * shares[:, place]
         at = np.clip(np.searchsorted(share, 1.0 - moved), 0, len(scores) - 1)
         medians = scores[at]
         medians[0] = middle
@@ -283,8 +283,8 @@ class MedianMetric(Metric):
         """Return the share of the weight in each bin, and below it, for each replicate."""
         weights = table.replicates(multiplicity)[:, 0]
         with np.errstate(invalid="ignore"):
-            own = weights / weights.sum(axis=1, keepdims=True)
-        return own, np.cumsum(own, axis=1) - own
+            shares = weights / weights.sum(axis=1, keepdims=True)
+        return shares, np.cumsum(shares, axis=1) - shares
 
 
 _MOMENTS, _MAXIMUM = Part(BucketMoments), Part(BucketMaximum)

@@ -104,20 +104,20 @@ def register_metric(statistic: type[MetricStatistic]) -> type[MetricStatistic]:
     return statistic
 
 
-def _statistic(given: Any) -> StatisticMetric:
-    if not isinstance(given, type) or not issubclass(given, MetricStatistic):
+def _statistic(statistic: Any) -> StatisticMetric:
+    if not isinstance(statistic, type) or not issubclass(statistic, MetricStatistic):
         raise ParameterError.here(
-            f"{given!r:.200} is no statistic.",
+            f"{statistic!r:.200} is no statistic.",
             "Expected a class derived from rayline.evaluate.MetricStatistic.",
             "pass a function in metrics= instead of registering it.",
         )
-    if inspect.isabstract(given):
+    if inspect.isabstract(statistic):
         raise ParameterError.here(
-            f"the statistic {given.__name__} is incomplete.",
-            f"Expected the methods of, merge and value; it lacks {sorted(given.__abstractmethods__)}.",
+            f"the statistic {statistic.__name__} is incomplete.",
+            f"Expected the methods of, merge and value; it lacks {sorted(statistic.__abstractmethods__)}.",
             "define them.",
         )
-    return StatisticMetric.of(given)
+    return StatisticMetric.of(statistic)
 
 
 def _refuse_taken(name: str) -> None:
@@ -168,7 +168,7 @@ def given(wanted: Any, custom: Custom | None = None) -> tuple[tuple[str, ...], d
         if not isinstance(listed, Iterable):
             raise _no_metric(wanted)
         items = [("", metric) for metric in listed]
-    names, own = list[str](), dict[str, Metric]()
+    names, own_metrics = list[str](), dict[str, Metric]()
     for name, metric in items:
         if isinstance(metric, str) and name in ("", metric):
             names.append(metric)
@@ -176,10 +176,10 @@ def given(wanted: Any, custom: Custom | None = None) -> tuple[tuple[str, ...], d
         own_metric = _of_own(name, metric, custom)
         _refuse_taken(own_metric.name)
         names.append(own_metric.name)
-        own[own_metric.name] = own_metric
+        own_metrics[own_metric.name] = own_metric
     for plain in names:
-        get(plain.removeprefix("train-").removeprefix("test-"), {**(custom or {}), **own})
-    return tuple(names), own
+        get(plain.removeprefix("train-").removeprefix("test-"), {**(custom or {}), **own_metrics})
+    return tuple(names), own_metrics
 
 
 def _of_own(name: str, metric: Any, custom: Custom | None) -> Metric:
@@ -203,11 +203,11 @@ def _of_own(name: str, metric: Any, custom: Custom | None) -> Metric:
     return _of_function(name, metric)
 
 
-def _no_metric(given: Any) -> ParameterError:
+def _no_metric(name: Any) -> ParameterError:
     return ParameterError.here(
         "metrics has a wrong value.",
-        f"Expected names of metrics, functions (y_true, y_pred), scorers or MetricStatistic classes; got {given!r:.200}.",
-        "pass the class itself, without parentheses." if isinstance(given, MetricStatistic) else "change metrics.",
+        f"Expected names of metrics, functions (y_true, y_pred), scorers or MetricStatistic classes; got {name!r:.200}.",
+        "pass the class itself, without parentheses." if isinstance(name, MetricStatistic) else "change metrics.",
     )
 
 
@@ -332,7 +332,10 @@ def chosen(wanted: Iterable[str], custom: Custom | None = None, *, limit: int = 
     Raises ParameterError on an unknown name.
     """
     by_name = {name: get(_bare(name), custom) for name in wanted}
-    return {name: replace(own, limit=limit) if isinstance(own, CustomMetric) else own for name, own in by_name.items()}
+    return {
+        name: replace(metric, limit=limit) if isinstance(metric, CustomMetric) else metric
+        for name, metric in by_name.items()
+    }
 
 
 def _bare(name: str) -> str:

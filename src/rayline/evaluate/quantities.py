@@ -141,11 +141,11 @@ def _tweedie(batch: ScoredBatch, power: float = 1.5) -> Array:
 
 def _pinball(batch: ScoredBatch, alpha: float | None = None) -> Array:
     """The pinball loss of a quantile, of the median if it is not said; for a model of quantiles the mean over them."""
-    own = batch.target.quantiles
-    levels = np.array(own if own and alpha is None else [0.5 if alpha is None else alpha])
+    quantiles = batch.target.quantiles
+    levels = np.array(quantiles if quantiles and alpha is None else [0.5 if alpha is None else alpha])
     predicted = batch.values.reshape(len(batch), -1)
-    if alpha in own and len(own) > 1:
-        predicted = predicted[:, [own.index(alpha)]]
+    if alpha in quantiles and len(quantiles) > 1:
+        predicted = predicted[:, [quantiles.index(alpha)]]
     low = batch.truth[:, None] - predicted
     return batch.sums(np.where(low >= 0, levels * low, (levels - 1) * low).mean(axis=1))
 

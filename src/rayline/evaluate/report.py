@@ -102,8 +102,8 @@ class EvaluationReport(Report):
         MissingExtraError
             Without Matplotlib.
         """
-        own = [chart for chart in self._more if chart.name == kind]
-        return plots.draw(own or self.charts.make(kind, by), ax)
+        extra = [chart for chart in self._more if chart.name == kind]
+        return plots.draw(extra or self.charts.make(kind, by), ax)
 
     def _all_charts(self) -> list[Chart]:
         charts: list[Chart] = []
@@ -122,7 +122,8 @@ class EvaluationReport(Report):
             "n_rows": self.n_rows,
             "confidence": self.confidence,
             "metrics": {
-                name: {key: _plain(value) for key, value in own._asdict().items()} for name, own in self.metrics.items()
+                name: {key: _plain(value) for key, value in estimate._asdict().items()}
+                for name, estimate in self.metrics.items()
             },
             "slices": self.slices.to_dicts(),
             "notes": list(self.notes),
@@ -208,7 +209,7 @@ class EvaluationReport(Report):
 
     @property
     def _metric_rows(self) -> list[list[str]]:
-        return [[f"{name}{self.target.of_class(name)}", *words(own)] for name, own in self.metrics.items()]
+        return [[f"{name}{self.target.of_class(name)}", *words(estimate)] for name, estimate in self.metrics.items()]
 
     @property
     def _by(self) -> list[str]:
@@ -219,10 +220,10 @@ class EvaluationReport(Report):
 
     def _slice_rows(self, by: str) -> list[list[str]]:
         table = []
-        for (value,), own in self.slices.filter(pl.col("by") == by).group_by("slice", maintain_order=True):
-            pairs = [words(_estimate(row)) for row in own.to_dicts()]
+        for (value,), rows in self.slices.filter(pl.col("by") == by).group_by("slice", maintain_order=True):
+            pairs = [words(_estimate(row)) for row in rows.to_dicts()]
             cells = [f"{value} ({interval.replace(' to ', '–')})" if interval else value for value, interval in pairs]
-            table.append([str(value), f"{own['n_rows'][0]:,}", *cells])
+            table.append([str(value), f"{rows['n_rows'][0]:,}", *cells])
         return table
 
     def __repr__(self) -> str:
@@ -244,16 +245,18 @@ class EvaluationReport(Report):
         return f"<p><b>{html.escape(self._title)}</b> {html.escape(self._about)}</p>{table}{notes}{slices}"
 
 
-def words(own: Estimate) -> list[str]:
+def words(estimate: Estimate) -> list[str]:
     """Return a value and its interval as text, with as many digits as the interval leaves certain."""
-    if not own.is_defined:
+    if not estimate.is_defined:
         return ["not defined", ""]
     digits = 4
-    spread = own.high - own.low
-    if math.isfinite(spread) and spread > 0 and own.value:
-        digits = min(8, max(3, math.ceil(math.log10(abs(own.value) / spread)) + 2))
-    interval = "" if not math.isfinite(own.low) else f"{number(own.low, digits)} to {number(own.high, digits)}"
-    return [number(own.value, digits), interval]
+    spread = estimate.high - estimate.low
+    if math.isfinite(spread) and spread > 0 and estimate.value:
+        digits = min(8, max(3, math.ceil(math.log10(abs(estimate.value) / spread)) + 2))
+    interval = (
+        "" if not math.isfinite(estimate.low) else f"{number(estimate.low, digits)} to {number(estimate.high, digits)}"
+    )
+    return [number(estimate.value, digits), interval]
 
 
 def _estimate(row: dict[str, Any]) -> Estimate:

@@ -71,10 +71,10 @@ class EvaluationResults:
         copies = np.ones(N_BUCKETS) if is_grouped else statistics.copies.mean_copies()
         multiplicity = multiplicities(replicates, copies, seed)
         slices = {
-            (" × ".join(plan.by[place]), value): own
+            (" × ".join(plan.by[place]), value): slice_statistics
             for place, by_value in sorted(statistics.slices.items())
             if place >= 0
-            for value, own in sorted(by_value.items(), key=lambda item: _order(item[0]))
+            for value, slice_statistics in sorted(by_value.items(), key=lambda item: _order(item[0]))
         }
         return cls(plan, confidence, overall, slices, multiplicity)
 
@@ -105,11 +105,11 @@ class EvaluationResults:
         functions that are not weighted or were called seldom."""
         notes = []
         for name in self.plan.metrics:
-            own = self.replicates(self.overall, name, pipeline)
-            if own.note:
-                notes.append(f"{name} is not defined: {own.note}.")
-            if own.bound:
-                notes.append(f"{name} is that of a sketch of the scores, and at most {own.bound:.1g} off.")
+            replicates = self.replicates(self.overall, name, pipeline)
+            if replicates.note:
+                notes.append(f"{name} is not defined: {replicates.note}.")
+            if replicates.bound:
+                notes.append(f"{name} is that of a sketch of the scores, and at most {replicates.bound:.1g} off.")
             parts = self.overall.parts[pipeline]
             notes += dict.fromkeys(
                 r for part in parts for r in self.plan.metrics[name].remarks(part, self.multiplicity)
@@ -121,9 +121,15 @@ class EvaluationResults:
         rows = []
         for (by, value), statistics in self.slices.items():
             for name in self.plan.metrics:
-                own = self.replicates(statistics, name, pipeline)
-                interval = estimate(own.values, self.confidence)
-                note = f"not defined: {own.note}" if own.note else f"at most {own.bound:.1g} off" if own.bound else None
+                replicates = self.replicates(statistics, name, pipeline)
+                interval = estimate(replicates.values, self.confidence)
+                note = (
+                    f"not defined: {replicates.note}"
+                    if replicates.note
+                    else f"at most {replicates.bound:.1g} off"
+                    if replicates.bound
+                    else None
+                )
                 rows.append((by, value, statistics.n_rows, name, *map(_number, interval), note))
         return pl.DataFrame(rows, schema=SLICE_SCHEMA, orient="row")
 

@@ -73,7 +73,7 @@ class EvaluatedRows:
         """How many rows are looked at together."""
         return max(1 << 12, min(CHUNK_ROWS, CHUNK_BYTES // (8 * len(self.names))))
 
-    def schema(self, given: Mapping[str, pl.DataType]) -> pl.Schema:
+    def schema(self, schema: Mapping[str, pl.DataType]) -> pl.Schema:
         """Return names and types of the result for raw rows of these types."""
         dtypes: dict[str, pl.DataType] = {}
         for name, scorer in self.scorers.items():
@@ -86,7 +86,7 @@ class EvaluatedRows:
         if self.weight is not None:
             dtypes[WEIGHT] = pl.Float64()
         dtypes[HASH] = pl.UInt64()
-        dtypes |= {f"{BY}{name}": given[name] for names in self.by for name in names}
+        dtypes |= {f"{BY}{name}": schema[name] for names in self.by for name in names}
         return pl.Schema(dtypes)
 
     def _has_intervals(self, scorer: Scorer[Any]) -> bool:
@@ -107,7 +107,7 @@ class EvaluatedRows:
             target = scorer.target
             if not columns_by_name:
                 pairs = zip(self.target_columns, target.columns, strict=True)
-                truth = target.truth_of(table.select(col(given).alias(own) for given, own in pairs))
+                truth = target.truth_of(table.select(col(given).alias(target_column) for given, target_column in pairs))
                 for place, labels in enumerate(truth.reshape(len(truth), _truth_width(target)).T):
                     columns_by_name[f"{TRUTH}{place}"] = pl.Series(labels)
             with _SCORING:
@@ -118,7 +118,10 @@ class EvaluatedRows:
             columns_by_name |= {f"{SCORES}{name}:{column}": values for column, values in columns.items()}
             if outcome is not None:
                 own_truth = codes_in_order(truth, first, target)
-                columns_by_name |= {f"{kind}{name}:{place}": own for kind, place, own in _intervals(outcome, own_truth)}
+                columns_by_name |= {
+                    f"{kind}{name}:{place}": target_column
+                    for kind, place, target_column in _intervals(outcome, own_truth)
+                }
         if self.weight is not None:
             columns_by_name[WEIGHT] = row_weights(table[self.weight])
         columns_by_name[HASH] = pl.Series(row_hashes(table, self.hashed))
@@ -133,8 +136,8 @@ def _intervals(outcome: Outcome, truth: Array) -> Iterable[tuple[str, int, pl.Se
     start = 0
     for place in range(len(target.columns)):
         if outcome.sets is not None:
-            own = outcome.sets[:, start : (start := start + len(target.classes[place]))]
-            held, width = np.take_along_axis(own, labels[:, [place]], axis=1)[:, 0], own.sum(axis=1)
+            members = outcome.sets[:, start : (start := start + len(target.classes[place]))]
+            held, width = np.take_along_axis(members, labels[:, [place]], axis=1)[:, 0], members.sum(axis=1)
         else:
             assert outcome.lower is not None
             assert outcome.upper is not None

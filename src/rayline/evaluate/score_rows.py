@@ -114,18 +114,18 @@ def _sorted_words(pieces: Iterable[RowPiece], low: int) -> RowPiece:
     words = np.empty(sum(len(piece.keys) for piece in pieces), np.uint64)
     start = 0
     for piece in pieces:
-        own = words[start : (start := start + len(piece.keys))]
-        own[:] = piece.keys
-        own <<= np.uint64(low)
-        own |= piece.groups
+        block = words[start : (start := start + len(piece.keys))]
+        block[:] = piece.keys
+        block <<= np.uint64(low)
+        block |= piece.groups
     words.sort()
     keys, groups = np.empty(len(words), np.uint32), np.empty(len(words), np.uint32)
     for start in range(0, len(words), _PIECE):
         rows = slice(start, start + _PIECE)
-        own = words[rows]
-        groups[rows] = own & np.uint64((1 << low) - 1)
-        own >>= np.uint64(low)
-        keys[rows] = own
+        block = words[rows]
+        groups[rows] = block & np.uint64((1 << low) - 1)
+        block >>= np.uint64(low)
+        keys[rows] = block
     return RowPiece(keys, groups, None)
 
 

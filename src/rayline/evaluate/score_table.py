@@ -92,33 +92,35 @@ class ScoreTable(ScoreWeights):
         return cls.of_rows(ScoreRows.of(batch, options["of"]), MAX_SCORES)
 
     @classmethod
-    def of_rows(cls, given: ScoreRows, most: int, *, with_buckets: bool = True) -> Self:
+    def of_rows(cls, unsorted: ScoreRows, most: int, *, with_buckets: bool = True) -> Self:
         """Return the table of rows, exact up to so many different scores; without buckets it has no bins."""
-        rows = given.sorted(with_buckets=with_buckets)
+        rows = unsorted.sorted(with_buckets=with_buckets)
         if not len(rows.keys):
             return cls(most=most)
         more = 0 if rows.keys.dtype == np.uint64 else SINGLE_BITS  # trailing bits that are 0 in keys of 64 bits
         level = level_of(rows.keys, most)
         starts = run_starts(rows.keys >> rows.keys.dtype.type(level) if level else rows.keys)
-        weights = _label_weights(rows, starts, given.n_labels)
+        weights = _label_weights(rows, starts, unsorted.n_labels)
         level += more if level else 0
         table = cls(wide_keys(rows.keys[starts]) >> np.uint64(level), weights, level, most=most)
-        if not (given.n_buckets and with_buckets):
+        if not (unsorted.n_buckets and with_buckets):
             return table
-        places = bin_keys(rows.keys, odds=given.odds)
+        places = bin_keys(rows.keys, odds=unsorted.odds)
         level = level_of(places, MAX_BINS)
         starts = run_starts(places >> places.dtype.type(level))
         bin_level = level + more if level else 0
-        bins = bin_keys(wide_keys(rows.keys[starts]), odds=given.odds) >> np.uint64(bin_level)
+        bins = bin_keys(wide_keys(rows.keys[starts]), odds=unsorted.odds) >> np.uint64(bin_level)
         of_row = np.repeat(np.arange(len(bins)), np.diff(starts, append=len(rows.keys)))
-        cells = SparseCells.of_sorted((given.n_buckets, given.n_labels, len(bins)), of_row, rows.groups, rows.weight)
+        cells = SparseCells.of_sorted(
+            (unsorted.n_buckets, unsorted.n_labels, len(bins)), of_row, rows.groups, rows.weight
+        )
         return replace(table, bins=bins, cells=cells, bin_level=bin_level)
 
     @classmethod
     def merge_all(cls, states: Iterable[Self], **options: Any) -> Self:
-        given = list(states)
-        tables = [state for state in given if state.keys is not None]
-        merged = super().merge_all(given)
+        all_states = list(states)
+        tables = [state for state in all_states if state.keys is not None]
+        merged = super().merge_all(all_states)
         return merged._with_cells(tables) if len(tables) > 1 else merged
 
     def _with_cells(self, states: Sequence[Self]) -> Self:
@@ -131,11 +133,11 @@ class ScoreTable(ScoreWeights):
         raised = level_of(united, MAX_BINS)
         bins = np.unique(united >> np.uint64(raised))
         places, own_weights = [], []
-        for state, own in zip(states, every, strict=True):
+        for state, state_cells in zip(states, every, strict=True):
             assert state.cells is not None
             n_buckets, n_labels, n_bins = state.cells.shape
             column, at = np.divmod(state.cells.places.astype(np.int64), n_bins)
-            places.append(column * len(bins) + np.searchsorted(bins, own >> np.uint64(raised))[at])
+            places.append(column * len(bins) + np.searchsorted(bins, state_cells >> np.uint64(raised))[at])
             own_weights.append(state.cells.weights)
         shape = (n_buckets, n_labels, len(bins))
         cells = SparseCells.of(shape, np.concatenate(places), np.concatenate(own_weights))
@@ -198,7 +200,7 @@ def _label_weights(rows: RowPiece, starts: Array, n_labels: int) -> Array:
         positive = np.add.reduceat(labels, starts, dtype=np.uint32)  # without a copy as int64
         return np.stack([totals - positive, positive]).astype(np.float64)
     each = [labels == label if rows.weight is None else rows.weight * (labels == label) for label in range(n_labels)]
-    return np.stack([np.add.reduceat(own, starts, dtype=np.float64) for own in each])
+    return np.stack([np.add.reduceat(weights, starts, dtype=np.float64) for weights in each])
 
 
 def _pair(weights: Array, positive: int, among: Sequence[int] | None) -> Pair:

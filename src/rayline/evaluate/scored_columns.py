@@ -72,8 +72,8 @@ def unpacked(frame: pl.DataFrame, prefix: str, target: Target) -> Array:
     kind = frame[f"{prefix}kind"][0] if frame.height else _PROBABILITIES
     if kind == _PROBABILITIES:
         return joined
-    own = [frame[f"{prefix}code {i}"].to_numpy() for i in range(len(target.columns))]
-    codes = np.stack(own, axis=1) if len(own) > 1 else own[0]
+    code_columns = [frame[f"{prefix}code {i}"].to_numpy() for i in range(len(target.columns))]
+    codes = np.stack(code_columns, axis=1) if len(code_columns) > 1 else code_columns[0]
     if kind == _CODES:
         return codes
     return decisions(codes, **{"probabilities" if kind == _PROBABILITIES_TOO else "margins": joined})

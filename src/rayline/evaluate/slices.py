@@ -32,9 +32,9 @@ class Slices:
         """Return the slices of the combinations of values that occur. Raises ParameterError on more than `MAX_SLICES`."""
         texts, codes = list[str](), np.zeros(frame.height, np.int64)
         for place, name in enumerate(names):
-            own_texts, own = _value_codes(frame[f"{BY}{name}"], names)
+            own_texts, value_codes = _value_codes(frame[f"{BY}{name}"], names)
             texts = [f"{text}, {more}" for text in texts for more in own_texts] if place else own_texts
-            codes = codes * len(own_texts) + own
+            codes = codes * len(own_texts) + value_codes
         counts = np.bincount(codes, minlength=len(texts))
         values = list(dict.fromkeys(texts[i] for i in np.flatnonzero(counts)))
         refuse_many(len(values), names)
@@ -85,12 +85,12 @@ def _texts(values: pl.Series, *, is_alone: bool) -> list[str]:
     """Return different values as different texts: those that read like others, or like two together, in quotes."""
     texts = values.dt.to_string("polars") if values.dtype == pl.Duration else values.cast(pl.String)
 
-    def text(own: str | None) -> str:
-        if own is None:
+    def text(value: str | None) -> str:
+        if value is None:
             return MISSING
-        return f"'{own}'" if own == MISSING or (not is_alone and ", " in own) else own
+        return f"'{value}'" if value == MISSING or (not is_alone and ", " in value) else value
 
-    return [text(own) for own in texts]
+    return [text(value) for value in texts]
 
 
 def refuse_many(n: int, names: Sequence[str] = ()) -> None:

@@ -38,7 +38,7 @@ class ArrayStatistic(Statistic):
         """Return the statistic of each slice, from a batch whose buckets are those of all slices, one after the other."""
         values = cls.of(grouped, **options).values
         assert values is not None
-        return [cls(own) for own in values.reshape(n_slices, -1, *values.shape[1:])]
+        return [cls(array) for array in values.reshape(n_slices, -1, *values.shape[1:])]
 
 
 @dataclass(frozen=True, eq=False)

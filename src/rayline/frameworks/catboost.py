@@ -117,7 +117,7 @@ class CatBoost(Framework):
             _tell(context, model.get_evals_result())
         return trained_on(select_device(True) if context.use_gpu else CPU, model)
 
-    def _params(self, context: TrainContext, given: Mapping[str, Any]) -> dict[str, Any]:
+    def _params(self, context: TrainContext, user_params: Mapping[str, Any]) -> dict[str, Any]:
         several, task = len(context.target.columns) > 1, context.target.task
         losses = {
             Task.BINARY: "MultiLogloss" if several else "Logloss",
@@ -125,13 +125,13 @@ class CatBoost(Framework):
             Task.REGRESSION: "MultiRMSE" if several else "RMSE",
         }
         params = {"allow_writing_files": False, "loss_function": losses.get(task), "thread_count": context.n_threads}
-        if context.seed is not None and not {"random_seed", "random_state"} & {*given}:
+        if context.seed is not None and not {"random_seed", "random_state"} & {*user_params}:
             params["random_seed"] = context.seed
         if context.use_gpu and (gpu := select_device(True)).is_cuda:
             params |= {"task_type": "GPU", "devices": gpu.name.partition(":")[2] or "0"}
-        if not {"verbose", "verbose_eval", "logging_level", "silent"} & {*given}:
+        if not {"verbose", "verbose_eval", "logging_level", "silent"} & {*user_params}:
             params["logging_level"] = "Silent"
-        merged = {**params, **given}
+        merged = {**params, **user_params}
         for name in BY_FEATURE:
             if isinstance(merged.get(name), Mapping):
                 with at(f"catboost trainer: {name}"):
@@ -244,10 +244,10 @@ class CatBoost(Framework):
         unknown = {*params} - known
         if unknown:
             raise ParameterError.unknown(unknown, known, where="catboost trainer")
-        given = [name for name in NOT_HERE if params.get(name) is not None]
-        if given:
+        unusable = [name for name in NOT_HERE if params.get(name) is not None]
+        if unusable:
             raise ParameterError(
-                f"catboost trainer: {given[0]} is known from the data of a fit.",
+                f"catboost trainer: {unusable[0]} is known from the data of a fit.",
                 "Expected parameters of the training only.",
                 "leave it out: strings are categories, and numbers are where they are cast to strings.",
             )

@@ -169,8 +169,8 @@ class HuggingFace(Framework):
     def check(self, *args: Any, **kwargs: Any) -> None:
         super().check(*args, **kwargs)
         where = "huggingface trainer"
-        given = dict(zip(("model", "tokenizer"), args, strict=False)) | kwargs
-        model, tokenizer = given["model"], given.get("tokenizer")
+        arguments = dict(zip(("model", "tokenizer"), args, strict=False)) | kwargs
+        model, tokenizer = arguments["model"], arguments.get("tokenizer")
         if kwargs.get("task") not in (None, *TASKS):
             raise ParameterError.value("task", f"one of {list(TASKS)}", kwargs["task"], where=where)
         if not isinstance(model, (str, Path, transformers.PreTrainedModel)):
@@ -185,10 +185,10 @@ class HuggingFace(Framework):
 
     def configure(self, args: Sequence[Any], kwargs: Mapping[str, Any], changes: Mapping[str, Any]) -> Any:
         """Apply tuned values; those that are not arguments of the trainer are training arguments."""
-        own = {"model", "tokenizer", "task", "training_args", "max_length", "mixed_precision", "compile"}
-        training_args = {**(kwargs.get("training_args") or {}), **{k: v for k, v in changes.items() if k not in own}}
+        names = {"model", "tokenizer", "task", "training_args", "max_length", "mixed_precision", "compile"}
+        training_args = {**(kwargs.get("training_args") or {}), **{k: v for k, v in changes.items() if k not in names}}
         return super().configure(
-            args, {**kwargs, "training_args": training_args}, {k: v for k, v in changes.items() if k in own}
+            args, {**kwargs, "training_args": training_args}, {k: v for k, v in changes.items() if k in names}
         )
 
 
@@ -241,15 +241,15 @@ def _prepared(model: Any, target: Target) -> Any:
         return AutoModelForSequenceClassification.from_pretrained(model, trust_remote_code=False, **about)
 
 
-def _tokenizer(given: Any) -> Any:
-    if not isinstance(given, (str, Path)):
-        return copy.deepcopy(given)
+def _tokenizer(tokenizer: Any) -> Any:
+    if not isinstance(tokenizer, (str, Path)):
+        return copy.deepcopy(tokenizer)
     with quiet():
-        return AutoTokenizer.from_pretrained(given, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=False)
 
 
-def _length(given: int | None, model: Any) -> int | None:
-    return getattr(model.config, "max_position_embeddings", None) if given is None else given
+def _length(max_length: int | None, model: Any) -> int | None:
+    return getattr(model.config, "max_position_embeddings", None) if max_length is None else max_length
 
 
 # -- what is around it -------------------------------------------------------------------------------------------------

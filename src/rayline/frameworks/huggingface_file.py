@@ -47,13 +47,13 @@ def load(directory: Path) -> tuple[Any, Any, dict[str, Any]]:
     Raises ArtifactError when a file names code, another file, or layers that the weights do not have.
     """
     shapes, about = transformer.check(directory)
-    given: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
         with module_size.no_larger_than(shapes, CONFIG):
             model, loading_info = AutoModelForSequenceClassification.from_pretrained(
-                directory, use_safetensors=True, output_loading_info=True, **given
+                directory, use_safetensors=True, output_loading_info=True, **options
             )
-        tokenizer = AutoTokenizer.from_pretrained(directory, **given)
+        tokenizer = AutoTokenizer.from_pretrained(directory, **options)
     except ArtifactError:
         raise
     except Exception as error:  # a wrong configuration may raise anything

@@ -72,9 +72,9 @@ UNUSED: Mapping[str, tuple[tuple[Any, ...], str]] = {
 """Arguments of TrainingArguments that would have no effect here: the accepted values, and the reason."""
 
 
-def refuse_unused(given: Mapping[str, Any]) -> None:
+def refuse_unused(arguments: Mapping[str, Any]) -> None:
     """Raise ParameterError on arguments that `transformers` knows and that would have no effect here."""
-    for name, value in given.items():
+    for name, value in arguments.items():
         allowed, why = UNUSED.get(name, ((value,), ""))
         if value not in allowed and not (isinstance(value, (list, dict)) and not value):
             raise ParameterError(
@@ -209,10 +209,10 @@ class _HuggingFaceReporter(transformers.TrainerCallback):
         self._save(directory)
 
 
-def _arguments(context: TrainContext, folder: str, given: Mapping[str, Any]) -> dict[str, Any]:
+def _arguments(context: TrainContext, folder: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return the training arguments: quiet, no files, an evaluation after each epoch; the user's arguments override them."""
     gpu = select_device(context.use_gpu)
-    own = {
+    settings = {
         "output_dir": folder,
         "report_to": "none",
         "save_strategy": "no",
@@ -225,13 +225,13 @@ def _arguments(context: TrainContext, folder: str, given: Mapping[str, Any]) -> 
         "average_tokens_across_devices": False,  # otherwise the loss is multiplied by the number of workers
         "seed": 42 if context.seed is None else context.seed,
     }
-    if given.get("load_best_model_at_end"):
-        own |= {
+    if arguments.get("load_best_model_at_end"):
+        settings |= {
             "save_strategy": "epoch",
             "save_on_each_node": True,
         }  # each worker loads the best epoch from its own files
     backend = {"ddp_backend": "nccl" if gpu.is_cuda else "gloo"} if context.world_size > 1 else {}
-    return {**own, **backend, **copy.deepcopy(dict(given))}
+    return {**settings, **backend, **copy.deepcopy(dict(arguments))}
 
 
 Example = dict[str, Any]

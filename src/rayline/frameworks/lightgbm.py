@@ -62,39 +62,39 @@ class LightGBM(Framework):
                 f"Expected one; got {list(context.target.columns)}.",
                 "train one model for each.",
             )
-        given, context = self._params(context, params or {}), context.in_groups()
-        named = given.pop(lightgbm_params.CATEGORIES, ())
+        all_params, context = self._params(context, params or {}), context.in_groups()
+        named = all_params.pop(lightgbm_params.CATEGORIES, ())
         # A Dataset used to continue a model holds that model's scores, and is not reused.
         continued = init_model is not None or context.resume is not None
         kind = (
             "Dataset",
             *named,
-            *sorted((k, repr(v)) for k, v in given.items() if k not in lightgbm_params.names_of_trainings()),
+            *sorted((k, repr(v)) for k, v in all_params.items() if k not in lightgbm_params.names_of_trainings()),
         )
         train = (
-            dataset_of_rows(context.train, given, None, named)
+            dataset_of_rows(context.train, all_params, None, named)
             if continued
-            else context.train.remember(kind, lambda: dataset_of_rows(context.train, given, None, named))
+            else context.train.remember(kind, lambda: dataset_of_rows(context.train, all_params, None, named))
         )
         sets = {"train": train} if context.log_train_metrics else {}
         if context.test is not None:
-            sets["test"] = dataset_of_rows(context.test, given, train, named)
+            sets["test"] = dataset_of_rows(context.test, all_params, train, named)
         rounds = next(
-            (given.pop(name) for name in lightgbm_aliases("num_iterations") if name in given), num_boost_round
+            (all_params.pop(name) for name in lightgbm_aliases("num_iterations") if name in all_params), num_boost_round
         )
         if context.resume is not None:
             init_model = self.load(context.resume)
             rounds -= init_model.current_iteration()
         everyone = None
         if context.world_size > 1:
-            metric_names = lightgbm_params.metrics(given)
+            metric_names = lightgbm_params.metrics(all_params)
             refuse(metric_names)
             everyone = LightGBMMetrics(
                 context, {"train": context.train, "test": context.test or context.train}, metric_names, feval
             )
             everyone.of(sets)
         booster = lightgbm.train(
-            given,
+            all_params,
             train,
             rounds,
             valid_sets=list(sets.values()),
@@ -106,11 +106,11 @@ class LightGBM(Framework):
         booster.free_network()  # now, and not when it is collected: the process may be in another network by then
         return booster
 
-    def _params(self, context: TrainContext, given: Mapping[str, Any]) -> dict[str, Any]:
-        params = {"verbosity": -1, **given}
+    def _params(self, context: TrainContext, user_params: Mapping[str, Any]) -> dict[str, Any]:
+        params = {"verbosity": -1, **user_params}
 
         def default(name: str, value: Any) -> None:
-            if not {*lightgbm_aliases(name)} & {*given}:
+            if not {*lightgbm_aliases(name)} & {*user_params}:
                 params[name] = value
 
         if context.target.task.is_classification:

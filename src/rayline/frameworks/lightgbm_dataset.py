@@ -85,10 +85,10 @@ def dataset_of_rows(
 def _sampling_seed(params: Mapping[str, Any]) -> dict[str, int]:
     """Return the seed with which LightGBM draws the rows that decide the bins. It derives it from `seed`, which its Python package does
     not pass on for rows in blocks."""
-    given = {alias: params[alias] for alias in lightgbm_aliases("data_random_seed") if alias in params}
+    seeds = {alias: params[alias] for alias in lightgbm_aliases("data_random_seed") if alias in params}
     seed = next((params[alias] for alias in lightgbm_aliases("seed") if alias in params), None)
-    if given or seed is None:
-        return given
+    if seeds or seed is None:
+        return seeds
     state = (214013 * int(seed) + 2531011) & 0xFFFFFFFF  # LightGBM's generator, and its first number below 2**15 - 1
     return {"data_random_seed": (state >> 16 & 0x7FFF) % 0x7FFF}
 

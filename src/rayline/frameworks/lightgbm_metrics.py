@@ -76,14 +76,14 @@ class LightGBMMetrics:
         n = rows.n_rows
         weight = np.ones(n) if rows.weight is None else rows.weight
         target = rows.target[:, 0] if rows.task is Task.RANKING else rows.target
-        own = predictions[:n], target.astype(np.float64), weight
+        arrays = predictions[:n], target.astype(np.float64), weight
         for metric in self._of_all:
-            self._found[name, metric] = _r2(*own, everyone) if metric == "r2" else _area(metric, *own, everyone)
+            self._found[name, metric] = _r2(*arrays, everyone) if metric == "r2" else _area(metric, *arrays, everyone)
         if not self._functions:
             return []
-        scores, truth, weights = everyone.rows(*own)
-        given = None if rows.weight is None else weights
-        whole = lightgbm.Dataset(np.zeros((len(truth), 1), np.float32), truth, weight=given)
+        scores, truth, weights = everyone.rows(*arrays)
+        given_weights = None if rows.weight is None else weights
+        whole = lightgbm.Dataset(np.zeros((len(truth), 1), np.float32), truth, weight=given_weights)
         functions: list[Any] = []
         for function in self._functions:
             values = function(scores, whole)
@@ -92,9 +92,9 @@ class LightGBMMetrics:
 
     def merge(self, results: list[Any]) -> None:
         """Replace the metrics of this rank's rows with those of all rows."""
-        own = [(name, metric, float(value), *self._size(name)) for name, metric, value, *_ in results]
-        everyone = self._job.gather(own)
-        for place, (name, metric, *_) in enumerate(own):
+        values = [(name, metric, float(value), *self._size(name)) for name, metric, value, *_ in results]
+        everyone = self._job.gather(values)
+        for place, (name, metric, *_) in enumerate(values):
             if metric in OF_ALL:
                 results[place] = _with(results[place], self._found[name, metric])
             elif metric.partition("@")[0] in (*MEANS, *OF_GROUPS):

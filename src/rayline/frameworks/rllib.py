@@ -126,19 +126,21 @@ class RLlib(Framework):
 
     def check(self, *args: Any, **kwargs: Any) -> None:
         super().check(*args, **kwargs)
-        given = {**dict(zip(("algorithm", "env", "config"), args, strict=False)), **kwargs}
-        iterations, stop = given.get("iterations", 10), given.get("stop")
+        arguments = {**dict(zip(("algorithm", "env", "config"), args, strict=False)), **kwargs}
+        iterations, stop = arguments.get("iterations", 10), arguments.get("stop")
         with at("rllib trainer"):
             integer("iterations", iterations)
         if stop is not None and not (
             isinstance(stop, Mapping) and all(isinstance(v, (int, float)) for v in stop.values())
         ):
             raise ParameterError.value("stop", 'a dict like {"episode_return_mean": 195}', stop, where="rllib trainer")
-        settings = settings_of(given.get("algorithm", "PPO"), given.get("env"), given.get("config"))
+        settings = settings_of(arguments.get("algorithm", "PPO"), arguments.get("env"), arguments.get("config"))
         world_of(settings).close()
 
     def configure(self, args: Sequence[Any], kwargs: Mapping[str, Any], changes: Mapping[str, Any]) -> Arguments:
-        given = {**dict(zip(("algorithm", "env", "config"), args, strict=False)), **kwargs}
-        own = {name: value for name, value in changes.items() if name in ("algorithm", "env", "iterations", "stop")}
-        config = {name: value for name, value in changes.items() if name not in own}
-        return (), {**given, **own, "config": {**(given.get("config") or {}), **config}}
+        arguments = {**dict(zip(("algorithm", "env", "config"), args, strict=False)), **kwargs}
+        trainer_changes = {
+            name: value for name, value in changes.items() if name in ("algorithm", "env", "iterations", "stop")
+        }
+        config = {name: value for name, value in changes.items() if name not in trainer_changes}
+        return (), {**arguments, **trainer_changes, "config": {**(arguments.get("config") or {}), **config}}

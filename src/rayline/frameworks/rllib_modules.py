@@ -175,10 +175,10 @@ def actions(module: Any, rows: Features) -> Array:
         )
     device = torch_device.of(module)
     feed = torch_device.Feed(device)
-    given = torch.from_numpy(np.require(observations, requirements="W"))
+    tensor = torch.from_numpy(np.require(observations, requirements="W"))
     with torch.inference_mode():
         parts = in_batches(
-            rows.n_rows, BATCH_ROWS, lambda part: _answer(module, feed(given[part])),
+            rows.n_rows, BATCH_ROWS, lambda part: _answer(module, feed(tensor[part])),
             device=device, model=module, model_bytes=lambda: torch_device.size_bytes(module),
         )  # fmt: skip
         actions_: Array = np.asarray(feed.fetch(torch.cat(parts)))

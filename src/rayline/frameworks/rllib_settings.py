@@ -34,42 +34,42 @@ def settings_of(algorithm: Any, env: Any, config: Mapping[str, Any] | None) -> A
         raise ParameterError.value(
             "algorithm", f"one of {list(modules.ALGORITHMS)}, or an AlgorithmConfig", algorithm, where="rllib trainer"
         )
-    given = dict(config or {})
-    for name in OWN.keys() & given.keys():
+    config_values = dict(config or {})
+    for name in OWN.keys() & config_values.keys():
         raise ParameterError(
             f"rllib trainer: config says {name!r}.", f"Expected {OWN[name]}.", f"take {name!r} out of config."
         )
     known = {
         name for name in dir(settings) if not name.startswith("_") and not callable(getattr(type(settings), name, None))
     }
-    unknown = [name for name in given if name not in known]
+    unknown = [name for name in config_values if name not in known]
     if unknown:
         raise ParameterError.unknown(unknown, known, where=f"rllib trainer: config of {type(settings).__name__}")
     try:
         with modules.quiet():
             if env is not None:
                 settings.environment(_named(env))
-            if "model_config" in given:
-                settings.rl_module(model_config=given.pop("model_config"))
-            if "rl_module_spec" in given:
-                settings.rl_module(rl_module_spec=given.pop("rl_module_spec"))
-            settings.update_from_dict(given)
+            if "model_config" in config_values:
+                settings.rl_module(model_config=config_values.pop("model_config"))
+            if "rl_module_spec" in config_values:
+                settings.rl_module(rl_module_spec=config_values.pop("rl_module_spec"))
+            settings.update_from_dict(config_values)
             settings.debugging(log_level="ERROR")
             settings.validate()
     except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ParameterError(
             f"rllib trainer: RLlib refuses the settings: {reason}",
-            f"Got {shown(given)}.",
+            f"Got {shown(config_values)}.",
             "see the documentation of its AlgorithmConfig.",
         ) from error
     _refuse_unseen(settings)
     return settings
 
 
-def shown(given: Mapping[str, Any]) -> str:
+def shown(settings: Mapping[str, Any]) -> str:
     """Format settings for a message."""
-    text = repr(dict(given))
+    text = repr(dict(settings))
     return text if len(text) <= 300 else text[:297] + "..."
 
 

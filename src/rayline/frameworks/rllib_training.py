@@ -22,9 +22,9 @@ class ReportingEnvRunner(SingleAgentEnvRunner):
     """Runs an environment and stores its error for the driver: RLlib itself only ends the process."""
 
     def apply(self, func: Any, *args: Any, **kwargs: Any) -> Any:
-        def apply_and_report(runner: Any, *given: Any, **more: Any) -> Any:
+        def apply_and_report(runner: Any, *args: Any, **kwargs: Any) -> Any:
             try:
-                return func(runner, *given, **more)
+                return func(runner, *args, **kwargs)
             except Exception as error:
                 cause = _first_cause(error)
                 put_cluster_value(self.config.rayline_error_key, f"{type(cause).__name__}: {cause}"[:2000])

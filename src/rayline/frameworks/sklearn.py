@@ -226,14 +226,14 @@ class Sklearn(Framework):
             )
 
     def configure(self, args: Sequence[Any], kwargs: Mapping[str, Any], changes: Mapping[str, Any]) -> Arguments:
-        given = dict(kwargs)
-        estimator = clone(args[0] if args else given.pop("estimator"))
-        given |= {k: v for k, v in changes.items() if k in ARGUMENTS}
+        arguments = dict(kwargs)
+        estimator = clone(args[0] if args else arguments.pop("estimator"))
+        arguments |= {k: v for k, v in changes.items() if k in ARGUMENTS}
         params = {k: v for k, v in changes.items() if k not in ARGUMENTS}
         unknown = [name for name in params if name not in estimator.get_params()]
         if unknown:
             raise ParameterError.unknown(unknown, [*estimator.get_params(), *ARGUMENTS], where="sklearn trainer")
-        return (estimator.set_params(**params), *args[1:]), given
+        return (estimator.set_params(**params), *args[1:]), arguments
 
     def contributions(self, model: Any, features: Features) -> FeatureContributions | None:
         is_linear = type(model).__module__.startswith("sklearn.linear_model.") or type(model) in (LinearSVC, LinearSVR)

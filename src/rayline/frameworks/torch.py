@@ -204,26 +204,29 @@ class Torch(Framework):
     @at("torch trainer")
     def check(self, *args: Any, **kwargs: Any) -> None:
         super().check(*args, **kwargs)
-        given = {**dict(zip(("module", "module_kwargs"), args, strict=False)), **kwargs}
-        loop, lightning = given.get("train_loop"), given.get("lightning_module")
-        if quantiles_of(given.get("quantile_alpha")):
-            _refuse(given, {"loss"}, "quantile_alpha", "it is the pinball loss of these quantiles")
+        arguments = {**dict(zip(("module", "module_kwargs"), args, strict=False)), **kwargs}
+        loop, lightning = arguments.get("train_loop"), arguments.get("lightning_module")
+        if quantiles_of(arguments.get("quantile_alpha")):
+            _refuse(arguments, {"loss"}, "quantile_alpha", "it is the pinball loss of these quantiles")
         if lightning is not None:
             _refuse(
-                given, {*given} - BESIDE_LIGHTNING, "lightning_module", "the LightningModule or trainer_args say it"
+                arguments,
+                {*arguments} - BESIDE_LIGHTNING,
+                "lightning_module",
+                "the LightningModule or trainer_args say it",
             )
-            _lightning().check(given.get("trainer_args") or {})
+            _lightning().check(arguments.get("trainer_args") or {})
         else:
-            _refuse(given, {"trainer_args", "callbacks"}, "module", "they are for lightning_module=…")
+            _refuse(arguments, {"trainer_args", "callbacks"}, "module", "they are for lightning_module=…")
         if loop is not None:
             if not callable(loop):
                 raise ParameterError.value(
                     "train_loop", "a function of the module and the TrainContext", loop, where="torch trainer"
                 )
-            _refuse(given, LOOP - {*_named_by(loop)}, "train_loop", "let it have a parameter of that name")
-        wanted = given.get("module", "MLP") if lightning is None else lightning
-        modules.check(wanted, given.get("module_kwargs") or {})
-        LoopSettings(**{name: value for name, value in given.items() if name in SETTINGS}).check()
+            _refuse(arguments, LOOP - {*_named_by(loop)}, "train_loop", "let it have a parameter of that name")
+        wanted = arguments.get("module", "MLP") if lightning is None else lightning
+        modules.check(wanted, arguments.get("module_kwargs") or {})
+        LoopSettings(**{name: value for name, value in arguments.items() if name in SETTINGS}).check()
 
 
 SETTINGS = frozenset(field.name for field in dataclasses.fields(LoopSettings))
@@ -251,9 +254,9 @@ def _named_by(loop: Callable[..., Any]) -> list[str]:
     return [name for name in inspect.signature(loop).parameters if name in LOOP]
 
 
-def _refuse(given: Mapping[str, Any], names: Collection[str], other: str, hint: str) -> None:
+def _refuse(arguments: Mapping[str, Any], names: Collection[str], other: str, hint: str) -> None:
     """Raise ParameterError for arguments that would have no effect."""
-    idle = sorted(name for name in names if given.get(name) is not None)
+    idle = sorted(name for name in names if arguments.get(name) is not None)
     if idle:
         raise ParameterError(
             f"torch trainer: {', '.join(idle)} would have no effect with {other}.",

@@ -67,12 +67,12 @@ def reports_of_all(context: TrainContext, among: SingleProcess) -> Callable[[int
     train, test = context.train.total_weight, None if context.test is None else context.test.total_weight
 
     def report(iteration: int, metrics: Mapping[str, float]) -> bool:
-        own = {
+        metrics_of_rank = {
             name: (float(value), train if test is None or name.startswith("train") else test)
             for name, value in metrics.items()
         }
         values_by_name: dict[str, list[tuple[float, float]]] = {}
-        for part in among.gather(own):
+        for part in among.gather(metrics_of_rank):
             for name, (value, weight) in part.items():
                 if weight and not math.isnan(value):  # a worker may have no test rows
                     values_by_name.setdefault(name, []).append((value, weight))
@@ -222,16 +222,16 @@ def schedulers() -> dict[str, Any]:
     }
 
 
-def _named(given: Any, table: Mapping[str, Any], name: str) -> Any:
+def _named(argument: Any, table: Mapping[str, Any], name: str) -> Any:
     """Look up a name, ignoring case; a class or a function is returned unchanged."""
-    if not isinstance(given, str):
-        if not callable(given):
-            raise ParameterError.value(name, "a name or a callable", given, where="torch trainer")
-        return given
+    if not isinstance(argument, str):
+        if not callable(argument):
+            raise ParameterError.value(name, "a name or a callable", argument, where="torch trainer")
+        return argument
     lower = {key.lower(): value for key, value in table.items()}
-    if given.lower() not in lower:
-        raise ParameterError.unknown([given], table, where=f"torch trainer: {name}")
-    return lower[given.lower()]
+    if argument.lower() not in lower:
+        raise ParameterError.unknown([argument], table, where=f"torch trainer: {name}")
+    return lower[argument.lower()]
 
 
 # -- the loop ----------------------------------------------------------------------------------------------------------
@@ -362,11 +362,11 @@ class TrainingLoop:
     def _take_arguments(self, fresh: Sequence[Mapping[str, Any]], before: Sequence[float]) -> None:
         """Resume with the optimizer's arguments of this training, which may differ from those of the checkpoint. A rate that a
         scheduler has already changed is scaled in proportion."""
-        for number, (group, own) in enumerate(zip(self.optimizer.param_groups, fresh, strict=True)):
+        for number, (group, arguments) in enumerate(zip(self.optimizer.param_groups, fresh, strict=True)):
             ratio = self.rates[number] / before[number] if before[number] else 1.0
             scheduled = {name: group[name] * ratio for name in RATES if name in group}
             kept = () if self.scheduler is None else SCHEDULED
-            group.update({name: value for name, value in own.items() if name not in ("params", *kept)})
+            group.update({name: value for name, value in arguments.items() if name not in ("params", *kept)})
             if self.scheduler is not None:
                 group.update(scheduled)
                 if hasattr(self.scheduler, "base_lrs"):
@@ -419,9 +419,9 @@ def two_class(loss: Any) -> bool:
 class WeightedLoss:
     """A loss, by name or custom, summed over rows with their weights."""
 
-    def __init__(self, given: Any, target: Target) -> None:
-        self._name = given if isinstance(given, str) else ""
-        self._function = None if given is None else _named(given, losses(), "loss")
+    def __init__(self, loss: Any, target: Target) -> None:
+        self._name = loss if isinstance(loss, str) else ""
+        self._function = None if loss is None else _named(loss, losses(), "loss")
         if self._name.lower() in torch_losses.NAMED:
             self._name = ""  # it gives one number for each row, as a function of the user's
         self._quantiles = torch_losses.quantiles(self._function)

@@ -147,8 +147,8 @@ class XGBoost(Framework):
         folder = None if cache is None else _subfolder(cache, "test")
         return matrix(context.test, params, stream=True, reference=train, cache=folder)
 
-    def _params(self, context: TrainContext, given: Mapping[str, Any]) -> dict[str, Any]:
-        params = dict(given)
+    def _params(self, context: TrainContext, user_params: Mapping[str, Any]) -> dict[str, Any]:
+        params = dict(user_params)
         if context.target.task.is_classification and "objective" not in params:
             params["objective"] = "binary:logistic" if context.target.task is Task.BINARY else "multi:softprob"
         if params.get("objective") == "binary:logitraw" and "eval_metric" not in params:
@@ -308,10 +308,10 @@ class XGBoost(Framework):
         best = self.best_iteration(model)
         used = model if best is None else model[: best + 1]
         gains = used.get_score(importance_type="weight" if _kind(model)[1] == "gblinear" else "total_gain")
-        own = model.feature_names or [f"f{i}" for i in range(model.num_features())]
-        if len(own) != len(names):
+        feature_names = model.feature_names or [f"f{i}" for i in range(model.num_features())]
+        if len(feature_names) != len(names):
             return None
-        return {name: float(gains.get(other, 0.0)) for name, other in zip(names, own, strict=True)}
+        return {name: float(gains.get(other, 0.0)) for name, other in zip(names, feature_names, strict=True)}
 
     @contextlib.contextmanager
     def coordinate(self, world_size: int, host: str) -> Iterator[Mapping[str, Any]]:

@@ -74,17 +74,19 @@ class XGBoostMetrics:
         assert everyone is not None
         rows = self._rows[name]
         weight = np.ones(rows.n_rows) if rows.weight is None else rows.weight
-        own = predictions[: rows.n_rows], rows.target, weight
+        arrays = predictions[: rows.n_rows], rows.target, weight
         if self._function is None and not everyone.is_small(name):
-            self._found[name] = _areas_of_many(self._areas, *own, everyone)
+            self._found[name] = _areas_of_many(self._areas, *arrays, everyone)
             return []
-        scores, truth, weights = everyone.rows(*own)
+        scores, truth, weights = everyone.rows(*arrays)
         if self._areas:
             self._found[name] = _areas(self._areas, scores, truth, weights)
         if self._function is None:
             return []
-        given = None if rows.weight is None else weights
-        result = self._function(scores, xgboost.DMatrix(np.zeros((len(truth), 1), np.float32), truth, weight=given))
+        given_weights = None if rows.weight is None else weights
+        result = self._function(
+            scores, xgboost.DMatrix(np.zeros((len(truth), 1), np.float32), truth, weight=given_weights)
+        )
         return result if isinstance(result, list) else [result]
 
     def correct(self, history: Mapping[str, Mapping[str, list[Any]]]) -> None:
@@ -109,7 +111,7 @@ def _areas_of_many(
         areas.append(_areas(metrics, places, np.repeat([0, 1], n), np.concatenate([negative, positive])))
         shares.append(positive.sum())
     return {
-        name: float(np.average([own[name] for own in areas], weights=shares if name == "auc" else None))
+        name: float(np.average([by_metric[name] for by_metric in areas], weights=shares if name == "auc" else None))
         for name in metrics
     }
 

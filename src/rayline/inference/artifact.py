@@ -115,11 +115,11 @@ def sign(path: str | Path, key: Any, *, expected_digest: str | None = None) -> s
             manifest.extract(members, about, folder)
             outer: dict[str, archive.Content] = {n: members.read(n) for n in (manifest.DIGEST, manifest.MANIFEST)}
             body = {name: folder / name for name in members.sizes if name not in manifest.OUTER}
-        own = signature.sign(bytes(outer[manifest.MANIFEST]), key)
+        signed = signature.sign(bytes(outer[manifest.MANIFEST]), key)
         if place.is_dir():
-            archive.replace_in(place, manifest.SIGNATURE, own)
+            archive.replace_in(place, manifest.SIGNATURE, signed)
         else:
-            archive.write(place, {**outer, manifest.SIGNATURE: own, **body})
+            archive.write(place, {**outer, manifest.SIGNATURE: signed, **body})
         if storage.is_url(path):
             storage.upload(place, str(path), last=manifest.DIGEST)
     return str(manifest.signer_of(path))
@@ -190,9 +190,9 @@ def load(
     with at("rayline.load"):
         refuse_after_fork()
     device.check(use_gpu)
-    own = ["expected_digest", "trusted_keys", "max_bytes", "use_gpu"]
-    if misspelt := [name for name in options if name not in ("trusted", "module") and nearest(name, own)]:
-        raise ParameterError.unknown(misspelt, own, "argument")
+    arguments = ["expected_digest", "trusted_keys", "max_bytes", "use_gpu"]
+    if misspelt := [name for name in options if name not in ("trusted", "module") and nearest(name, arguments)]:
+        raise ParameterError.unknown(misspelt, arguments, "argument")
     with at(str(path)), scratch.folder("artifact") as folder:
         with (
             storage.local_copy(path, max_bytes if isinstance(max_bytes, int) else None) as place,

@@ -130,8 +130,12 @@ def held_out_rows(
     for _, scores in folds:
         refuse_classes_only(scores, target, framework)
     values = np.concatenate([plain_values(scores, target) for _, scores in folds])
-    own = [own_codes(scores) for _, scores in folds]
-    codes = None if any(part is None for part in own) else np.concatenate([part for part in own if part is not None])
+    fold_codes = [own_codes(scores) for _, scores in folds]
+    codes = (
+        None
+        if any(part is None for part in fold_codes)
+        else np.concatenate([part for part in fold_codes if part is not None])
+    )
     truth = np.concatenate(
         [target.truth_of(frame).reshape(frame.height, len(target.columns)) for frame, _ in folds]
     ).astype(np.float64)

@@ -98,8 +98,8 @@ def parse(
     if trusted_keys is not None:
         from rayline.inference import signature  # optional: it needs cryptography
 
-        own = _text(members, SIGNATURE) if SIGNATURE in members.sizes else None
-        signature.verify(text, own, trusted_keys)
+        stored_signature = _text(members, SIGNATURE) if SIGNATURE in members.sizes else None
+        signature.verify(text, stored_signature, trusted_keys)
     manifest = strict_json.loads(text, MANIFEST)
     if not isinstance(manifest, dict) or manifest.get("format") != "rayline.pipeline":
         raise ArtifactError(f"{place()} is not a Rayline pipeline.", "Expected format 'rayline.pipeline'.")

@@ -367,12 +367,12 @@ class Model:
                 "register its framework (register_framework), with `owns` recognising this type.",
             )
         about: ModelInfo = registry.framework(name).inspect(native)
-        own = about.features
-        names = list(own or about.feature_names or ()) or None
+        features = about.features
+        names = list(features or about.feature_names or ()) or None
         if preprocessed is not None:
             schema = dict(preprocessed) if names is None else {n: preprocessed.get(n, pl.Float64()) for n in names}
         elif names is not None:
-            schema = dict(own) if own is not None else {n: pl.Float64() for n in names}
+            schema = dict(features) if features is not None else {n: pl.Float64() for n in names}
         else:
             raise ParameterError(
                 f"This {type(native).__name__} does not name its features.",

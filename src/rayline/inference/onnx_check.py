@@ -84,17 +84,19 @@ def compare(model: Model, graph: Any, matrix: Array) -> int:
 def compare_stages(pipeline: InferencePipeline, graph: Any, width: int) -> None:
     """Raise ParameterError when a graph of the stages after the model answers otherwise than they do, on scores drawn at random."""
     target, random = pipeline.model.target.plain, np.random.default_rng(0)
-    given = random.random((ROWS, width)).astype(np.float32)
+    probabilities = random.random((ROWS, width)).astype(np.float32)
     if target.task is Task.MULTICLASS:
-        given /= given.sum(axis=1, keepdims=True)
+        probabilities /= probabilities.sum(axis=1, keepdims=True)
     elif target.task is Task.BINARY and width == 2 * len(target.columns):
-        given[:, ::2] = 1.0 - given[:, 1::2]
+        probabilities[:, ::2] = 1.0 - probabilities[:, 1::2]
     elif not target.task.is_classification:
-        given = (random.normal(size=(ROWS, width)) * 10.0 ** random.integers(0, 4, (ROWS, 1))).astype(np.float32)
+        probabilities = (random.normal(size=(ROWS, width)) * 10.0 ** random.integers(0, 4, (ROWS, 1))).astype(
+            np.float32
+        )
     is_paired = target.task is Task.BINARY and width == 2 * len(target.columns)
-    scores = given[:, 1::2] if is_paired else given
+    scores = probabilities[:, 1::2] if is_paired else probabilities
     outcome = StageChain(pipeline.postprocessing, target).outcome(scores.reshape(ROWS, -1).astype(float), interval=True)
-    _refuse_other_outputs(pipeline, graph, {"given": given}, outcome)
+    _refuse_other_outputs(pipeline, graph, {"given": probabilities}, outcome)
 
 
 def _refuse_other_outputs(pipeline: InferencePipeline, graph: Any, feed: Any, outcome: Outcome) -> None:
@@ -110,10 +112,10 @@ def _refuse_other_outputs(pipeline: InferencePipeline, graph: Any, feed: Any, ou
     wanted |= {name: labels[name].to_numpy() for name in names if name in labels.columns}
     outputs = dict(zip(names, _answers(model, graph, feed), strict=True))
     for name in names:
-        own, expected_ = outputs[name], wanted[name]
-        if own.dtype.kind in "fc":
-            _refuse_other(model, own, np.asarray(expected_, dtype=float))
-        elif np.mean(own.reshape(len(own), -1) == np.asarray(expected_).reshape(len(own), -1)) < SHARE:
+        actual, expected_ = outputs[name], wanted[name]
+        if actual.dtype.kind in "fc":
+            _refuse_other(model, actual, np.asarray(expected_, dtype=float))
+        elif np.mean(actual.reshape(len(actual), -1) == np.asarray(expected_).reshape(len(actual), -1)) < SHARE:
             _refuse_other(model, np.empty((0,)), np.asarray(expected_))
 
 

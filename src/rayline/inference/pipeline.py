@@ -207,7 +207,7 @@ class InferencePipeline(Scorer[Preprocessor]):
         if self._preprocessor is None:
             return self.model.importance()
         of = self._preprocessor.features_of
-        sources = {feature: own for column in self.model.feature_names for feature, own in of[column].items()}
+        sources = {feature: lineage for column in self.model.feature_names for feature, lineage in of[column].items()}
         by_feature = self.model.adapter.importance(self.model.native, list(sources))
         return None if by_feature is None else by_source(by_feature, sources)
 

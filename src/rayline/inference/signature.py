@@ -64,12 +64,12 @@ def verify(manifest: bytes, signature: bytes | None, trusted_keys: Sequence[Any]
         ) from None
 
 
-def _key(given: Any, kind: type, argument: str) -> Any:
-    if isinstance(given, kind):
-        return given
+def _key(argument_value: Any, kind: type, argument: str) -> Any:
+    if isinstance(argument_value, kind):
+        return argument_value
     private, key = kind is Ed25519PrivateKey, None
     try:
-        text = given if isinstance(given, bytes) else Path(given).read_bytes()
+        text = argument_value if isinstance(argument_value, bytes) else Path(argument_value).read_bytes()
         key = load_pem_private_key(text, password=None) if private else load_pem_public_key(text)
     except (OSError, TypeError, ValueError) as error:
         reason = f": {first_line(error)}"[:200]

@@ -68,7 +68,7 @@ class Outcome:
     def take(self, rows: Array) -> Outcome:
         """Return the answers of some rows, by their places."""
         arrays = {name: getattr(self, name) for name in ("codes", "members", "lower", "upper", "sets")}
-        taken: dict[str, Any] = {name: None if own is None else own[rows] for name, own in arrays.items()}
+        taken: dict[str, Any] = {name: None if array is None else array[rows] for name, array in arrays.items()}
         groups = None if self.groups is None else self.groups.gather(rows)
         return Outcome(self.target, self.values[rows], groups=groups, **taken)
 
@@ -112,8 +112,8 @@ class Outcome:
         assert self.sets is not None
         memberships, start = [], 0
         for codes, classes in zip(self.target.codes(self.scores), self.target.classes, strict=True):
-            own = self.sets[:, start : start + len(classes)]
-            memberships.append(own | (codes[:, None] == np.arange(len(classes))))
+            columns = self.sets[:, start : start + len(classes)]
+            memberships.append(columns | (codes[:, None] == np.arange(len(classes))))
             start += len(classes)
         return memberships
 

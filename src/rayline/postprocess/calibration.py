@@ -95,7 +95,9 @@ class Calibrate(PostprocessingStage):
     def apply(self, outcome: Outcome) -> Outcome:
         if self._is_joint(outcome.target):
             return outcome.with_(values=self._softmax(outcome.values), codes=None)
-        probabilities = np.stack([own.of(outcome.values[:, i]) for i, own in enumerate(self.maps)], axis=1)
+        probabilities = np.stack(
+            [calibration_map.of(outcome.values[:, i]) for i, calibration_map in enumerate(self.maps)], axis=1
+        )
         return outcome.with_(
             values=_shares(probabilities) if outcome.target.task is Task.MULTICLASS else probabilities, codes=None
         )
@@ -107,10 +109,10 @@ class Calibrate(PostprocessingStage):
                 row.values, row.codes = self._softmax(np.array([row.values]))[0].tolist(), None
 
             return scale
-        maps = [own.one for own in self.maps]
+        maps = [calibration_map.one for calibration_map in self.maps]
 
         def calibrate(row: RowOutcome) -> None:
-            values = [own(value) for own, value in zip(maps, row.values, strict=True)]
+            values = [calibration_map(value) for calibration_map, value in zip(maps, row.values, strict=True)]
             if row.target.task is Task.MULTICLASS:
                 total = 0.0
                 for value in values:
@@ -131,17 +133,17 @@ class Calibrate(PostprocessingStage):
         if self._is_joint(target):
             return f"temperature {1.0 / self.state['inverse_temperature']:.4g}"
         shown = []
-        for own in self.maps:
-            if isinstance(own, IsotonicMap):
-                shown.append(counted(len(own.x), "point"))
+        for calibration_map in self.maps:
+            if isinstance(calibration_map, IsotonicMap):
+                shown.append(counted(len(calibration_map.x), "point"))
             else:
-                shown.append(f"a {own.a:.4g}, b {own.b:.4g}, c {own.c:.4g}")
+                shown.append(f"a {calibration_map.a:.4g}, b {calibration_map.b:.4g}, c {calibration_map.c:.4g}")
         return "; ".join(shown)
 
     @cached_property
     def maps(self) -> list[CalibrationMap]:
         """The fitted map of each target, or of each class."""
-        return [map_from_json(own) for own in self.state["maps"]]
+        return [map_from_json(saved) for saved in self.state["maps"]]
 
     def _refuse_one_class(self, target: Target, labels: Array, place: int) -> None:
         present = np.unique(labels)

@@ -112,8 +112,8 @@ def isotonic(p: Array, y: Array, w: Array) -> IsotonicMap:
     weight = np.bincount(place, weights=w)
     mean = np.bincount(place, weights=w * y) / weight
     values, weights, sizes = list[float](), list[float](), list[int]()
-    for own in zip(mean.tolist(), weight.tolist(), strict=True):
-        (value, n), size = own, 1
+    for block in zip(mean.tolist(), weight.tolist(), strict=True):
+        (value, n), size = block, 1
         while values and values[-1] >= value:
             other, m = values.pop(), weights.pop()
             size += sizes.pop()
@@ -156,7 +156,7 @@ def temperature(p: Array, y: Array, w: Array) -> LogisticMap:
 
 def inverse_temperature(logits: Array, codes: Array, w: Array) -> float:
     """Return the factor of the logits, shape (n, classes), that minimises the log loss, by Newton's method in its logarithm."""
-    own = logits[np.arange(len(logits)), codes]
+    true_logits = logits[np.arange(len(logits)), codes]
 
     def slope(factor: float) -> tuple[float, float]:
         z = factor * logits
@@ -164,7 +164,7 @@ def inverse_temperature(logits: Array, codes: Array, w: Array) -> float:
         shares /= shares.sum(axis=1, keepdims=True)
         mean = (shares * logits).sum(axis=1)
         spread = (shares * logits**2).sum(axis=1) - mean**2
-        return float((w * (mean - own)).sum()), float((w * spread).sum())
+        return float((w * (mean - true_logits)).sum()), float((w * spread).sum())
 
     low, high = 1.0 / _SHARPEST, _SHARPEST
     factor = 1.0

@@ -67,8 +67,8 @@ class StageChain:
     ) -> RowOutcome:
         """Return the same for the scores of one row."""
         codes = own_codes(scores)
-        own = None if codes is None else codes[0].tolist()
-        outcome = RowOutcome(self.target, self._row_values(scores), own, group, members)
+        row_codes = None if codes is None else codes[0].tolist()
+        outcome = RowOutcome(self.target, self._row_values(scores), row_codes, group, members)
         for change in self._row_functions if interval else self._row_decisions:
             change(outcome)
         return outcome
@@ -203,4 +203,4 @@ def from_json(data: Any) -> Stages:
     """Return the stages of an artifact. Raises anything when the data is malformed, and ParameterError on an unknown stage."""
     if not isinstance(data, list):
         raise TypeError(f"expected a list of stages; got {data!r:.80}")
-    return tuple(registry.postprocessing_stage(str(own["stage"])).from_json(own) for own in data)
+    return tuple(registry.postprocessing_stage(str(stage["stage"])).from_json(stage) for stage in data)

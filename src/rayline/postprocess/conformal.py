@@ -135,9 +135,11 @@ class Conformal(PostprocessingStage):
             )
         limits = []
         for i, name in enumerate(names):
-            own = place == i
-            n = round(float(rows.counts[own].sum()))
-            limits.append([str(name), [self._radius(c[own], rows.weight[own], n, str(name)) for c in errors.T]])
+            in_group = place == i
+            n = round(float(rows.counts[in_group].sum()))
+            limits.append(
+                [str(name), [self._radius(c[in_group], rows.weight[in_group], n, str(name)) for c in errors.T]]
+            )
         return limits
 
     def _errors(self, rows: CalibrationRows) -> Array:

@@ -41,33 +41,33 @@ class FoldResiduals:
         """
         n = sum(self.n_rows)
         rank = math.ceil((n + 1) * self.coverage - 1e-9)
-        upper = [self._order_statistic(members[:, :, t], own, rank) for t, own in enumerate(self.errors)]
-        lower = [-self._order_statistic(-members[:, :, t], own, rank) for t, own in enumerate(self.errors)]
+        upper = [self._order_statistic(members[:, :, t], errors, rank) for t, errors in enumerate(self.errors)]
+        lower = [-self._order_statistic(-members[:, :, t], errors, rank) for t, errors in enumerate(self.errors)]
         return np.stack(lower, axis=1), np.stack(upper, axis=1)
 
     def _order_statistic(self, centers: Array, errors: Sequence[Array], rank: int) -> Array:
         """Return the rank-th smallest of centers[:, k] + errors[k], for each row."""
         low = centers.min(axis=1)
-        high = centers.max(axis=1) + max(own[-1] for own in errors)
+        high = centers.max(axis=1) + max(fold_errors[-1] for fold_errors in errors)
         low = low - np.abs(low) * 1e-9 - 1e-300
         for _ in range(_STEPS):
             middle = low + (high - low) / 2
             count = np.zeros(len(centers))
-            for k, own in enumerate(errors):
-                share = self.n_rows[k] / len(own)
-                count += share * np.searchsorted(own, middle - centers[:, k], side="right")
+            for k, fold_errors in enumerate(errors):
+                share = self.n_rows[k] / len(fold_errors)
+                count += share * np.searchsorted(fold_errors, middle - centers[:, k], side="right")
             enough = count >= rank - 1e-6
             low, high = np.where(enough, low, middle), np.where(enough, middle, high)
         bounds: Array = high
         return bounds
 
     def to_json(self) -> dict[str, Any]:
-        errors = [[own.tolist() for own in target] for target in self.errors]
+        errors = [[fold_errors.tolist() for fold_errors in target] for target in self.errors]
         return {"coverage": self.coverage, "errors": errors, "n_rows": list(self.n_rows)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        errors = [[np.array(own, dtype=np.float64) for own in target] for target in data["errors"]]
+        errors = [[np.array(fold_errors, dtype=np.float64) for fold_errors in target] for target in data["errors"]]
         return cls(float(data["coverage"]), errors, [int(n) for n in data["n_rows"]])
 
 

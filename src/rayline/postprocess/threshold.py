@@ -140,12 +140,14 @@ class Threshold(PostprocessingStage):
 
     def _positive(self, target: Target) -> list[int]:
         """Return the code of the positive class of each target."""
-        given = self.pos_label if isinstance(self.pos_label, Mapping) else dict.fromkeys(target.columns, self.pos_label)
-        if strange := [name for name in given if name not in target.columns]:
+        labels = (
+            self.pos_label if isinstance(self.pos_label, Mapping) else dict.fromkeys(target.columns, self.pos_label)
+        )
+        if strange := [name for name in labels if name not in target.columns]:
             raise ParameterError.unknown(strange, target.columns, "target", where="Threshold: pos_label")
         positive = []
         for column, classes in zip(target.columns, target.classes, strict=True):
-            label = given.get(column)
+            label = labels.get(column)
             codes = [i for i, c in enumerate(classes) if c == label and isinstance(c, bool) == isinstance(label, bool)]
             if label is not None and not codes:
                 expected = f"one of the classes {list(classes)!r} of {column!r}"

@@ -196,8 +196,8 @@ class FitPlan:
             new if type(fitted).lower_training is Stage.lower_training else operations_of(path, fitted, training=True)
         )
         self._operations.append([*self._operations[-1], *training])
-        own = set(columns)
-        changed = {name for name in after if name not in table.schema or name in own}
+        changed_columns = set(columns)
+        changed = {name for name in after if name not in table.schema or name in changed_columns}
         steps = {
             operation.column: operation  # type: ignore[attr-defined]
             for operation in new
@@ -209,7 +209,7 @@ class FitPlan:
                 lineage[name] = ColumnSource(name, prefix)
             elif name in steps:
                 lineage[name] = lineage[name]._replace(steps=(*lineage[name].steps, steps[name]))
-            elif name in changed and not (leaf.keep_input and name in own):
+            elif name in changed and not (leaf.keep_input and name in changed_columns):
                 lineage[name] = ColumnSource(name, prefix)
         table.schema, table.prefix = after, prefix
 

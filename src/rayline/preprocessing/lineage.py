@@ -28,13 +28,13 @@ class ColumnOrigins:
         """
         lineage: dict[str, Lineage] = {}
         for name, dtype in schema.items():
-            own = self.elements.get(name)
-            if own is None and isinstance(dtype, pl.Array):
-                own = dict.fromkeys(map(str, range(dtype.size)), self.columns[name])
+            sources = self.elements.get(name)
+            if sources is None and isinstance(dtype, pl.Array):
+                sources = dict.fromkeys(map(str, range(dtype.size)), self.columns[name])
             is_vector = isinstance(dtype, pl.Array) or dtype == SPARSE
             lineage[name] = (
-                {f"{name}_{e}": s for e, s in own.items()}
-                if own is not None and is_vector
+                {f"{name}_{e}": s for e, s in sources.items()}
+                if sources is not None and is_vector
                 else {name: self.columns[name]}
             )
         return lineage
@@ -49,14 +49,18 @@ def origins(operations: Sequence[Operation], schema: Mapping[str, pl.DataType]) 
     for operation in operations:
         reads, named = operation.sources(schema), operation.elements(schema)
         computed = {
-            name: tuple(sorted({source for read in own for source in origins.get(read, ())}, key=places.__getitem__))
-            for name, own in reads.items()
+            name: tuple(
+                sorted({source for read in column_sources for source in origins.get(read, ())}, key=places.__getitem__)
+            )
+            for name, column_sources in reads.items()
         }
         for name in computed:
             elements.pop(name, None)
-        for name, own in named.items():  # an element that is called as a column is that column
-            apart = list(own) == list(reads[name])
-            elements[name] = {e: origins[e] for e in own} if apart else dict.fromkeys(own, computed[name])
+        for name, column_sources in named.items():  # an element that is called as a column is that column
+            apart = list(column_sources) == list(reads[name])
+            elements[name] = (
+                {e: origins[e] for e in column_sources} if apart else dict.fromkeys(column_sources, computed[name])
+            )
         changes = operation.changes(schema)
         changes.update(schema)
         kept = {name: origins.get(name, ()) for name in changes.made}

@@ -85,8 +85,8 @@ class BasePreprocessor:
         return list(self._target_stages)
 
     def __getitem__(self, name: str) -> Stage | BasePreprocessor:
-        for own, stage in (*self._stages, *self._target_stages):
-            if own == name:
+        for stage_name, stage in (*self._stages, *self._target_stages):
+            if stage_name == name:
                 return stage
         raise ParameterError.unknown([name], self._names, "stage", where="Preprocessor")
 
@@ -415,8 +415,8 @@ class BasePreprocessor:
     def table_function(self, *, training: bool = False) -> Callable[[pl.LazyFrame], pl.LazyFrame]:
         """Return the transformation as a function of a LazyFrame; it can be sent to workers."""
         operations = self._training_operations if training else self.operations
-        own = None if training else [name for name in self.output_schema if name not in self.input_schema]
-        return _Transform(SchemaCheck(self.input_schema, "Preprocessor.transform"), operations, own)
+        added = None if training else [name for name in self.output_schema if name not in self.input_schema]
+        return _Transform(SchemaCheck(self.input_schema, "Preprocessor.transform"), operations, added)
 
     def row_function(self) -> RowFunction | None:
         """Return the transformation of one row (a dict, changed in place); None when a stage cannot transform single rows."""
@@ -568,10 +568,7 @@ class BasePreprocessor:
             )
         try:
             new = cls(
-                [
-                    (name, _leaf_from_json(stage) if "stage" in stage else cls.from_json(stage))
-                    for name, stage in data["stages"]
-                ],
+                [(name, _leaf_from_json(s) if "stage" in s else cls.from_json(s)) for name, s in data["stages"]],
                 [(name, _leaf_from_json(stage)) for name, stage in data.get("target_stages", ())],
             )
             new._input = None if data["input_schema"] is None else schema_from_json(data["input_schema"])
@@ -585,12 +582,7 @@ class BasePreprocessor:
                     "save it again.",
                 )
             if new._input is not None and new._output is not None:
-                smoke_check(
-                    new.table_function(),
-                    new.row_function(),
-                    new._input,
-                    new._output,
-                )
+                smoke_check(new.table_function(), new.row_function(), new._input, new._output)
         except (Exception, pl.exceptions.PanicException) as error:  # untrusted values can raise anything in a stage
             if isinstance(error, RaylineError):
                 raise

@@ -172,9 +172,13 @@ class _Midnight(_Change):
 
 def _by_value(values: pl.Series, function: Callable[[Any], Any], dtype: pl.DataType) -> pl.Series:
     """Return the values of a function of Python values, called once for each value that differs."""
-    own = values.drop_nulls().unique()
-    converted = pl.Series([function(value) for value in own.to_list()], dtype=dtype)
-    return values.replace_strict(own, converted, default=None, return_dtype=dtype) if len(own) else values.cast(dtype)
+    distinct = values.drop_nulls().unique()
+    converted = pl.Series([function(value) for value in distinct.to_list()], dtype=dtype)
+    return (
+        values.replace_strict(distinct, converted, default=None, return_dtype=dtype)
+        if len(distinct)
+        else values.cast(dtype)
+    )
 
 
 def _range(dtype: pl.DataType) -> str:

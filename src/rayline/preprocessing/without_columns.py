@@ -65,7 +65,7 @@ def _without(leaf: Stage, gone: Collection[str], changed: Collection[str], targe
 def _reads_absent(operations: Sequence[Operation], schema: Mapping[str, pl.DataType]) -> bool:
     schema = dict(schema)
     for operation in operations:
-        if any(read not in schema for own in operation.sources(schema).values() for read in own):
+        if any(read not in schema for sources in operation.sources(schema).values() for read in sources):
             return True
         operation.changes(schema).update(schema)
     return False

@@ -194,7 +194,7 @@ class App(FastAPI):
             )
 
     def _unknown(self, path: str) -> HTTPError:
-        methods = sorted(method for method, own in self._handlers if own == path)
+        methods = sorted(method for method, known_path in self._handlers if known_path == path)
         if methods:
             return HTTPError(
                 405, f"{path} accepts {' and '.join(methods)}.", headers=[(b"allow", ", ".join(methods).encode())]

@@ -326,9 +326,9 @@ class _Plan:
         unknown = set(arguments) - set(allowed)
         if unknown:
             raise ParameterError.unknown(unknown, allowed, where="to_deployment")
-        given = {**allowed, **arguments}
-        options = ServerOptions(**{f.name: given[f.name] for f in fields(ServerOptions)})
-        num_replicas, autoscaling, route = given["num_replicas"], given["autoscaling"], given["route_prefix"]
+        merged = {**allowed, **arguments}
+        options = ServerOptions(**{f.name: merged[f.name] for f in fields(ServerOptions)})
+        num_replicas, autoscaling, route = merged["num_replicas"], merged["autoscaling"], merged["route_prefix"]
         if num_replicas is not None and autoscaling is not None:
             raise ParameterError(
                 "to_deployment: num_replicas and autoscaling are both given.", "Expected one of them.", "leave one out."
@@ -337,15 +337,15 @@ class _Plan:
             integer("num_replicas", num_replicas, optional=True)
         if route is not None and not re.fullmatch(r"/|(/[A-Za-z0-9_.~-]+)+", str(route)):
             raise ParameterError.value("route_prefix", "a path such as '/late'", route, where="to_deployment")
-        if given["port"] is not None and (type(given["port"]) is not int or not 1 <= given["port"] <= 65535):
-            raise ParameterError.value("port", "a port number or None", given["port"], where="to_deployment")
-        actor, use_gpu = _on_gpu({"num_cpus": 1, **(given["ray_actor_options"] or {})}, given["use_gpu"])
+        if merged["port"] is not None and (type(merged["port"]) is not int or not 1 <= merged["port"] <= 65535):
+            raise ParameterError.value("port", "a port number or None", merged["port"], where="to_deployment")
+        actor, use_gpu = _on_gpu({"num_cpus": 1, **(merged["ray_actor_options"] or {})}, merged["use_gpu"])
         placement: dict[str, Any] = {"ray_actor_options": actor}
         if autoscaling is not None:
             placement["autoscaling_config"] = dict(autoscaling)
         else:
             placement["num_replicas"] = num_replicas or 1
-        return cls(options, placement, given["host"], given["port"], route, use_gpu)
+        return cls(options, placement, merged["host"], merged["port"], route, use_gpu)
 
     def require_gpus(self) -> None:
         """Raise ResourceError when the running Ray has no node with the GPU of a replica: Ray Serve would wait for one."""

@@ -68,8 +68,8 @@ class RowExplainer:
         rows = explainer.table(table).to_dicts()
         explanations = [[_explanation(row, columns, suffix) for suffix in every] for row in rows]
         if len(every) == 1:
-            return [own[0] for own in explanations]
-        return [dict(zip(target.columns, own, strict=True)) for own in explanations]
+            return [by_target[0] for by_target in explanations]
+        return [dict(zip(target.columns, by_target, strict=True)) for by_target in explanations]
 
 
 def _explanation(row: Mapping[str, Any], columns: list[str], suffix: str) -> dict[str, Any]:

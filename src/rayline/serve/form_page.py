@@ -248,8 +248,8 @@ def about(pipeline: InferencePipeline) -> str:
 
 def security(nonce: str) -> Sequence[tuple[bytes, bytes]]:
     """Headers that let a page run its own script, ask its own server, and nothing else."""
-    own = f"style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; connect-src 'self'"
-    policy = f"default-src 'none'; {own}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    directives = f"style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; connect-src 'self'"
+    policy = f"default-src 'none'; {directives}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     return [(b"content-security-policy", policy.encode()), (b"x-content-type-options", b"nosniff")]
 
 

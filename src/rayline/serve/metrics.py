@@ -143,11 +143,11 @@ def _known(pipeline: InferencePipeline) -> tuple[dict[str, frozenset[Any]], dict
         if not isinstance(learned, Mapping):
             continue
         for name in raw & set(learned):
-            own = learned[name]
-            if isinstance(own, Mapping) and isinstance(own.get("categories"), list):
-                categories.setdefault(name, frozenset(c for c in own["categories"] if c is not None))
-            if isinstance(own, Mapping) and {"low", "high"} <= set(own):
-                ranges.setdefault(name, (own["low"], own["high"]))
+            column_values = learned[name]
+            if isinstance(column_values, Mapping) and isinstance(column_values.get("categories"), list):
+                categories.setdefault(name, frozenset(c for c in column_values["categories"] if c is not None))
+            if isinstance(column_values, Mapping) and {"low", "high"} <= set(column_values):
+                ranges.setdefault(name, (column_values["low"], column_values["high"]))
         if stage.column_operation is not Fill:
             raw -= set(learned)
     for name in raw:

@@ -35,7 +35,7 @@ class ModelStore:
         return [self._models[key]]
 
     def keep_only(self, key: str) -> None:
-        self._models = {own: ref for own, ref in self._models.items() if own == key}
+        self._models = {stored: ref for stored, ref in self._models.items() if stored == key}
 
 
 Interface = dict[str, dict[str, str]]

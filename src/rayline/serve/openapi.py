@@ -98,13 +98,17 @@ def _interval(pipeline: InferencePipeline) -> dict[str, Any]:
     """Return the schema of the intervals or sets in an answer."""
     target = pipeline.target
     if target.task.is_classification:
-        own: list[dict[str, Any]] = [
+        bounds: list[dict[str, Any]] = [
             {"type": "array", "items": {"enum": [json_value(c) for c in cs]}} for cs in target.classes
         ]
     else:
         ends = {"lower": {"type": "number"}, "upper": {"type": "number"}}
-        own = [{"type": "object", "properties": ends} for _ in target.columns]
-    one = own[0] if len(own) == 1 else {"type": "object", "properties": dict(zip(target.columns, own, strict=True))}
+        bounds = [{"type": "object", "properties": ends} for _ in target.columns]
+    one = (
+        bounds[0]
+        if len(bounds) == 1
+        else {"type": "object", "properties": dict(zip(target.columns, bounds, strict=True))}
+    )
     return {"sets" if target.task.is_classification else "intervals": {"type": "array", "items": one}}
 
 

@@ -48,8 +48,14 @@ def metadata(name: str, platform: str, pipeline: InferencePipeline, *, probabili
     outputs: list[dict[str, Any]] = []
     for output, dtype in target.predictions(_none(target)).schema.items():
         outputs.append({"name": output, "datatype": datatype(dtype), "shape": [-1]})
-    for output, own in zip(pipeline.interval_names, _interval_classes(pipeline.interval_names, target), strict=True):
-        kind = {"datatype": "FP64", "shape": [-1]} if own is None else {"datatype": "BOOL", "shape": [-1, len(own)]}
+    for output, interval_classes in zip(
+        pipeline.interval_names, _interval_classes(pipeline.interval_names, target), strict=True
+    ):
+        kind = (
+            {"datatype": "FP64", "shape": [-1]}
+            if interval_classes is None
+            else {"datatype": "BOOL", "shape": [-1, len(interval_classes)]}
+        )
         outputs.append({"name": output, **kind})
     if probabilities:
         for output, classes in _probability_outputs(target).items():
@@ -86,8 +92,12 @@ def decode(body: bytes, header_bytes: int | None, schema: Mapping[str, pl.DataTy
             raise HTTPError(400, 'Expected "outputs": a list of objects with a name.')
         outputs = {}
         for output in wanted_outputs:
-            own = output.get("parameters")
-            outputs[output["name"]] = binary if not isinstance(own, dict) else own.get("binary_data", binary) is True
+            output_parameters = output.get("parameters")
+            outputs[output["name"]] = (
+                binary
+                if not isinstance(output_parameters, dict)
+                else output_parameters.get("binary_data", binary) is True
+            )
     identity = request.get("id")
     return InferenceRequest(columns, n_rows, identity if isinstance(identity, str) else None, outputs, binary)
 
@@ -116,7 +126,7 @@ def encode(
         if members is None:
             tensors[column.name] = ("FP64", [len(column)], column.to_list())
         else:
-            flags = [label in own for own in column.to_list() for label in members]
+            flags = [label in labels for labels in column.to_list() for label in members]
             tensors[column.name] = ("BOOL", [len(column), len(members)], flags)
     if probabilities is not None:
         first = 0

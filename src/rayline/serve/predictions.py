@@ -169,7 +169,9 @@ class ServedModel:
         if not pipeline.has_intervals:
             return ServedScores(pipeline.postprocessed(scores))
         outcomes = [pipeline.row_outcome(row, scores[i : i + 1]) for i, row in enumerate(rows)]
-        return ServedScores(np.concatenate([own.scores for own in outcomes]), [own.intervals() for own in outcomes])
+        return ServedScores(
+            np.concatenate([outcome.scores for outcome in outcomes]), [outcome.intervals() for outcome in outcomes]
+        )
 
     def _refuse_infinity(self, table: pl.DataFrame) -> None:
         """Raise HTTPError on infinite numbers, which JSON does not have either."""

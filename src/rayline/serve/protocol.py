@@ -392,13 +392,17 @@ class PredictionWriter:
         classifies = self.target.task.is_classification
         intervals = []
         for row in rows:
-            own = [
+            row_intervals = [
                 [json_value(label) for label in row[f"set{suffix}"]]
                 if classifies
                 else {"lower": row[f"lower{suffix}"], "upper": row[f"upper{suffix}"]}
                 for suffix in self._suffixes
             ]
-            intervals.append(own[0] if len(own) == 1 else dict(zip(self.target.columns, own, strict=True)))
+            intervals.append(
+                row_intervals[0]
+                if len(row_intervals) == 1
+                else dict(zip(self.target.columns, row_intervals, strict=True))
+            )
         return intervals
 
     def probabilities(self, scores: Any) -> list[Any]:

@@ -32,8 +32,8 @@ def _are_edges(value: Any) -> bool:
 
 
 def _are_bins(value: Any) -> bool:
-    given = list(value.values()) if isinstance(value, dict) else [value]
-    return all(type(n) is int and 2 <= n <= 65_536 for n in given)
+    numbers = list(value.values()) if isinstance(value, dict) else [value]
+    return all(type(n) is int and 2 <= n <= 65_536 for n in numbers)
 
 
 @dataclass(frozen=True)
@@ -98,8 +98,10 @@ class KBinsDiscretizer(NumberStage):
         return learned
 
     def learn_column(self, column: str, dtype: pl.DataType, *statistics: Any) -> dict[str, Any]:
-        given = self.edges.get(column) if isinstance(self.edges, dict) else self.edges
-        edges = [float(e) for e in given] if given is not None else self._learned(column, statistics[0])
+        edges_of_column = self.edges.get(column) if isinstance(self.edges, dict) else self.edges
+        edges = (
+            [float(e) for e in edges_of_column] if edges_of_column is not None else self._learned(column, statistics[0])
+        )
         outputs = [f"{column}_bin{i}" for i in range(len(edges) - 1)] if self.encode == "onehot" else []
         return {"edges": edges, "outputs": outputs}
 
@@ -135,12 +137,12 @@ class KBinsDiscretizer(NumberStage):
 
     def invert(self, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
         back = self.invert_empty(schema)
-        for column, own in self.state["columns"].items():
-            if "empty" in own:
+        for column, state in self.state["columns"].items():
+            if "empty" in state:
                 continue
-            bins, edges = list(map(float, range(len(own["edges"]) - 1))), own["edges"]
+            bins, edges = list(map(float, range(len(state["edges"]) - 1))), state["edges"]
             if self.encode == "onehot":
-                back.append(LargestCategory(column, list(own["outputs"]), bins, None, pl.Float64()))
+                back.append(LargestCategory(column, list(state["outputs"]), bins, None, pl.Float64()))
             back.append(MapValues(column, bins, [(a + b) * 0.5 for a, b in itertools.pairwise(edges)], pl.Float64()))
         return back
 

@@ -394,24 +394,30 @@ class Synthesize(Operation):
         key = row_hash([col(name) for name in self.hashed], self.seed)
         share = key.cast(pl.Float64) / 2.0**64
         copies = (rate.floor() + (share < rate - rate.floor()).cast(pl.Float64)).cast(pl.Int64)
-        own = ("\x00copy", "\x00class", "\x00key")
+        temporary_columns = ("\x00copy", "\x00class", "\x00key")
         repeated = (
-            table.with_columns(pl.int_ranges(0, copies).alias(own[0]), code.alias(own[1]), key.alias(own[2]))
-            .explode(own[0])
-            .with_columns(pl.col(own[0]).fill_null(0))
+            table.with_columns(
+                pl.int_ranges(0, copies).alias(temporary_columns[0]),
+                code.alias(temporary_columns[1]),
+                key.alias(temporary_columns[2]),
+            )
+            .explode(temporary_columns[0])
+            .with_columns(pl.col(temporary_columns[0]).fill_null(0))
         )
         names = [f"\x00{name}" for name in self.columns]
         fields = [col(c).cast(pl.Float64).alias(m) for c, m in zip(self.columns, names, strict=True)]
         dtype = pl.Struct(dict.fromkeys(names, pl.Float64()))
-        mixed = pl.struct(*own, *fields).map_batches(self._structs, return_dtype=dtype, is_elementwise=True)
+        mixed = pl.struct(*temporary_columns, *fields).map_batches(
+            self._structs, return_dtype=dtype, is_elementwise=True
+        )
         mixed_table = repeated.with_columns(mixed.alias("\x00mixed")).unnest("\x00mixed")
-        is_new = pl.col(own[0]) > 0
+        is_new = pl.col(temporary_columns[0]) > 0
         results = []
         for column, name in zip(self.columns, names, strict=True):
             value = pl.col(name).round() if schema[column].is_integer() else pl.col(name)
             new = value.cast(schema[column], strict=False)
             results.append(pl.when(is_new).then(new).otherwise(col(column)).alias(column))
-        return mixed_table.with_columns(results).drop(*own, *names)
+        return mixed_table.with_columns(results).drop(*temporary_columns, *names)
 
     def _structs(self, rows: pl.Series) -> pl.Series:
         fields = rows.struct.unnest()

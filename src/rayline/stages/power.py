@@ -245,11 +245,11 @@ class PowerTransformer(NumberStage):
         sign, c = math.copysign(1.0, center), abs(center)
         powers = (power, 2.0 - power) if sign > 0 else (2.0 - power, power)
         factor, offset = _other_side(center, power)
-        own: Formula = ["-", ["*", 1.0 + c, _from_box_cox(["*", sign, y], powers[0])], 1.0]
+        inverted: Formula = ["-", ["*", 1.0 + c, _from_box_cox(["*", sign, y], powers[0])], 1.0]
         other: Formula = 0.0  # the whole other side has become one number
         if factor:
             other = ["-", 1.0, _from_box_cox(["*", -sign, ["/", ["-", y, offset], factor]], powers[1])]
-        return ["if", [">=", ["*", sign, y], sign * offset], ["*", sign, own], ["*", sign, other]]
+        return ["if", [">=", ["*", sign, y], sign * offset], ["*", sign, inverted], ["*", sign, other]]
 
     def invert(self, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
         back = self.invert_empty(schema)
@@ -266,16 +266,18 @@ class PowerTransformer(NumberStage):
 def _log1p_from(x: Formula, center: float) -> Formula:
     """ln(1 + |x|), of values on the side of the center less the center's."""
     sign, c = math.copysign(1.0, center), abs(center)
-    own = ["log1p", ["/", ["-", ["*", sign, x] if sign < 0 else x, c], 1.0 + c]]
-    return ["if", [">=", x, 0], own, ["log1p", ["abs", x]]] if sign > 0 else ["if", ["<", x, 0], own, ["log1p", x]]
+    formula = ["log1p", ["/", ["-", ["*", sign, x] if sign < 0 else x, c], 1.0 + c]]
+    return (
+        ["if", [">=", x, 0], formula, ["log1p", ["abs", x]]] if sign > 0 else ["if", ["<", x, 0], formula, ["log1p", x]]
+    )
 
 
 def _other_side(center: float, power: float) -> tuple[float, float]:
     """What the power of a value on the other side of zero is multiplied by and moved by, to be in the center's unit too."""
     sign, unit = math.copysign(1.0, center), math.log1p(abs(center))
-    own = power if sign > 0 else 2.0 - power
-    t = min(-own * unit, 700.0)  # beyond that it is as good as infinite
-    return math.exp(t), sign * (math.expm1(t) / own if own else -unit)
+    side_power = power if sign > 0 else 2.0 - power
+    t = min(-side_power * unit, 700.0)  # beyond that it is as good as infinite
+    return math.exp(t), sign * (math.expm1(t) / side_power if side_power else -unit)
 
 
 def _from_box_cox(y: Formula, power: float) -> Formula:

@@ -183,7 +183,10 @@ class PCA(Stage):
         sizes = [
             sum(w * w for w in weights) or 1.0 for weights in components
         ]  # 1, or 1/variance of a whitened component
-        weights = [[own[i] / size for own, size in zip(components, sizes, strict=True)] for i in range(len(columns))]
+        weights = [
+            [component[i] / size for component, size in zip(components, sizes, strict=True)]
+            for i in range(len(columns))
+        ]
         back = Linear(self._outputs, columns, weights, [0.0] * len(sizes), self.state["mean"])
         return [back, Drop([name for name in self._outputs if name not in columns])]
 
@@ -343,8 +346,8 @@ class SelectKBest(Stage):
 
     def _chosen(self, columns: Sequence[str], scores: Mapping[str, float]) -> dict[str, Any]:
         kept = set(sorted(columns, key=lambda column: -scores[column])[: self.k])
-        own = {column: scores[column] for column in columns}
-        return {"columns": list(columns), "scores": own, "removed": [c for c in columns if c not in kept]}
+        scores_of_columns = {column: scores[column] for column in columns}
+        return {"columns": list(columns), "scores": scores_of_columns, "removed": [c for c in columns if c not in kept]}
 
     def without(self, columns: Collection[str]) -> Self | None:
         return self.fitted(self._chosen([c for c in self.state["columns"] if c not in columns], self.state["scores"]))

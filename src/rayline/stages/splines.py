@@ -110,17 +110,19 @@ class SplineTransformer(NumberStage):
         learned = super().learn(context, results)
         new = [
             name
-            for column, own in learned["columns"].items()
-            if "knots" in own
-            for name in self._names(column, own["knots"])
+            for column, state in learned["columns"].items()
+            if "knots" in state
+            for name in self._names(column, state["knots"])
         ]
         self.refuse_existing_columns(new, context, removed=context.columns)
         return learned
 
     def learn_column(self, column: str, dtype: pl.DataType, *statistics: Any) -> dict[str, Any]:
-        given = self.knots.get(column) if isinstance(self.knots, dict) else self.knots
+        knots_of_column = self.knots.get(column) if isinstance(self.knots, dict) else self.knots
         base = (
-            self._placed(column, statistics[0]) if given is None or isinstance(given, str) else np.array(given, float)
+            self._placed(column, statistics[0])
+            if knots_of_column is None or isinstance(knots_of_column, str)
+            else np.array(knots_of_column, float)
         )
         if self.extrapolation == "periodic" and len(base) <= self.degree:
             raise ParameterError.value(

@@ -127,10 +127,10 @@ class TargetEncoder(Stage):
             learned[column] = {
                 "categories": each[0]["categories"],
                 "classes": {
-                    name: {k: own[k] for k in ("values", "folds")} for name, own in zip(names, each, strict=True)
+                    name: {k: codes[k] for k in ("values", "folds")} for name, codes in zip(names, each, strict=True)
                 },
             }
-        new = [name for own in learned.values() for name in own.get("classes", ())]
+        new = [name for codes in learned.values() for name in codes.get("classes", ())]
         self.refuse_existing_columns(new, context, removed=context.columns)
         return {"columns": learned, "hashed": _hashed(context)}
 
@@ -233,7 +233,7 @@ class MapByFold(Operation):
         for output, (column, categories, folds) in self.codings.items():
             last = len(categories)
             code = CategoryCodes(column, categories, last, last).expression(schema).cast(pl.Int64)
-            values = pl.Series([value for own in folds for value in own], dtype=pl.Float64)
+            values = pl.Series([value for fold_values in folds for value in fold_values], dtype=pl.Float64)
             columns.append(gather(values, fold * (last + 1) + code).alias(output))
         return columns
 

@@ -30,8 +30,8 @@ def weighs(case: FrameworkCase) -> None:
     table, target = case.table, case.target
     opposite = table.with_columns(pl.col(target).reverse() if case.task != "regression" else -pl.col(target))
     errors = []
-    for own, other in ((1.0, LIGHT), (LIGHT, 1.0)):
-        both = pl.concat([table.with_columns(w=pl.lit(own)), opposite.with_columns(w=pl.lit(other))])
+    for weight, other in ((1.0, LIGHT), (LIGHT, 1.0)):
+        both = pl.concat([table.with_columns(w=pl.lit(weight)), opposite.with_columns(w=pl.lit(other))])
         fitted = case.fit(table=both, test_dataset=None, sample_weight="w")
         predictions = fitted.inference_pipeline.predict(case.rows)["prediction"]
         if case.task == "regression":

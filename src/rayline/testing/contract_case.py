@@ -141,8 +141,8 @@ class FrameworkCase:
 
     def fit(self, trainer: Trainer | None = None, **options: Any) -> Result:
         table = options.pop("table", self.table)
-        given = {"test_dataset": table, "target_columns": [self.target], "verbose": False, **options}
-        return (trainer or self.trainer()).fit(self.preprocessor(), table, **given)
+        arguments = {"test_dataset": table, "target_columns": [self.target], "verbose": False, **options}
+        return (trainer or self.trainer()).fit(self.preprocessor(), table, **arguments)
 
     def shared(self, name: str, make: Callable[[], Made]) -> Made:
         """A fit or a search that several laws look at."""

@@ -157,9 +157,9 @@ def is_trained_as_a_population(case: FrameworkCase) -> None:
     n = case.adapter.resumable_iterations(*trainer.args, **trainer.kwargs)
     if not searched or n < 2 or case.adapter.validation_argument(*trainer.args, **trainer.kwargs):
         return
-    given = {"train_pipeline": case.preprocessor(), "train_dataset": case.table, "target_columns": [case.target]}
+    arguments = {"train_pipeline": case.preprocessor(), "train_dataset": case.table, "target_columns": [case.target]}
     population = tune.Population(interval=n // 2, quantile=0.5)
-    data = {**given, "test_dataset": case.table}
+    data = {**arguments, "test_dataset": case.table}
     analysis = tune.run(trainer, data, searched, num_samples=2, scheduler=population, verbose=False)
     assert not any(trial.error for trial in analysis.trials), "a member of a population failed"
     ends = analysis.schedule()["until"].to_list()
@@ -258,9 +258,9 @@ def _tuned(case: FrameworkCase, place: str, rows: Any) -> tune.Analysis:
     if case.tuned is not None:
         stages = {"impute": {"strategy": tune.choice(["mean", "median"])}}
         space = {**({"preprocessor": stages} if space else {}), **case.tuned}
-    given = {"train_pipeline": case.preprocessor(), "train_dataset": rows, "cv": 2, "target_columns": [case.target]}
+    arguments = {"train_pipeline": case.preprocessor(), "train_dataset": rows, "cv": 2, "target_columns": [case.target]}
     metric = None if case.task == "regression" or _has_probabilities(case) else "accuracy"
-    return tune.run(case.trainer(), given, space, metric, num_samples=1, run_on=place, verbose=False)
+    return tune.run(case.trainer(), arguments, space, metric, num_samples=1, run_on=place, verbose=False)
 
 
 # -- a framework that dies once ----------------------------------------------------------------------------------------

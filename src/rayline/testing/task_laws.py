@@ -134,8 +134,11 @@ class TaskCase:
 
     @cached_property
     def table(self) -> pl.DataFrame:
-        own = [*TASKS[self.task]["target_columns"], *(v for k, v in TASKS[self.task].items() if k != "target_columns")]
-        return task_table().select(*FEATURES, *own)
+        columns = [
+            *TASKS[self.task]["target_columns"],
+            *(v for k, v in TASKS[self.task].items() if k != "target_columns"),
+        ]
+        return task_table().select(*FEATURES, *columns)
 
     @property
     def rows(self) -> pl.DataFrame:

@@ -152,8 +152,12 @@ class BaseTrainer:
         if not self.wants_gpu:
             return
         adapter = self.adapter
-        own = adapter.gpu_arguments(*self.args, **self.kwargs)
-        requested = f"use_gpu=True{f' ({own})' if own else ''}" if self.use_gpu or not own else own
+        gpu_argument = adapter.gpu_arguments(*self.args, **self.kwargs)
+        requested = (
+            f"use_gpu=True{f' ({gpu_argument})' if gpu_argument else ''}"
+            if self.use_gpu or not gpu_argument
+            else gpu_argument
+        )
         if not adapter.trains_on_gpu:
             raise ResourceError.here(
                 f"{requested}, and {self.framework} computes on the CPU, never on a GPU.",

@@ -95,9 +95,9 @@ class CrossValidation:
     @cached_property
     def metrics(self) -> dict[str, MeanScore]:
         """Each metric of the held-out rows: the mean over the folds with its standard error, Rayline's metrics first."""
-        own = set(self.results[0].history.columns)
+        columns = set(self.results[0].history.columns)
         names = [name for name in self.folds.columns if name not in ("fold", "fit_s")]
-        names.sort(key=lambda name: f"test-{name}" in own)
+        names.sort(key=lambda name: f"test-{name}" in columns)
         return {name: _mean(self.folds[name].to_list()) for name in names}
 
     @property
@@ -122,9 +122,9 @@ class CrossValidation:
             parts.append(registry.engine_for(rows).map(rows, HeldOutPredictions(pipeline, fold)))
         if isinstance(parts[0], pl.DataFrame):
             joined = pl.concat(parts)
-            given = self._given
-            is_array = given is None or not hasattr(given, "columns")
-            return joined if is_array else registry.engine("local").map(given, lambda _: joined.lazy())
+            data = self._given
+            is_array = data is None or not hasattr(data, "columns")
+            return joined if is_array else registry.engine("local").map(data, lambda _: joined.lazy())
         return pl.concat(parts) if isinstance(parts[0], pl.LazyFrame) else parts[0].union(*parts[1:])
 
     def evaluate(self, **options: Any) -> Report:
@@ -260,19 +260,19 @@ def cross_validate(
             "Expected a framework that learns from rows.",
             "call tune.run with cv=… for trainings with different seeds.",
         )
-    given = DataArguments(
+    arguments = DataArguments(
         train_dataset, target_columns=target_columns, X=X, y=y, sample_weight=sample_weight, group=group, event=event
     )
-    with read_once(given), progress.line("cross_validate", verbose) as line:
-        inputs = fit_inputs.normalise(given)
+    with read_once(arguments), progress.line("cross_validate", verbose) as line:
+        inputs = fit_inputs.normalise(arguments)
         options = {"metrics": metrics, "pos_label": pos_label, "callbacks": callbacks, "verbose": False}
         results, held = [], []
         for fold, (rows, fit_stages) in enumerate(_folds(_splitter(cv, inputs, groups, stratify, time), inputs)):
             line.now(f"fold {fold + 1}")
-            own = None if preprocessor is None else preprocessor.clone()
+            cloned = None if preprocessor is None else preprocessor.clone()
             try:
                 with at("train.fit"):
-                    results.append(fit_rows(copy.copy(trainer), own, rows, fit_stages=fit_stages, **options))
+                    results.append(fit_rows(copy.copy(trainer), cloned, rows, fit_stages=fit_stages, **options))
             except RaylineError as error:
                 raise error.within(f"{WHERE}: fold {fold + 1}") from error.__cause__
             held.append(rows.test_dataset)

@@ -178,8 +178,8 @@ def fit_rows(
 
 def read_once(arguments: DataArguments) -> AbstractContextManager[None]:
     """Keep rows of Datasets that are costly to compute between the scan of a fit and its training (see `Engine.keeping`)."""
-    given = (arguments.train_dataset, arguments.X, arguments.test_dataset, arguments.X_test)
-    datasets = [data for data in given if type(data).__module__.partition(".")[0] == "ray"]
+    arguments_with_data = (arguments.train_dataset, arguments.X, arguments.test_dataset, arguments.X_test)
+    datasets = [data for data in arguments_with_data if type(data).__module__.partition(".")[0] == "ray"]
     return registry.engine("ray").keeping(*datasets) if datasets else contextlib.nullcontext()
 
 

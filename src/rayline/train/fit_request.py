@@ -221,8 +221,8 @@ class RowPreparation:
     def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame:
         if self.transform is not None:
             table = self.transform(table)
-        given = table.collect_schema()
-        others = {name: dtype for name, dtype in self.features.items() if given.get(name, dtype) != dtype}
+        schema = table.collect_schema()
+        others = {name: dtype for name, dtype in self.features.items() if schema.get(name, dtype) != dtype}
         with at(WHERE):
             table = SchemaCheck(others)(table)
         columns = map(col, (*self.features, *self.targets))

@@ -22,7 +22,10 @@ def by_metric(names: Sequence[str]) -> dict[str, list[str]]:
     grouped: dict[str, list[str]] = {}
     for name in names:
         grouped.setdefault(name.removeprefix("train-").removeprefix("test-"), []).append(name)
-    return {metric: sorted(own, key=lambda name: (name.startswith("train-"), name)) for metric, own in grouped.items()}
+    return {
+        metric: sorted(columns, key=lambda name: (name.startswith("train-"), name))
+        for metric, columns in grouped.items()
+    }
 
 
 def curves(

@@ -170,7 +170,7 @@ class Result:
                 "see result.metrics, or rayline.model_card(pipeline, data=…) for pictures of predictions.",
             )
         wanted = [metrics] if isinstance(metrics, str) else list(metrics or present)
-        every = [name for own in present.values() for name in own]
+        every = [name for columns in present.values() for name in columns]
         if unknown := [name for name in wanted if name not in present and name not in every]:
             raise ParameterError.unknown(unknown, [*present, *every], "metric")
         shown = plots.by_metric([n for name in wanted for n in present.get(name, [name])])
@@ -210,10 +210,14 @@ class Result:
             rows.setdefault((name in self.history.columns, plain), {})[table] = value
         tables = [t for t in ("value", "train", "test") if any(t in row for row in rows.values())]
         lines = [["metric", *tables, "computed by"]]
-        for (own, name), values in sorted(rows.items(), key=lambda row: row[0][0]):
+        for (computed_by, name), values in sorted(rows.items(), key=lambda row: row[0][0]):
             cells = [number(values[t], 5) if t in values else "" for t in tables]
             lines.append(
-                [f"{name}{self.model.target.of_class(name)}", *cells, self.trainer.framework if own else "rayline"]
+                [
+                    f"{name}{self.model.target.of_class(name)}",
+                    *cells,
+                    self.trainer.framework if computed_by else "rayline",
+                ]
             )
         return lines
 

@@ -73,9 +73,9 @@ class Scaling:
         if isinstance(self.num_workers, (list, tuple)):
             object.__setattr__(self, "num_workers", tuple(self.num_workers))
             object.__setattr__(self, "backend", "ray_train")
-        given: Any = self.use_gpu
-        if given is None or isinstance(given, np.bool_):
-            object.__setattr__(self, "use_gpu", bool(given))
+        use_gpu: Any = self.use_gpu
+        if use_gpu is None or isinstance(use_gpu, np.bool_):
+            object.__setattr__(self, "use_gpu", bool(use_gpu))
 
     def check(self) -> None:
         """Raise ParameterError on a value that is not allowed."""
@@ -131,10 +131,10 @@ class Scaling:
         return result
 
 
-def _check_range(given: Sequence[Any]) -> None:
-    whole = len(given) == 2 and all(isinstance(n, int) and not isinstance(n, bool) for n in given)
-    if not whole or not 1 <= given[0] <= given[1]:
-        raise ParameterError.value("num_workers", "an integer of at least 1, or a range (min, max)", given)
+def _check_range(bounds: Sequence[Any]) -> None:
+    whole = len(bounds) == 2 and all(isinstance(n, int) and not isinstance(n, bool) for n in bounds)
+    if not whole or not 1 <= bounds[0] <= bounds[1]:
+        raise ParameterError.value("num_workers", "an integer of at least 1, or a range (min, max)", bounds)
 
 
 def _is_amount(amount: Any) -> bool:

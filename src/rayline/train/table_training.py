@@ -68,14 +68,17 @@ class TableFit(FitDriver):
 
     def resolve(self, line: ProgressLine) -> FitRequest:
         begun = time.perf_counter()
-        roles, given = self.inputs.roles, self._given
+        roles, preprocessor = self.inputs.roles, self._given
         if self._fits:
             line.now("preprocessor")
-            fitted, fit = given.clone(), self._fit
+            fitted, fit = preprocessor.clone(), self._fit
         else:
-            fitted, fit = given.without_targets(roles.targets, excluded_columns=roles.excluded_columns), self._ask
+            fitted, fit = (
+                preprocessor.without_targets(roles.targets, excluded_columns=roles.excluded_columns),
+                self._ask,
+            )
         spec, outcome = resolve(
-            self.trainer, roles, fitted.leaves, given.target_stages, lambda profiler: fit(fitted, profiler)
+            self.trainer, roles, fitted.leaves, preprocessor.target_stages, lambda profiler: fit(fitted, profiler)
         )
         if not self._fits:
             line.part(f"preprocessor as fitted before{self._new_columns()} (refit=True fits it again)")
@@ -128,8 +131,8 @@ class TableFit(FitDriver):
         return FitOutcome(leaves, results, n_rows, 0, output, {}, targets)
 
     def _new_columns(self) -> str:
-        given, roles = self._given, self.inputs.roles
-        known = {*given.input_schema, *given.target_columns, *roles.targets, *roles.excluded_columns}
+        preprocessor, roles = self._given, self.inputs.roles
+        known = {*preprocessor.input_schema, *preprocessor.target_columns, *roles.targets, *roles.excluded_columns}
         new = [name for name in roles.schema if name not in known]
         noun = "column" if len(new) == 1 else "columns"
         return f", without the new {noun} {shorten(new, 3).strip('[]')}" if new else ""

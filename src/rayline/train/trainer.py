@@ -96,5 +96,5 @@ class Trainer(BaseTrainer):
 
     @property
     def _shown_arguments(self) -> list[str]:
-        own = super()._shown_arguments
-        return [repr(self.framework), *own] if type(self) is Trainer else own
+        shown = super()._shown_arguments
+        return [repr(self.framework), *shown] if type(self) is Trainer else shown

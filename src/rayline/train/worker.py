@@ -296,9 +296,9 @@ def _measured(request: FitRequest, worker: WorkerContext, native: Any, table: st
                     metrics = named_metrics.chosen(named_metrics.defaults_of(target, scores))
                 yield MeasuredRows.of(target, scores, part.truth, part.weight, metrics=metrics)
 
-    own = MeasuredRows.gathered(states())
+    measured = MeasuredRows.gathered(states())
     names = None if metrics is None else [*metrics]  # of a rank without rows they may be unknown
-    everyone = worker.gather((names, own))
+    everyone = worker.gather((names, measured))
     if worker.rank:
         return {}
     chosen = next(own_metrics for own_metrics, _ in everyone if own_metrics is not None)

@@ -315,10 +315,10 @@ class Analysis:
     def _metrics(self) -> Sequence[str] | None:
         """The metrics of a refit: those of the trainer, and those of the search."""
         problem = self._prepared.problem
-        wanted, own = problem.trainer.metrics, tuple(name for name in self.metrics if problem.computes(name))
+        wanted, computed = problem.trainer.metrics, tuple(name for name in self.metrics if problem.computes(name))
         if wanted is None:
-            return own or None
-        return (*wanted, *(name for name in own if name not in wanted))
+            return computed or None
+        return (*wanted, *(name for name in computed if name not in wanted))
 
     def ensemble(self, top: int = 10) -> InferencePipeline:
         """The best mixture of the best trials, as an inference pipeline that predicts, saves and deploys like any.
@@ -470,7 +470,9 @@ class Analysis:
         weight = problem.weight if problem.weighs_test else None
         columns = dict.fromkeys((*problem.target.columns, *([] if weight is None else [weight]), *groups))
         if (stored := self._stored) is None:
-            folds = [(self._prepared.held_out(i, [*columns]), np.array(own)) for i, own in enumerate(scores)]
+            folds = [
+                (self._prepared.held_out(i, [*columns]), np.array(fold_scores)) for i, fold_scores in enumerate(scores)
+            ]
             rows = calibration.held_out_rows(problem.target.plain, folds, weight, groups, problem.trainer.framework)
         else:
             sample = calibration.HeldOutSample(problem.target.plain, weight, groups, problem.trainer.framework)
@@ -509,8 +511,8 @@ class Analysis:
         weight, held = problem.weight if problem.weighs_test else None, []
         for fold in range(len(problem.folds)):
             rows = self._prepared.held_out(fold, [*problem.target.columns, *([] if weight is None else [weight])])
-            own = None if weight is None else rows[weight].cast(pl.Float64).to_numpy()
-            held.append(ensembles.HeldOutRows(problem.target.encode(rows), own))
+            row_weights = None if weight is None else rows[weight].cast(pl.Float64).to_numpy()
+            held.append(ensembles.HeldOutRows(problem.target.encode(rows), row_weights))
         return ensembles.TableMixtures(candidates, held, problem.target, self.metric, problem.custom)
 
     def _of_held_out(
@@ -523,7 +525,11 @@ class Analysis:
         problem, scores = self._prepared.problem, [self._scores(trial, mapped=True) for trial in trials]
         if (stored := self._stored) is None:
             return [
-                function(self._prepared.held_out(fold, columns), [np.array(own[fold]) for own in scores], fold)
+                function(
+                    self._prepared.held_out(fold, columns),
+                    [np.array(model_scores[fold]) for model_scores in scores],
+                    fold,
+                )
                 for fold in range(len(problem.folds))
             ]
         values = stored_rows().of_held_out(stored, problem, scores, function)
@@ -571,8 +577,8 @@ class Analysis:
         return [scores for scores in by_fold if scores is not None]
 
     def _like(self, table: pl.DataFrame) -> Any:
-        given = self._prepared.material.given
-        return table if isinstance(given, np.ndarray) else registry.engine("local").map(given, lambda _: table.lazy())
+        data = self._prepared.material.given
+        return table if isinstance(data, np.ndarray) else registry.engine("local").map(data, lambda _: table.lazy())
 
     def _trial(self, number: int) -> Trial:
         for trial in self.trials:

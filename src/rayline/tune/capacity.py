@@ -60,8 +60,8 @@ def plan(trainer: Trainer, max_concurrent: int | None, nodes: Sequence[Mapping[s
     # A trial with workers holds nothing but a byte, as Ray places nothing that needs nothing: each group of workers takes
     # its own resources, and there are never more trials than groups that fit, so none waits for what another holds.
     # Workers that a framework starts itself come into the trial's own placement, whose first bundle is the trial's.
-    own = search_driver(trainer).own_workers(trainer, worker, n_workers)
-    resources = worker if trainer.num_workers is None else [{"memory": 1}, *own]
+    own_workers = search_driver(trainer).own_workers(trainer, worker, n_workers)
+    resources = worker if trainer.num_workers is None else [{"memory": 1}, *own_workers]
     return Capacity(resources, concurrency, max(1, int(worker.get("CPU", 1))), _memory() // (SHARE * concurrency))
 
 

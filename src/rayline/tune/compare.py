@@ -237,15 +237,19 @@ def _checked(
     material: TuneData | None = None
     for name, candidate in candidates.items():
         trainer, space, pipeline = _candidate(name, candidate, data_config)
-        own = dict(options, num_samples=num_samples if space else 1)
+        search_options = dict(options, num_samples=num_samples if space else 1)
         if options.get("name") is not None:
-            own["name"] = f"{options['name']} {name}"
+            search_options["name"] = f"{options['name']} {name}"
         for kind in ("search", "scheduler"):
-            own[kind] = _own(kind, own.get(kind))
+            search_options[kind] = _own(kind, search_options.get(kind))
         try:
             search = checked(
                 SearchRequest(
-                    trainer, {**data_config, "train_pipeline": pipeline}, space, SearchOptions(**own), material
+                    trainer,
+                    {**data_config, "train_pipeline": pipeline},
+                    space,
+                    SearchOptions(**search_options),
+                    material,
                 )
             )
         except RaylineError as error:
@@ -254,13 +258,13 @@ def _checked(
     return searches
 
 
-def _own(kind: str, given: Any) -> Any:
+def _own(kind: str, option: Any) -> Any:
     """Ray's searchers and schedulers remember the trials of one search: each candidate has its own."""
     try:
-        return copy.deepcopy(given)
+        return copy.deepcopy(option)
     except Exception as error:  # an untrusted object may raise anything
         raise ParameterError.here(
-            f"the {kind} {type(given).__name__} cannot be copied for each candidate.",
+            f"the {kind} {type(option).__name__} cannot be copied for each candidate.",
             f"Expected one that can be; got {type(error).__name__}: {first_line(error)}.",
             f"pass the name of a {kind}, or tune the candidates one by one.",
         ) from error

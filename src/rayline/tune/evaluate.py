@@ -351,7 +351,8 @@ class FoldEvaluator:
         Raises RaylineError when its stages cannot be fitted.
         """
         first = [
-            next(i for i, (split, _, _) in enumerate(self._folds) if split == own) for own in range(len(self.fitters))
+            next(i for i, (split, _, _) in enumerate(self._folds) if split == split_number)
+            for split_number in range(len(self.fitters))
         ]
         for fold in first:
             self._fitted(candidate, fold)

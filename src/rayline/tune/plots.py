@@ -152,13 +152,13 @@ def _learning(trial: Trial | None, metric: str, ax: Any) -> Any:
         )
     if ax is not None:
         tuned = metrics.resolve_name(metric, names)
-        one = next((m for m, own in shown.items() if tuned in own), next(iter(shown)))
+        one = next((m for m, metric_names in shown.items() if tuned in metric_names), next(iter(shown)))
         shown = {one: shown[one]}
     axes = panels(len(shown), ax)
-    for axis, (one, own) in zip(axes, shown.items(), strict=True):
+    for axis, (one, metric_names) in zip(axes, shown.items(), strict=True):
         folds = {
             name: [_points(history, name) for history in histories if any(name in row for row in history)]
-            for name in own
+            for name in metric_names
         }
         style.curves(axis, one, {name: _means(lines) for name, lines in folds.items()}, folds)
         axis.set_title("mean over the folds, and each of them", fontsize="small")

@@ -48,10 +48,10 @@ def with_parameters(stages: Stages, changes: Mapping[str, Any]) -> Stages:
     names = [type(stage).__name__ for stage in stages]
     if unknown := [name for name in changes if name not in names]:
         raise ParameterError.unknown(unknown, names, where="tune.run: config['postprocess']")
-    for name, own in changes.items():
-        if not isinstance(own, Mapping):
+    for name, parameters in changes.items():
+        if not isinstance(parameters, Mapping):
             raise ParameterError.value(
-                f"config['postprocess'][{name!r}]", "a dict of the stage's parameters", own, where="tune.run"
+                f"config['postprocess'][{name!r}]", "a dict of the stage's parameters", parameters, where="tune.run"
             )
     return tuple(stage.replace(**changes.get(name, {})) for name, stage in zip(names, stages, strict=True))
 
@@ -79,8 +79,8 @@ def cross_fitted(
     DataError
         When some parts of the rows are too few, or of one class.
     """
-    own = tuple(stage for stage in stages if not stage.has_intervals)
-    if not own:
+    without_intervals = tuple(stage for stage in stages if not stage.has_intervals)
+    if not without_intervals:
         return scores
     refuse_classes_only(scores, target, framework)
     n = len(scores)
@@ -90,17 +90,17 @@ def cross_fitted(
         np.ones(n) if weight is None else weight,
         np.ones(n),
     )
-    if not any(stage.needs_rows for stage in own):
-        return StageChain(chain.learn(own, chain.no_rows(target)), target).scores(scores)
+    if not any(stage.needs_rows for stage in without_intervals):
+        return StageChain(chain.learn(without_intervals, chain.no_rows(target)), target).scores(scores)
     part = _parts(rows)
-    scores_of_all = np.empty(0)
+    scores_by_row = np.empty(0)
     for i in range(PARTS):
-        learned = chain.learn(own, rows.take(np.flatnonzero((part != i) & (rows.weight > 0))))
+        learned = chain.learn(without_intervals, rows.take(np.flatnonzero((part != i) & (rows.weight > 0))))
         part_scores = StageChain(learned, target).outcome(scores[part == i]).scores
-        if not len(scores_of_all):
-            scores_of_all = np.empty((n, *part_scores.shape[1:]), part_scores.dtype)
-        scores_of_all[part == i] = part_scores
-    return scores_of_all
+        if not len(scores_by_row):
+            scores_by_row = np.empty((n, *part_scores.shape[1:]), part_scores.dtype)
+        scores_by_row[part == i] = part_scores
+    return scores_by_row
 
 
 def _parts(rows: CalibrationRows) -> Array:

@@ -118,9 +118,9 @@ def prepare(request: SearchRequest) -> PreparedSearch:
         trainer.custom_metrics = {**trainer.custom_metrics, **custom}
     trainer.check_gpu()
     space.refuse_elsewhere([trainer.args, trainer.kwargs])
-    if trainer.phases and isinstance(config, Mapping) and (own := space.split_space(config).trainer):
+    if trainer.phases and isinstance(config, Mapping) and (trainer_space := space.split_space(config).trainer):
         raise ParameterError.here(
-            f"the trainer's parameters change during the training, and config searches {sorted(own)[0]!r}.",
+            f"the trainer's parameters change during the training, and config searches {sorted(trainer_space)[0]!r}.",
             "Expected a config of stages' parameters, or a trainer without a schedule.",
             "take one of them away.",
         )
@@ -156,7 +156,9 @@ def _over_rows(request: SearchRequest) -> PreparedSearch:
     after: Stages = (
         () if postprocess is None else tuple(postprocess) if isinstance(postprocess, (list, tuple)) else (postprocess,)
     )
-    space.check(config, preprocessor, trainer.replace, (lambda own: with_parameters(after, own)) if after else None)
+    space.check(
+        config, preprocessor, trainer.replace, (lambda changes: with_parameters(after, changes)) if after else None
+    )
     if num_samples is None:
         num_samples = space.usual_samples(config)
     if not space.tuned(config) and num_samples > 1:
@@ -256,10 +258,10 @@ class _CheckedLabels:
 def _own_functions(metric: Any, custom: Custom) -> tuple[Any, dict[str, Metric]]:
     """The metrics as names, and those of them that are functions of the user's own."""
     several = isinstance(metric, Mapping) or (_is_list(metric) and not isinstance(metric, str))
-    own = [m for m in metric if callable(m)] if several and not isinstance(metric, Mapping) else metric
-    if not callable(metric) and not isinstance(metric, Mapping) and not (several and own):
+    callables = [m for m in metric if callable(m)] if several and not isinstance(metric, Mapping) else metric
+    if not callable(metric) and not isinstance(metric, Mapping) and not (several and callables):
         return metric, {}
-    names, functions = metrics.given(own, custom)
+    names, functions = metrics.given(callables, custom)
     if several and not isinstance(metric, Mapping):
         rest = iter(names)
         return [next(rest) if callable(m) else m for m in metric], functions

@@ -99,14 +99,14 @@ class TrialThreads:
 
     def _run(self, number: int, adapter: Framework, n_threads: int) -> None:
         with adapter.limited_threads(n_threads):
-            while (given := self._work[number].get()) is not None:
-                key, work = given
+            while (item := self._work[number].get()) is not None:
+                key, work = item
                 try:
                     result = work()
                 except BaseException as error:  # a framework may raise SystemExit: the caller's thread decides
                     result = error
                 self._done.put((number, key, result))
-                given = work = result = None  # an idle thread keeps no rows alive
+                item = work = result = None  # an idle thread keeps no rows alive
 
 
 @dataclass(eq=False)
@@ -202,11 +202,11 @@ class ThreadSearch:
             return None if trial is None else (trial, trial.todo[0])
         waiting = [trial for trial in self._live if trial.todo]
         # Folds that this thread has trained before: it keeps what the framework made of their rows.
-        own = next(((t, f) for t in waiting for f in t.todo if self._is_of(thread, f)), None)
-        if own is None and (trial := self._suggest()) is not None:
+        next_fold = next(((t, f) for t in waiting for f in t.todo if self._is_of(thread, f)), None)
+        if next_fold is None and (trial := self._suggest()) is not None:
             waiting.append(trial)
-            own = next(((trial, f) for f in trial.todo if self._is_of(thread, f)), None)
-        return own or next(((t, t.todo[0]) for t in waiting), None)
+            next_fold = next(((trial, f) for f in trial.todo if self._is_of(thread, f)), None)
+        return next_fold or next(((t, t.todo[0]) for t in waiting), None)
 
     def _is_of(self, thread: int, fold: int) -> bool:
         return fold % self._concurrency == thread

@@ -253,9 +253,9 @@ class PopulationActor:
         evaluate = FoldEvaluator(problem, ray.get(rows[0]), most_bytes=most_bytes, shared=shared)
         self._worker = PopulationWorker(problem, evaluate)
 
-    def train(self, *given: Any) -> Any:
+    def train(self, *arguments: Any) -> Any:
         """As that of `PopulationWorker`; scores of the rows of a Dataset stay in the object store."""
-        done, files = self._worker.train(*given)
+        done, files = self._worker.train(*arguments)
         if self._in_pieces and done.scores is not None:
             done = replace(done, scores=StoredScores.of(done.scores))
         return done, files

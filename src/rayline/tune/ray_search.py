@@ -75,8 +75,8 @@ class BatchedSearcher(Searcher):
         self._heard[trial_id] = (result, error or result is None or not math.isfinite(result.get(SCORE, math.nan)))
         if all(other in self._heard for other in self._asked) and len(self._asked) >= self._size:
             for other in self._asked:
-                own, failed = self._heard.pop(other)
-                self._inner.on_trial_complete(other, result=None if failed else own, error=failed)
+                reported, failed = self._heard.pop(other)
+                self._inner.on_trial_complete(other, result=None if failed else reported, error=failed)
             self._asked.clear()
 
     def save(self, checkpoint_path: str) -> None:
@@ -198,11 +198,11 @@ class RayFoldRacing(FoldRacingScheduler, TrialScheduler):
         return bool(TrialScheduler.set_search_properties(self, metric, mode, **spec))
 
 
-def ray_scheduler(given: Any) -> TrialScheduler:
+def ray_scheduler(scheduler: Any) -> TrialScheduler:
     """Return a scheduler of the search as Ray Tune takes it."""
-    if given is None:
+    if scheduler is None:
         return FIFOScheduler()
-    return RayFoldRacing(given) if isinstance(given, FoldRacingScheduler) else given
+    return RayFoldRacing(scheduler) if isinstance(scheduler, FoldRacingScheduler) else scheduler
 
 
 def searcher(search: Any, config: space.Config, *, seed: int | None, modes: Sequence[str]) -> Any:
@@ -307,24 +307,24 @@ def scheduler(name: Any, known: Sequence[str]) -> TrialScheduler:
         raise ParameterError.value(
             "scheduler", f"None, one of {list(known)}, or a scheduler of ray.tune", name, where="tune.run"
         )
-    own = own_objective(name)
-    if any(value is not None for value in own.values()):
-        raise _has_its_own(name, own)
+    objective = own_objective(name)
+    if any(value is not None for value in objective.values()):
+        raise _has_its_own(name, objective)
     return _copied(name)
 
 
-def _copied(given: Any) -> Any:
+def _copied(searcher: Any) -> Any:
     """A searcher or scheduler for this search alone: Ray's remember the trials that they have seen. One that cannot be copied
     (it holds a connection to a database) is used as it is."""
     try:
-        return copy.deepcopy(given)
+        return copy.deepcopy(searcher)
     except Exception:  # an untrusted object may raise anything
-        return given
+        return searcher
 
 
-def _has_its_own(given: Any, own: Mapping[str, Any]) -> ParameterError:
+def _has_its_own(searcher: Any, objective: Mapping[str, Any]) -> ParameterError:
     return ParameterError(
-        f"tune.run: {type(given).__name__} has a metric or a mode of its own.",
-        f"Expected neither; got {', '.join(f'{name}={value!r}' for name, value in own.items())}.",
+        f"tune.run: {type(searcher).__name__} has a metric or a mode of its own.",
+        f"Expected neither; got {', '.join(f'{name}={value!r}' for name, value in objective.items())}.",
         "leave them out: tune.run sets them.",
     )

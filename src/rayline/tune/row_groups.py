@@ -154,7 +154,9 @@ class TableGroups(RowGroups):
     def with_cells(self, cells: Sequence[FoldAssignment]) -> TableGroups:
         starts = accumulate((frame.height for frame in self._frames), initial=0)
         parts = zip(self._frames, starts, strict=False)
-        return self._of([attached(frame, [own.from_row(start) for own in cells]) for frame, start in parts])
+        return self._of(
+            [attached(frame, [assignment.from_row(start) for assignment in cells]) for frame, start in parts]
+        )
 
     @property
     def size_bytes(self) -> int:

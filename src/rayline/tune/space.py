@@ -49,8 +49,8 @@ def tuned(config: Config) -> list[str]:
 
 def tuned_stages(config: Config) -> list[str]:
     """The names of the stages of which some parameter is searched."""
-    own = (path for path, value in _leaves(config) if isinstance(value, Domain) or is_grid(value))
-    return list(dict.fromkeys(path[1] for path in own if path[0] == STAGES and len(path) > 1))
+    paths = (path for path, value in _leaves(config) if isinstance(value, Domain) or is_grid(value))
+    return list(dict.fromkeys(path[1] for path in paths if path[0] == STAGES and len(path) > 1))
 
 
 SAMPLES = 10
@@ -62,8 +62,8 @@ MANY = 16
 
 def endless_stages(config: Config) -> list[str]:
     """The names of the stages that have a parameter of more values than trials will repeat."""
-    own = (path for path, value in _leaves(config) if isinstance(value, Domain) and not _is_short(value))
-    return list(dict.fromkeys(path[1] for path in own if path[0] == STAGES and len(path) > 1))
+    paths = (path for path, value in _leaves(config) if isinstance(value, Domain) and not _is_short(value))
+    return list(dict.fromkeys(path[1] for path in paths if path[0] == STAGES and len(path) > 1))
 
 
 def _is_short(value: Domain) -> bool:
@@ -137,16 +137,16 @@ def check(
     for path, value in known.items():
         for candidate in _candidates(value, some[path]):
             trial = _nest({**some, path: candidate})
-            own = split_space(trial)
+            parts = split_space(trial)
             where = f"tune.run: config[{']['.join(map(repr, path))}] = {candidate!r}"
             try:
                 if path[0] == STAGES:
                     assert preprocessor is not None
-                    preprocessor.replace(own.stages)
+                    preprocessor.replace(parts.stages)
                 elif path[0] == POSTPROCESS and try_postprocess is not None:
-                    try_postprocess(own.postprocess)
+                    try_postprocess(parts.postprocess)
                 else:
-                    try_trainer(own.trainer)
+                    try_trainer(parts.trainer)
             except RaylineError as error:
                 hint = _hint(path, value, preprocessor)
                 raise ParameterError(f"{where} is refused.", str(error).replace("\n ", "\n   "), hint) from error
@@ -175,10 +175,10 @@ def _refuse_form(config: Any, preprocessor: Preprocessor | None, *, has_postproc
             "Expected postprocess=[…], stages of rayline.postprocess.",
             f"pass them, such as postprocess=[Calibrate()], or take {POSTPROCESS!r} out of config.",
         )
-    for stage, own in stages.items():
-        if not isinstance(own, Mapping) or is_grid(own):
+    for stage, parameters in stages.items():
+        if not isinstance(parameters, Mapping) or is_grid(parameters):
             raise ParameterError.value(
-                f"config[{STAGES!r}][{stage!r}]", "a dict of the stage's parameters", own, where="tune.run"
+                f"config[{STAGES!r}][{stage!r}]", "a dict of the stage's parameters", parameters, where="tune.run"
             )
 
 

@@ -91,7 +91,7 @@ class FinalRows:
     columns: Sequence[str]
 
     def __call__(self, rows: pl.DataFrame, scores: Sequence[Array], fold: int) -> pl.DataFrame:
-        parts = [member_scores(own, self.target, number) for number, own in enumerate(scores)]
+        parts = [member_scores(member, self.target, number) for number, member in enumerate(scores)]
         return pl.concat([rows.select(map(col, self.columns)), *parts], how="horizontal")
 
 
@@ -102,7 +102,7 @@ def honest_score(final: FinalModel, folds: Sequence[Any], metric: str, custom: C
         return {}
     values = []
     for i, rows in enumerate(folds):
-        model = final.fit([own for j, own in enumerate(folds) if j != i]).inference_pipeline
+        model = final.fit([fold_rows for j, fold_rows in enumerate(folds) if j != i]).inference_pipeline
         if not isinstance(rows, pl.DataFrame):
             wanted = {metric: custom[metric].source} if metric in custom else [metric]
             report = model.evaluate(rows, metrics=wanted, sample_weight=final.weight, replicates=0)

@@ -130,5 +130,5 @@ class _BlockScores:
 
 def _joined(parts: Sequence[tuple[Array, Array | None]]) -> tuple[Array, Array | None]:
     """The labels and the weights of all blocks."""
-    truth, weight = [own for own, _ in parts], [own for _, own in parts if own is not None]
+    truth, weight = [array for array, _ in parts], [array for _, array in parts if array is not None]
     return np.concatenate(truth), np.concatenate(weight) if weight else None

@@ -232,8 +232,8 @@ def of_held_out(
     work = ray.put(function)
     by_fold: list[list[Any]] = [[] for _ in problem.folds]
     for piece in _held_out_pieces(groups, problem):
-        own = [np.array(of_model[piece.fold][piece.start : piece.stop]) for of_model in scores]
-        by_fold[piece.fold].append(_held_out.remote(piece, own, [work]))
+        piece_scores = [np.array(of_model[piece.fold][piece.start : piece.stop]) for of_model in scores]
+        by_fold[piece.fold].append(_held_out.remote(piece, piece_scores, [work]))
     return by_fold
 
 
@@ -304,10 +304,10 @@ def scored_blocks(
 def _numbered(task: Any, arguments: Sequence[tuple[Any, ...]], n_tasks: int) -> list[tuple[Any, Any]]:
     """Of each call of a task with two results a reference to the first, and the second."""
     finished: list[tuple[Any, Any]] = []
-    for given in arguments:
+    for task_arguments in arguments:
         if len(finished) >= n_tasks:
             ray.wait([finished[-n_tasks][1]], fetch_local=False)
-        finished.append(tuple(task.remote(*given)))
+        finished.append(tuple(task.remote(*task_arguments)))
     return [*zip([first for first, _ in finished], results([second for _, second in finished]), strict=True)]
 
 
@@ -371,10 +371,10 @@ def _bounded(task: Any, arguments: Sequence[tuple[Any, ...]], most: int | None =
     """The results of a task in order, of which some are under way at a time."""
     most = most or UNDER_WAY * max(1, int(ray.cluster_resources().get("CPU", 1)))
     running: list[Any] = []
-    for given in arguments:
+    for task_arguments in arguments:
         if len(running) >= most:
             yield from results([running.pop(0)])
-        running.append(task.remote(*given))
+        running.append(task.remote(*task_arguments))
     yield from results(running)
 
 

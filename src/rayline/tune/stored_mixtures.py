@@ -41,7 +41,9 @@ class _MixtureRowsOf:
 
     def __call__(self, rows: pl.DataFrame, scores: Sequence[Array], fold: int) -> MixtureRows:
         weight = None if self.weight is None else rows[self.weight].cast(pl.Float64).to_numpy()
-        return MixtureRows(self.target.encode(rows), weight, [averageable(own, self.target) for own in scores])
+        return MixtureRows(
+            self.target.encode(rows), weight, [averageable(member_scores, self.target) for member_scores in scores]
+        )
 
 
 class StoredMixtures:
@@ -64,8 +66,8 @@ class StoredMixtures:
 
     def __init__(self, groups: StoredGroups, problem: SearchProblem, candidates: Sequence[Sequence[Any]]) -> None:
         chosen = metrics.chosen([problem.metric], problem.custom, limit=MAX_GATHERED)
-        for own in candidates[0]:
-            chosen[problem.metric].refuse_rows(len(own))
+        for scores in candidates[0]:
+            chosen[problem.metric].refuse_rows(len(scores))
         weight = problem.weight if problem.weighs_test else None
         self._folds = of_held_out(groups, problem, candidates, _MixtureRowsOf(problem.target, weight))
         self._work = ray.put((problem.target, chosen))

@@ -105,9 +105,9 @@ class DrawnSuggester(Suggester):
         """As `result`."""
 
 
-def _seed(given: Any) -> Any:
+def _seed(seed: Any) -> Any:
     """A seed for this search alone: the user's generator stays as it is."""
-    state = getattr(given, "get_state", None)
+    state = getattr(seed, "get_state", None)
     if state is not None:  # a RandomState of NumPy's older interface
         return np.random.default_rng(int(state()[1][0]))
-    return np.random.Generator(type(given.bit_generator)(given.bit_generator.seed_seq)) if hasattr(given, "bit_generator") else given  # fmt: skip
+    return np.random.Generator(type(seed.bit_generator)(seed.bit_generator.seed_seq)) if hasattr(seed, "bit_generator") else seed  # fmt: skip

@@ -207,8 +207,8 @@ def trial_table(trials: Sequence[Trial], others: Sequence[str] = ()) -> pl.DataF
         columns[f"score/{name}"] = _floats([t.means[i] if t.folds else math.nan for t in trials])
         columns[f"standard_error/{name}"] = _floats([t.standard_errors[i] if t.folds else math.nan for t in trials])
     for fold in range(n_folds):
-        own = [next((f.score for f in t.folds if f.fold == fold), math.nan) for t in trials]
-        columns[f"fold_{fold}"] = _floats(own)
+        scores = [next((f.score for f in t.folds if f.fold == fold), math.nan) for t in trials]
+        columns[f"fold_{fold}"] = _floats(scores)
     columns["seconds"] = _floats([t.seconds for t in trials])
     columns["fit_s"] = _floats([math.fsum(f.fit_s for f in t.folds) for t in trials])
     columns["predict_s"] = _floats([math.fsum(f.predict_s for f in t.folds) for t in trials])

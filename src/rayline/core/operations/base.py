@@ -100,7 +100,7 @@ class Operation(ABC):
         that is used for many columns says it itself.
         """
         try:
-            names = dict.fromkeys(name for output, own in self.sources(schema).items() for name in (*own, output))
+            names = dict.fromkeys(name for output, inputs in self.sources(schema).items() for name in (*inputs, output))
             return self._planned({name: schema[name] for name in names if name in schema})
         except (pl.exceptions.PolarsError, KeyError):  # it reads more than it says, as what changes rows does
             return self._planned(schema)
@@ -356,14 +356,14 @@ def apply_all(operations: Sequence[Operation], table: pl.LazyFrame) -> pl.LazyFr
         return table
     layers = _Layers(schema)
     for operation in operations:
-        own = type(operation).apply is not Operation.apply
-        if own:
+        overrides_apply = type(operation).apply is not Operation.apply
+        if overrides_apply:
             table = operation.apply(layers.apply(table, schema))
         else:
             for step in operation.steps(schema):
                 layers.add(step)
         operation.changes(schema).update(schema)
-        if own:
+        if overrides_apply:
             layers = _Layers(schema)
     return layers.apply(table, schema)
 

@@ -256,8 +256,8 @@ class MapCodes(Operation):
 
     def inverse(self, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
         column, places = self.codes.column, self.codes.places()
-        given = [code if self.values is None else self.values[code] for code in places.values()]
-        if self.output not in (None, column) or given != list(places.values()) or len(set(given)) < len(given):
+        numbers = [code if self.values is None else self.values[code] for code in places.values()]
+        if self.output not in (None, column) or numbers != list(places.values()) or len(set(numbers)) < len(numbers):
             return None  # the numbers are no places: two categories may share one
         return [MapValues(column, [float(code) for code in places.values()], list(places), _plain(schema[column]))]
 

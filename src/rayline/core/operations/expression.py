@@ -184,11 +184,11 @@ def kind(formula: Formula, schema: Mapping[str, pl.DataType]) -> str:
             raise SchemaError.dtype(column, "a number, a boolean or a string", schema[column])
         return result_kind
     function, kinds_given = FUNCTIONS[name], [kind(argument, schema) for argument in arguments]
-    for wanted, given in zip(function.takes, kinds_given, strict=True):
-        if given not in ("?", wanted) and wanted != "a" and not (wanted == "n" and given == "b"):
+    for wanted, actual in zip(function.takes, kinds_given, strict=True):
+        if actual not in ("?", wanted) and wanted != "a" and not (wanted == "n" and actual == "b"):
             words = {"n": "a number", "b": "a boolean", "s": "a string"}
             raise SchemaError.here(
-                f"{name!r} cannot take {words[given]}.",
+                f"{name!r} cannot take {words[actual]}.",
                 f"Expected {words[wanted]}; got {formula!r}.",
                 "change the formula.",
             )

@@ -167,8 +167,8 @@ class GroupClasses(GroupTable):
         """Return the moments of 1 for the rows of a class and 0 for the others."""
         if self.table is None:
             return GroupMoments()
-        n, own = pl.col("n"), pl.col("n").filter(pl.col("class") == label)
-        table = self.table.group_by("key", "fold").agg(n=n.sum(), own=own.sum())
+        n, n_of_label = pl.col("n"), pl.col("n").filter(pl.col("class") == label)
+        table = self.table.group_by("key", "fold").agg(n=n.sum(), own=n_of_label.sum())
         share = pl.col("own") / pl.col("n")
         moments = {"n_null": pl.lit(0, dtype=pl.Int64), "mean": share, "m2": pl.col("own") * (1 - share)}
         return GroupMoments(table.select("key", "fold", "n", **moments))

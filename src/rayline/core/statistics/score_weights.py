@@ -61,10 +61,10 @@ class ScoreWeights(Statistic):
 
     @classmethod
     def merge_all(cls, states: Iterable[Self], **options: Any) -> Self:
-        given = list(states)
-        filled = [state for state in given if state.keys is not None]
+        all_states = list(states)
+        filled = [state for state in all_states if state.keys is not None]
         if len(filled) < 2:
-            return filled[0] if filled else cls(most=min((s.most for s in given), default=MAX_SCORES))
+            return filled[0] if filled else cls(most=min((s.most for s in all_states), default=MAX_SCORES))
         level = max(state.level for state in filled)
         keys, weights = united([(s.keys, s.weights, level - s.level) for s in filled])
         most = min(state.most for state in filled)
@@ -134,8 +134,8 @@ def order_values(keys: Array) -> Array:
 
 def united(parts: Sequence[tuple[Any, Any, int]]) -> tuple[Array, Array]:
     """Return the different keys of several tables, without trailing bits, and the sums of their weights."""
-    keys = np.concatenate([own >> np.uint64(drop) if drop else own for own, _, drop in parts])
-    weights = np.concatenate([own for _, own, _ in parts], axis=1)
+    keys = np.concatenate([array >> np.uint64(drop) if drop else array for array, _, drop in parts])
+    weights = np.concatenate([array for _, array, _ in parts], axis=1)
     if len(parts) > 1:
         keys, weights = _in_order(keys, weights)
     starts = run_starts(keys)
@@ -152,9 +152,9 @@ def _in_order(keys: Array, weights: Array) -> tuple[Array, Array]:
     n_bits = int((keys.max() - low) >> zeros).bit_length() + n_labels * size
     if n_bits <= 64 and (weights.astype(np.uint64) == weights).all():
         words = (keys - low) >> zeros
-        for own in weights:
+        for label_weights in weights:
             words <<= np.uint64(size)
-            words |= own.astype(np.uint64)
+            words |= label_weights.astype(np.uint64)
         words.sort()
         mask = np.uint64((1 << size) - 1)
         columns = np.stack([words >> np.uint64(size * i) & mask for i in reversed(range(n_labels))]).astype(np.float64)
@@ -198,8 +198,8 @@ def level_of(keys: Array, most: int) -> int:
         n_bits + 1, np.int64
     )  # neighbours by the highest bit in which they differ, counted from 1; 0 if equal
     for start in range(0, len(keys) - 1, _PIECE):
-        own = keys[start : start + _PIECE + 1]
-        changed = own[1:] ^ own[:-1]
+        piece = keys[start : start + _PIECE + 1]
+        changed = piece[1:] ^ piece[:-1]
         changed &= ~(changed >> keys.dtype.type(1))  # so that no number is rounded up to the next power of two
         exponents = (changed.astype(kind).view(keys.dtype) >> keys.dtype.type(mantissa)).astype(np.int64)
         steps += np.bincount(np.maximum(exponents - bias, 0), minlength=n_bits + 1)

@@ -55,10 +55,10 @@ class Holdout(Splitter):
         with at(self.where):
             check_percentage(self.percentage)
         check_seed(self)
-        given = [n for n in ("stratify", "group", "time") if getattr(self, n) is not None]
-        if len(given) > 1:
+        options = [n for n in ("stratify", "group", "time") if getattr(self, n) is not None]
+        if len(options) > 1:
             raise ParameterError(
-                f"{self.where}: {' and '.join(given)} were given together.",
+                f"{self.where}: {' and '.join(options)} were given together.",
                 "Expected at most one of stratify, group and time.",
                 "choose the one that matters most to an honest test.",
             )

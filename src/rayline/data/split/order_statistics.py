@@ -178,9 +178,9 @@ class KeyHistogram:
             return cls(n_rows, 0, coarse)
         windows = []
         for i in range(len(ranges) or len(shares)):
-            own = [part._window(i) for part in parts]
-            low, high = max(w.low for w in own), min(w.high for w in own)
-            narrow = [w.narrowed(low, high) for w in own]
+            windows_of_parts = [part._window(i) for part in parts]
+            low, high = max(w.low for w in windows_of_parts), min(w.high for w in windows_of_parts)
+            narrow = [w.narrowed(low, high) for w in windows_of_parts]
             window = KeyWindow(
                 max(low, 0),
                 max(low, high),

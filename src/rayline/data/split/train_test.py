@@ -95,12 +95,12 @@ def train_test_split(
     if not isinstance(shuffle, bool):
         raise ParameterError.value("shuffle", "True or False", shuffle, where=WHERE)
     if not shuffle and time is None:
-        given = [name for name, value in (("stratify", stratify), ("groups", groups)) if value is not None]
-        if given:
+        options = [name for name, value in (("stratify", stratify), ("groups", groups)) if value is not None]
+        if options:
             raise ParameterError(
-                f"{WHERE}: shuffle=False and {given[0]} were given together.",
+                f"{WHERE}: shuffle=False and {options[0]} were given together.",
                 "Expected one of them: the last rows in order, or rows chosen by a column.",
-                f"leave out shuffle=False, or {given[0]}.",
+                f"leave out shuffle=False, or {options[0]}.",
             )
         return _last_rows(ds, percentage)
     ((train, test),) = _Split(percentage, seed, stratify, groups, time).split(ds)

@@ -139,8 +139,8 @@ def _features(trees: _Table, tables: dict[Combination, tuple[int, int]]) -> tupl
     places = [f.number(1, default=-1) for f in categories] + [f.number(2, default=-1) for f in floats]
     if len({*places}) != n or not all(0 <= place < n for place in places):
         _fail("its features have other places than their number")
-    own = [f.number(0, default=-1) for f in categories], [f.number(1, default=-1) for f in floats]
-    if any(indices != [*range(len(indices))] for indices in own):
+    indices_of_kinds = [f.number(0, default=-1) for f in categories], [f.number(1, default=-1) for f in floats]
+    if any(indices != [*range(len(indices))] for indices in indices_of_kinds):
         _fail("its features are in another order than they say")
     _ = [f.text(2) for f in categories], [f.text(4) for f in floats]  # names are UTF-8
     widths = [len(f.vector(3, "<f4")) for f in floats]

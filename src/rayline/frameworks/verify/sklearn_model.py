@@ -62,8 +62,8 @@ def safe() -> frozenset[str]:
     """Return the names of the reviewed types and of the functions behind scikit-learn's scorers."""
     scorers = [get_scorer(name) for name in get_scorer_names()]
     functions = {f"{f.__module__}.{f.__name__}" for f in map(scorer_function, scorers) if hasattr(f, "__name__")}
-    own = {f"{module}.{name}" for module, names in REVIEWED.items() for name in names}
-    return frozenset(own | functions | {path.replace(":", ".") for path in PRIVATE_TYPES})
+    reviewed = {f"{module}.{name}" for module, names in REVIEWED.items() for name in names}
+    return frozenset(reviewed | functions | {path.replace(":", ".") for path in PRIVATE_TYPES})
 
 
 def check(model: Any) -> None:
@@ -169,19 +169,19 @@ def _histogram_tree(tree: Any, owner: Any) -> None:
 def _support_vectors(model: Any) -> None:
     if not hasattr(model, "support_vectors_"):
         return
-    own = support_vectors(model)
-    n, counts, several = len(model.support_), np.asarray(own.counts), own.is_classifier
+    vectors = support_vectors(model)
+    n, counts, several = len(model.support_), np.asarray(vectors.counts), vectors.is_classifier
     n_classes = len(counts) if several else 2
     n_pairs = n_classes * (n_classes - 1) // 2
     shapes = [
         ("support_vectors_", model.support_vectors_, (n, model.n_features_in_)),
-        ("dual_coef_", own.dual_coef, (n_classes - 1, n)),
-        ("intercept_", own.intercept, (n_pairs if several else 1,)),
+        ("dual_coef_", vectors.dual_coef, (n_classes - 1, n)),
+        ("intercept_", vectors.intercept, (n_pairs if several else 1,)),
     ]
     for name, array, shape in shapes:
         if np.shape(array) != shape:
             raise ValueError(f"{name} has another shape than its model")
     if (counts < 0).any() or (several and (counts.sum() != n or len(model.classes_) != n_classes)):
         raise ValueError("there are other support vectors than their number says")
-    if any(len(array) not in (0, n_pairs) for array in own.probabilities):
+    if any(len(array) not in (0, n_pairs) for array in vectors.probabilities):
         raise ValueError("the probabilities have another shape than their model")

@@ -149,15 +149,15 @@ def _nodes(trees: Sequence[Mapping[str, Any]], n_features: int, n_groups: int) -
         _fail("a leaf has children")
     if (split_features[inner] < 0).any() or (split_features[inner] >= n_features).any():
         _fail("a tree asks for a feature that there is not")
-    own = np.where(deleted, parents, -1)
+    expected = np.where(deleted, parents, -1)
     place = np.arange(len(left)) - start
     for children in (left, right):
         below = (children + start)[inner]
-        own[below] = place[inner]
+        expected[below] = place[inner]
         if deleted[below].any():
             _fail("a tree leads to a node that was deleted")
     roots = np.cumsum(sizes) - sizes
-    if deleted[roots].any() or (np.where(parents == _ROOT, -1, parents) != own).any():
+    if deleted[roots].any() or (np.where(parents == _ROOT, -1, parents) != expected).any():
         _fail("a node has the wrong parent")
 
 

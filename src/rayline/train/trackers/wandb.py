@@ -70,7 +70,7 @@ class WandB(Tracker):
         settings = wandb.Settings(silent=True, console="off")
         if hasattr(settings, "x_transaction_log_flush_interval"):
             settings.x_transaction_log_flush_interval = FLUSH_S / 3
-        own = wandb.init(
+        run = wandb.init(
             project=self.project,
             name=name,
             config=dict(params),
@@ -78,7 +78,7 @@ class WandB(Tracker):
             settings=settings,
             **options,
         )
-        return _WandB(own, name)
+        return _WandB(run, name)
 
 
 class _WandB:

@@ -180,8 +180,8 @@ def _one_by_one(searched: space.Config) -> Iterator[tuple[str, dict[str, Any]]]:
     yield "", {}
     random = np.random.default_rng(0)
     for name, value in space.split_space(searched).trainer.items():
-        own = searched[name]
-        if is_grid(own):
+        values = searched[name]
+        if is_grid(values):
             yield from ((f"{name} {i}", {name: one}) for i, one in enumerate(value["grid_search"]))
-        elif isinstance(own, Domain):
-            yield from ((f"{name} {i}", {name: space.to_plain(own.sample(random))}) for i in range(4))
+        elif isinstance(values, Domain):
+            yield from ((f"{name} {i}", {name: space.to_plain(values.sample(random))}) for i in range(4))

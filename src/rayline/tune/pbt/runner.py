@@ -105,9 +105,9 @@ class PopulationMember:
 
     def take_over(self, other: PopulationMember, config: dict[str, Any]) -> None:
         """Resume from the state of another member, with these parameters."""
-        own, theirs = self.trial, other.trial
-        own.config, own.parts, own.folds = config, [*theirs.parts], [*theirs.folds]
-        own.histories = {fold: [*history] for fold, history in theirs.histories.items()}
+        mine, theirs = self.trial, other.trial
+        mine.config, mine.parts, mine.folds = config, [*theirs.parts], [*theirs.folds]
+        mine.histories = {fold: [*history] for fold, history in theirs.histories.items()}
         self.checkpoints = dict(other.checkpoints)
 
 
