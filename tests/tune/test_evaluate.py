@@ -84,9 +84,9 @@ def test_own_functions_and_the_positive_class(table: pl.DataFrame, metric: Any, 
 
 
 def test_the_direction_of_a_function_is_asked_for(table: pl.DataFrame) -> None:
-    with pytest.raises(ParameterError, match="whether the function 'missed' should be small or large is not known"):
+    with pytest.raises(ParameterError, match="the direction of the function 'missed' is unknown"):
         prepared(table, None, metric=missed)
-    with pytest.raises(ParameterError, match="would look for the worst"):
+    with pytest.raises(ParameterError, match="would search for the worst"):
         prepared(table.select("x", "late"), None, metric=make_scorer(accuracy_score), mode="min")
 
 

@@ -89,7 +89,7 @@ def test_stages_without_a_preprocessor(table: pl.DataFrame) -> None:
         ({"metric": "auk"}, "unknown metric 'auk'"),
         ({"metric": "my_metric", "mode": "max"}, "tune.run: unknown metric 'my_metric'.*'test-logloss'"),
         ({"metric": "rmse"}, "not for a binary target"),
-        ({"metric": "train-logloss"}, "rows that the model was trained on"),
+        ({"metric": "train-logloss"}, "measured on the training rows"),
         ({"metric": "auc", "mode": "min"}, "the worst auc"),
         ({"mode": "minimum"}, "mode has a wrong value"),
         ({"metric": 3}, "a name or a list of different names; got 3"),

@@ -41,7 +41,7 @@ from rayline.tune.search_driver import search_driver
 from rayline.tune.trial_record import Status, Trial
 
 SHOWN = 5
-"""Trials in the repr."""
+"""The number of trials shown in the repr."""
 
 
 def _histories(problem: SearchProblem, rows: Any, config: Any, folds: Sequence[int]) -> dict[int, History]:
@@ -107,7 +107,7 @@ class Analysis:
     def best_trial(self) -> Trial:
         """The trial with the best mean among those that ran all their folds; the earliest of several."""
         trial = trial_record.best(self.trials, self.mode)
-        assert trial is not None  # a run without one raises
+        assert trial is not None  # a search without such a trial raises
         return trial
 
     @property
@@ -117,22 +117,22 @@ class Analysis:
 
     @property
     def best_score(self) -> float:
-        """The best mean over the folds. As the best of many it is slightly optimistic: measure the final model on a test set."""
+        """The best mean over the folds. It is slightly optimistic, as the maximum of many scores: measure the final model on a test set."""
         return self.best_trial.score
 
     @property
     def best_standard_error(self) -> float:
-        """The standard error of `best_score`; NaN of one fold."""
+        """The standard error of `best_score`; NaN with one fold."""
         return self.best_trial.standard_error
 
     @property
     def pareto(self) -> list[Trial]:
-        """Of several metrics: the trials that no other one beats in all of them. The best score first."""
+        """The Pareto-optimal trials of several metrics: no other trial is better in all of them. The best score comes first."""
         return trial_record.pareto(self.trials, self._prepared.modes)
 
     @property
     def fits(self) -> dict[str, int]:
-        """How many trainings there were, and how many were saved: by stopping early, and by taking them from an
+        """The number of trainings, and the number of trainings avoided by early stopping and by reusing scores of an
         earlier run or an earlier trial with the same parameters."""
         every = [fold for trial in self.trials for fold in trial.folds]
         reused = sum(fold.reused for fold in every)
@@ -140,18 +140,18 @@ class Analysis:
         return {"trained": len(every) - reused, "stopped": stopped, "reused": reused}
 
     def importance(self) -> dict[str, float]:
-        """How much of the differences between trials each tuned parameter explains; the shares add up to 1.
+        """Return the share of the differences between trials that each tuned parameter explains; the shares add up to 1.
 
         Raises DataError when fewer than 8 trials have a score.
         """
         return importance(self.trials)
 
     def learning_curves(self, trial: int | None = None) -> pl.DataFrame:
-        """What the framework reports of each iteration of each fold of a trial, of the best one when omitted.
+        """Return the metrics that the framework reports in each iteration of each fold of a trial (default: the best trial).
 
         Columns `fold`, `iteration` and the framework's metrics, of the training rows ("train-…") and the held-out ones
-        ("test-…"). A search leaves these evaluations out, which take a fifth of its time, unless it has callbacks or
-        early stopping, or goes by a metric that only the framework has: the folds are then trained once more, here.
+        ("test-…"). A search skips these evaluations, which take a fifth of its time, unless it has callbacks or
+        early stopping, or optimizes a metric that only the framework computes. When they were skipped, the folds are trained again here.
         """
         chosen = self.best_trial if trial is None else self._trial(trial)
         unseen = [fold.fold for fold in chosen.folds if not chosen.histories.get(fold.fold)]
@@ -176,7 +176,7 @@ class Analysis:
         return histories
 
     def plot(self, kind: str = "history", ax: Any = None) -> Any:
-        """A picture on a Matplotlib axis, which is returned.
+        """Draw a plot on a Matplotlib axis, and return the axis.
 
         Parameters
         ----------
@@ -284,15 +284,15 @@ class Analysis:
         return self._fit(trainer, chosen, train, test, metrics=self._metrics, verbose=self._verbose)
 
     def _placed(self, trainer: Trainer) -> Trainer:
-        """Return a trainer that trains on a worker where the rows or the GPU are not here: the rows of a Dataset do not pass through this
-        process, and its GPU may be the cluster's."""
+        """Return a trainer that trains on a worker if the rows or the GPU are not on this machine: the rows of a Dataset do not pass through this
+        process, and the GPU may belong to another node."""
         needs_workers = not self._prepared.groups.is_here or (trainer.wants_gpu and not device.visible())
         if not needs_workers or trainer.num_workers is not None:
             return trainer
         return trainer.scaled(replace(trainer.scaling, num_workers=1))
 
     def _fit(self, trainer: Trainer, trial: Trial, train: Any, test: Any, **options: Any) -> Result:
-        """Train with the trial's preprocessor on rows that have the roles of the search's."""
+        """Train with the trial's preprocessor on rows with the same column roles as those of the search."""
         problem, inputs = self._prepared.problem, self._prepared.inputs
         return fit(
             trainer,
@@ -308,12 +308,12 @@ class Analysis:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """The names of all metrics, that of the score first."""
+        """The names of all metrics; the first one is the score."""
         return self._prepared.problem.metrics
 
     @property
     def _metrics(self) -> Sequence[str] | None:
-        """The metrics of a refit: those of the trainer, and those of the search."""
+        """The metrics of a refit: the trainer's and those of the search."""
         problem = self._prepared.problem
         wanted, computed = problem.trainer.metrics, tuple(name for name in self.metrics if problem.computes(name))
         if wanted is None:
@@ -321,12 +321,12 @@ class Analysis:
         return (*wanted, *(name for name in computed if name not in wanted))
 
     def ensemble(self, top: int = 10) -> InferencePipeline:
-        """The best mixture of the best trials, as an inference pipeline that predicts, saves and deploys like any.
+        """Return a weighted ensemble of the best trials as one inference pipeline, which predicts, saves and deploys like any other.
 
         Greedy selection with replacement (Caruana and others, 2004) on the held-out predictions decides which of the
         best trials take part and with what weight; these are then trained on the whole training set. The model's
-        metric `oof-<metric>` is that of the held-out predictions that the mixture was chosen by, so it is a little
-        too good.
+        metric `oof-<metric>` is measured on the held-out predictions that the weights were chosen by, so it is slightly
+        optimistic.
 
         Parameters
         ----------
@@ -351,10 +351,10 @@ class Analysis:
         return combine([_without_stages(m) for m in members], weights, metrics=metrics)
 
     def bagged_pipeline(self, trial: Trial | int | None = None) -> InferencePipeline:
-        """The models of all folds as one inference pipeline, whose scores are the mean of theirs.
+        """Return the models of all folds as one inference pipeline, which averages their scores.
 
-        Each model has seen all folds but one. They are trained again here, as a search does not keep them. The model's metric
-        `cv-<metric>` is that of the single models on their held-out rows; the mean is usually a little better.
+        Each model was trained on all folds but one. They are trained again here, because a search does not store models. The metric
+        `cv-<metric>` is that of the single models on their held-out rows; the averaged model is usually slightly better.
 
         Parameters
         ----------
@@ -377,7 +377,7 @@ class Analysis:
         return combine(members, [1.0] * len(members), metrics={f"cv-{self.metric}": chosen.score})
 
     def stacked_pipeline(self, trainer: Trainer | None = None, *, top: int = 5) -> InferencePipeline:
-        """A model on top of the best trials, learned from their held-out predictions, as one inference pipeline.
+        """Return a stack as one inference pipeline: a final model that is trained on the held-out predictions of the best trials.
 
         Stacked generalization (Wolpert, 1992): the features of the model on top are the scores of the best trials for rows
         that they have not seen; these trials are then trained on the whole training set. The model's metric `oof-<metric>` is that
@@ -419,9 +419,9 @@ class Analysis:
     def calibrated(
         self, stages: Sequence[PostprocessingStage] | None = None, *, trial: Trial | int | None = None
     ) -> InferencePipeline:
-        """Return the best inference pipeline with stages after the model, learned from the held-out predictions that exist.
+        """Return the best inference pipeline with stages after the model, learned from the existing held-out predictions.
 
-        Nothing is trained for the stages: each row is answered by the fold model that did not see it. The pipeline's own
+        No model is trained for the stages: each row is predicted by the fold model that did not see it. The pipeline's own
         model is `best_result`, which is trained once when it is first accessed. An exception is Conformal(method="cv+"), which
         needs the models of all folds: they are trained again, and the pipeline predicts with their mean.
 
@@ -464,7 +464,7 @@ class Analysis:
         )
 
     def _with_stages(self, chosen: Trial, new: Stages, best: Callable[[], InferencePipeline]) -> InferencePipeline:
-        """Return the best pipeline with stages that are learned from the held-out predictions of a trial, and with no others."""
+        """Return the best pipeline with only the stages that are learned from the held-out predictions of a trial."""
         problem, scores = self._prepared.problem, self._scores(chosen, mapped=True)
         groups = list(dict.fromkeys(name for stage in new for name in stage.group_columns))
         weight = problem.weight if problem.weighs_test else None
@@ -486,7 +486,7 @@ class Analysis:
         return InferencePipeline(pipeline.preprocessor, pipeline.model, learned)
 
     def _fold_pipelines(self, trial: Trial) -> list[InferencePipeline]:
-        """Train the models of all folds of a trial once more, which a search does not keep."""
+        """Train the models of all folds of a trial again; a search does not store them."""
         problem, trainer = self._prepared.problem, self._placed(self._trainer(trial))
         has_validation_argument = bool(trainer.adapter.validation_argument(*trainer.args, **trainer.kwargs))
         pipelines = []
@@ -502,7 +502,7 @@ class Analysis:
         return None if self._prepared.groups.is_here else self._prepared.groups
 
     def _mixtures(self, candidates: Sequence[Sequence[Array]]) -> ensembles.Mixtures:
-        """The mixtures of trials, measured where the rows are."""
+        """The weighted mixtures of trials, measured in the process that has the rows."""
         problem = self._prepared.problem
         if (stored := self._stored) is not None:
             from rayline.tune.stored_mixtures import StoredMixtures  # it imports Ray
@@ -521,7 +521,7 @@ class Analysis:
         columns: Sequence[str],
         function: Callable[[pl.DataFrame, Sequence[Array], int], pl.DataFrame],
     ) -> list[Any]:
-        """What a function makes of the rows that each fold holds out and the scores of some trials: tables, or Datasets."""
+        """Apply a function to the held-out rows of each fold and the scores of some trials. Returns tables, or Datasets."""
         problem, scores = self._prepared.problem, [self._scores(trial, mapped=True) for trial in trials]
         if (stored := self._stored) is None:
             return [
@@ -539,16 +539,16 @@ class Analysis:
 
     @cached_property
     def oof(self) -> Any:
-        """The held-out rows with the predictions of the best trial's fold models, as the type of the training data.
+        """The held-out rows with the predictions of the best trial's fold models, in the type of the training data.
 
         No row was seen by the model that predicts it. Columns: those of the data, the predictions, the probabilities
-        where there are some, and `fold`. The rows come fold after fold, in their order; rows that are held out more
-        than once come as often. Of an array `X` it is a Polars table.
+        if there are any, and `fold`. The rows are ordered by fold, and within a fold as in the data; a row that is held out several
+        times occurs several times. For an array `X` the result is a Polars table.
         """
         return self.predictions(self.best_trial)
 
     def predictions(self, trial: Trial | int) -> Any:
-        """As `oof`, of any trial that ran all its folds."""
+        """Return the same table as `oof` for any trial that ran all its folds."""
         chosen = self._trial(trial) if isinstance(trial, int) else trial
         problem, groups, parts = self._prepared.problem, self._prepared.groups, []
         if groups.is_here:
@@ -590,7 +590,7 @@ class Analysis:
 
     @property
     def summary(self) -> str:
-        """One line."""
+        """A summary in one line."""
         fits, best, target = self.fits, self.best_trial, self._prepared.problem.target
         scores = [
             f"{name}{target.of_class(name)} {number(mean, 5)}" + (f" ± {number(error, 2)}" if error == error else "")
@@ -611,7 +611,7 @@ class Analysis:
 
     @property
     def of_class(self) -> str:
-        """The class that the metric measures, as text behind its name; empty where it measures no single one."""
+        """Return the class that the metric measures, as a suffix of its name; empty when it does not measure a single class."""
         return self._prepared.problem.target.of_class(self.metric)
 
     def _top(self) -> pl.DataFrame:
@@ -621,7 +621,7 @@ class Analysis:
             if n in ("trial", "status", "score", "standard_error")
             or n.startswith(("score/", "standard_error/", "config/"))
         ]
-        # A trial that was stopped early has the score of fewer folds: it comes after those with all of them.
+        # A trial that was stopped early has scores of fewer folds: it is sorted after the complete ones.
         partial = pl.col("status") != str(Status.FINISHED)
         order = [partial, pl.col("score")]
         table = (
@@ -649,7 +649,7 @@ def _without_stages(result: Result) -> InferencePipeline:
 
 
 def stored_rows() -> Any:
-    """The functions of rows in the object store, whose module imports Ray."""
+    """Import the module for rows in the object store, which imports Ray."""
     from rayline.tune import stored_groups
 
     return stored_groups

@@ -1,4 +1,4 @@
-"""What a trial needs of a machine or a cluster, and how many run at a time; the impossible is refused before anything starts."""
+"""The resources of a trial and the number of concurrent trials. A search that cannot fit is refused before it starts."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from rayline.train.training_run import available_cpus
 from rayline.tune.search_driver import search_driver
 
 SHARE = 8
-"""All trial actors together keep prepared tables in one part of so many of a machine's memory; what frameworks make of
-them takes about as much again, twice."""
+"""All trial actors together keep prepared tables in 1/N of a machine's memory. The frameworks' own copies take about twice
+as much in addition."""
 
 
 class Capacity(NamedTuple):
-    """The resources of a trial (a list of bundles where a trial has workers), the trials at a time, the threads of a training,
-    and the memory for prepared tables of each trial at a time."""
+    """The resources of a trial (a list of bundles if a trial has workers), the number of concurrent trials, the threads of a
+    training, and the memory for prepared tables of each concurrent trial."""
 
     resources: Any
     concurrency: int
@@ -29,9 +29,9 @@ class Capacity(NamedTuple):
 
 
 def plan(trainer: Trainer, max_concurrent: int | None, nodes: Sequence[Mapping[str, float]]) -> Capacity:
-    """How the trials fit into the cluster.
+    """Compute how the trials fit into the cluster.
 
-    A trial that trains in its own process holds one CPU, or what `resources_per_worker` says. One with
+    A trial that trains in its own process holds one CPU, or its `resources_per_worker`. A trial with
     `num_workers=N` needs N times that, for its workers; the trial itself only waits for them.
 
     Parameters
@@ -57,16 +57,16 @@ def plan(trainer: Trainer, max_concurrent: int | None, nodes: Sequence[Mapping[s
     if not fitting:
         raise _too_much(worker, n_workers, nodes)
     concurrency = int(min(fitting, max_concurrent or math.inf))
-    # A trial with workers holds nothing but a byte, as Ray places nothing that needs nothing: each group of workers takes
-    # its own resources, and there are never more trials than groups that fit, so none waits for what another holds.
-    # Workers that a framework starts itself come into the trial's own placement, whose first bundle is the trial's.
+    # A trial with workers holds one byte of memory, because Ray does not place empty bundles. Each group of workers takes
+    # its own resources, and there are never more trials than groups that fit, so no trial waits for resources of another.
+    # Workers that a framework starts itself use the trial's own placement group, whose first bundle belongs to the trial.
     own_workers = search_driver(trainer).own_workers(trainer, worker, n_workers)
     resources = worker if trainer.num_workers is None else [{"memory": 1}, *own_workers]
     return Capacity(resources, concurrency, max(1, int(worker.get("CPU", 1))), _memory() // (SHARE * concurrency))
 
 
 def here() -> list[dict[str, float]]:
-    """This machine as the one node that a search in this process has."""
+    """Return this machine as the only node of a search in this process."""
     return [{"CPU": float(available_cpus()), "GPU": float(n_gpus()), "memory": float(_memory())}]
 
 
@@ -76,7 +76,7 @@ def n_gpus() -> int:
 
 
 def _workers(node: Mapping[str, float], worker: Mapping[str, float]) -> int:
-    """How many workers a node has room for."""
+    """Return the number of workers that fit on a node."""
     return min((int((node.get(name, 0.0) + 1e-6) / each) for name, each in worker.items()), default=1 << 20)
 
 

@@ -1,4 +1,4 @@
-"""Several trainers on the same folds: a leaderboard, and which of them to take."""
+"""Compare several trainers on the same folds: a leaderboard and the best choice."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Comparison:
     analyses
         The analysis of each candidate that could be tuned, by name.
     errors
-        Why the others could not, by name.
+        The errors of the other candidates, by name.
 
     Examples
     --------
@@ -104,8 +104,8 @@ class Comparison:
 
     @cached_property
     def one_standard_error(self) -> str:
-        """The one-standard-error choice: of the candidates whose mean is within one standard error of the best, the
-        one that is quickest to fit and predict. The best itself when there is one fold only."""
+        """The one-standard-error choice: among the candidates whose mean is within one standard error of the best, the
+        fastest one to fit and predict. With a single fold it is the best candidate."""
         top = self.analyses[self.best]
         margin = 0.0 if math.isnan(top.best_standard_error) else top.best_standard_error
         near = [name for name, a in self.analyses.items() if abs(a.best_score - top.best_score) <= margin]
@@ -181,7 +181,7 @@ def compare(
     Raises
     ------
     ParameterError
-        On a candidate that is none of the above.
+        On a candidate of another form.
     TrainingError
         When no candidate could be tuned.
     KeyboardInterrupt
@@ -220,7 +220,7 @@ def compare(
         except RaylineError as error:
             raise error.within(f"{COMPARE}: candidate {name!r}") from error.__cause__
         if name in analyses and analyses[name].interrupted:
-            break  # and so is the comparison: the others are not begun
+            break  # the comparison ends too: the remaining candidates are not started
     if not analyses:
         raise TrainingError.here("no candidate could be tuned.", f"Expected at least one; {errors}.", "see the errors.")
     return Comparison(analyses, errors)
@@ -232,7 +232,7 @@ def _checked(
     num_samples: int | None,
     options: Mapping[str, Any],
 ) -> dict[str, Search]:
-    """A search for each candidate, on rows that are read once; nothing starts before all of them were checked."""
+    """Return a search for each candidate, over rows that are read once. All candidates are checked before any search starts."""
     searches: dict[str, Search] = {}
     material: TuneData | None = None
     for name, candidate in candidates.items():
@@ -259,7 +259,7 @@ def _checked(
 
 
 def _own(kind: str, option: Any) -> Any:
-    """Ray's searchers and schedulers remember the trials of one search: each candidate has its own."""
+    """Copy a searcher or scheduler of Ray for each candidate: it stores the trials of one search."""
     try:
         return copy.deepcopy(option)
     except Exception as error:  # an untrusted object may raise anything

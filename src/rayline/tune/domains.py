@@ -1,6 +1,6 @@
-"""What a parameter is drawn from: `uniform`, `choice` and the others, with the meaning that they have in Ray Tune.
+"""Domains of parameters: `uniform`, `choice` and the others, with the same meaning as in Ray Tune.
 
-They need no Ray: a search over a table in this process starts without importing Ray Tune, which takes longer than many
+They do not need Ray: a search over a table in this process starts without importing Ray Tune, which takes longer than many
 searches of a small table. Ray Tune's own domains are accepted everywhere, and ours are translated for its searchers.
 """
 
@@ -38,7 +38,7 @@ class Domain(ABC):
 
 @dataclass(frozen=True)
 class NumberDomain(Domain):
-    """Numbers from `lower` to `upper`, evenly or evenly by their logarithms, rounded to multiples of `q`.
+    """Numbers from `lower` to `upper`, distributed uniformly or log-uniformly, rounded to multiples of `q`.
 
     The upper end of integers is excluded, unless they are rounded.
     """

@@ -24,7 +24,7 @@ from rayline.tune.suggestions import Suggester
 from rayline.tune.trial_log import TrialLog
 
 HERE = ("CPU", "GPU", "memory")
-"""The resources that this machine has by itself."""
+"""The resources that a single machine provides."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class TrialRun:
     prepared
         The problem, the rows and the search space.
     suggester, scheduler
-        Who suggests configurations, and who stops trials early (None where nobody does).
+        The source of configurations, and the scheduler that stops trials early (None for no early stopping).
     log
-        Hears of every trial.
+        The log that records every trial.
     known
         The scores of an earlier run, by key.
     """
@@ -55,7 +55,7 @@ class PopulationPool(Protocol):
     """Trains parts of folds for a population."""
 
     def __call__(self, work: Mapping[Any, tuple[Any, ...]]) -> Iterator[tuple[Any, Any, Any]]:
-        """Yield, as they come, the results of these arguments of `PopulationWorker.train`, with the checkpoint of each."""
+        """Call `PopulationWorker.train` with each tuple of arguments. Yields results and checkpoints in the order of completion."""
 
     def fetch(self, checkpoint: Any) -> dict[str, bytes]:
         """Return the files of a checkpoint."""
@@ -67,28 +67,28 @@ class TrialExecutor(ABC):
     Attributes
     ----------
     capacity
-        What a trial takes, and how many run at a time.
+        The resources of a trial, and the number of concurrent trials.
     """
 
     capacity: Capacity
 
     @abstractmethod
     def run(self, trials: TrialRun) -> None:
-        """Run all trials, and tell the log of them. Raises TrainingError and ResourceError as `tune.run`; a signal that the log's
-        interruption has heard ends it without an error."""
+        """Run all trials and report them to the log. Raises TrainingError and ResourceError as `tune.run`. A signal that the log's
+        interruption received ends the run without an error."""
 
     @abstractmethod
     def population(self, prepared: PreparedSearch) -> AbstractContextManager[PopulationPool]:
-        """Start what trains the members of a population."""
+        """Start the pool that trains the members of a population."""
 
 
 def on_ray(prepared: PreparedSearch, suggester: Suggester, options: SearchOptions) -> bool:
-    """Return whether a search runs on Ray: because `run_on` says so, because it cannot run elsewhere, or because a Ray is there.
+    """Return whether a search runs on Ray: when `run_on` requests it, when it cannot run in this process, or when Ray is connected.
 
     Raises
     ------
     ParameterError
-        When it is to run in this process and cannot.
+        When `run_on="process"` is requested for a search that cannot run in this process.
     """
     reason = _needs_ray(prepared, suggester)
     if options.run_on == "process" and reason:
@@ -103,7 +103,7 @@ def on_ray(prepared: PreparedSearch, suggester: Suggester, options: SearchOption
 def _needs_ray(prepared: PreparedSearch, suggester: Suggester) -> str:
     trainer, inputs = prepared.problem.trainer, prepared.inputs
     if any(type(data).__module__.partition(".")[0] == "ray" for data in (inputs.train, inputs.test)):
-        return "the rows are a ray.data.Dataset, which never passes whole through this process"
+        return "the rows are a ray.data.Dataset, which is never collected in this process"
     if trainer.num_workers is not None:
         return f"the trainer has num_workers={trainer.num_workers}"
     if reason := search_driver(trainer).needs_ray(trainer):
@@ -117,6 +117,6 @@ def _needs_ray(prepared: PreparedSearch, suggester: Suggester) -> str:
 
 
 def _is_connected() -> bool:
-    """Whether this process is connected to a Ray, or is told of one."""
+    """Whether this process is connected to Ray, or an address of Ray is configured."""
     ray = sys.modules.get("ray")
     return bool(os.environ.get("RAY_ADDRESS")) or (ray is not None and bool(ray.is_initialized()))

@@ -1,9 +1,9 @@
-"""Racing over folds: bad trials are stopped after a fold or two; which ones depends on the scores only.
+"""Racing over folds: bad trials are stopped after one or two folds. The decision depends only on the scores.
 
-Ray's own schedulers compare a trial with those that happen to have reported by then, so the same search stops other
-trials when more of them run at a time. Here a trial is compared, after its first k folds, with the trials `LAG` or more
-places before it in the order of the suggestions that ran as many. Should one of these still be on its way, the trial
-waits for it, paused; with few trials at a time that hardly ever happens.
+Ray's own schedulers compare a trial with those that have reported so far, so the same search stops other
+trials when more of them run concurrently. Here a trial is compared, after its first k folds, with the trials `LAG` or more
+places before it in the order of the suggestions that completed as many. If one of these is still running, the trial
+is paused until it has finished; with few concurrent trials this is rare.
 """
 
 from __future__ import annotations
@@ -20,20 +20,19 @@ FOLDS = "folds"
 """The name under which it reports how many folds it ran."""
 
 CONTINUE, PAUSE, STOP = "CONTINUE", "PAUSE", "STOP"
-"""What a scheduler decides, in the words of Ray Tune."""
+"""The decisions of a scheduler, as named in Ray Tune."""
 
 PENDING, RUNNING, PAUSED, TERMINATED, ERROR = "PENDING", "RUNNING", "PAUSED", "TERMINATED", "ERROR"
-"""The states of a trial, in the words of Ray Tune."""
+"""The states of a trial, as named in Ray Tune."""
 
 LAG = 4
-"""A trial is compared with trials that many places before it: those right before it run at the same time."""
+"""The distance in the order of suggestions between a trial and its nearest rival: closer trials run at the same time."""
 
 
 class RacingRules(NamedTuple):
-    """After how many folds a trial is judged, which share of its rivals it must not be behind, and how many these must be.
+    """The numbers of folds after which a trial is judged, the share of rivals that is kept, and the minimum number of rivals.
 
-    With several brackets, trial i is in bracket i modulo their number, and bracket b spares its trials the first b
-    judgements.
+    With several brackets, trial i is in bracket i modulo their number, and bracket b skips the first b decisions.
     """
 
     rungs: tuple[int, ...]
@@ -43,7 +42,7 @@ class RacingRules(NamedTuple):
 
 
 def asha(n_folds: int) -> RacingRules:
-    """Successive halving as the trials come: the better half continues after 1, 2, 4, … folds.
+    """Return the rules of asynchronous successive halving: the better half continues after 1, 2, 4, … folds.
 
     Li and others, "A system for massively parallel hyperparameter tuning" (2020).
     """
@@ -51,7 +50,7 @@ def asha(n_folds: int) -> RacingRules:
 
 
 def hyperband(n_folds: int) -> RacingRules:
-    """As `asha`, in brackets that begin to halve later and later; the last does it once.
+    """Return the rules of `asha` in several brackets, each of which starts halving later than the one before.
 
     Li and others, "Hyperband: a novel bandit-based approach to hyperparameter optimization" (2018).
     """
@@ -60,7 +59,7 @@ def hyperband(n_folds: int) -> RacingRules:
 
 
 def median(n_folds: int) -> RacingRules:
-    """After every fold, a trial stops that is behind the median of the means so far.
+    """Return the rules of the median stopping rule: a trial stops when its mean is worse than the median after as many folds.
 
     Golovin and others, "Google Vizier: a service for black-box optimization" (2017).
     """
@@ -68,7 +67,7 @@ def median(n_folds: int) -> RacingRules:
 
 
 class FoldRacingScheduler:
-    """Stops trials by these rules; the same trials, however many run at a time.
+    """Stop trials by these rules. The stopped trials do not depend on the number of concurrent trials.
 
     The methods are those of a scheduler of Ray Tune, and are called by the search in this process as well.
 
@@ -77,16 +76,16 @@ class FoldRacingScheduler:
     rules
         When a trial is judged, and how.
     lag
-        With how many places between a trial and its nearest rival.
+        The distance in the order of suggestions between a trial and its nearest rival.
     """
 
     def __init__(self, rules: RacingRules, lag: int = LAG) -> None:
         self.rules, self.lag = rules, lag
         self._sign = 1.0
         self._numbers: dict[str, int] = {}
-        self._means: list[dict[int, float]] = []  # of each trial, after so many folds
+        self._means: list[dict[int, float]] = []  # of each trial, by the number of completed folds
         self._over: set[int] = set()
-        self._waiting: dict[int, int] = {}  # trial to the folds that it ran
+        self._waiting: dict[int, int] = {}  # from trial to its number of completed folds
 
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
         self._sign = -1.0 if mode == "max" else 1.0
@@ -96,7 +95,7 @@ class FoldRacingScheduler:
         number = self._numbers.setdefault(trial.trial_id, len(self._numbers))
         if number == len(self._means):
             self._means.append({})
-        self._over.discard(number)  # it begins again after its process has died
+        self._over.discard(number)  # it restarts after its process has died
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         number, folds = self._numbers[trial.trial_id], int(result[FOLDS])
@@ -122,7 +121,7 @@ class FoldRacingScheduler:
         self._waiting.pop(number, None)
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any | None:
-        """The first trial that is new, or that waited and may continue. One that waited for its end is stopped."""
+        """Return the first trial that is new, or that was paused and may continue. A paused trial that loses is stopped."""
         for trial in sorted(tune_controller.get_live_trials(), key=lambda trial: self._numbers[trial.trial_id]):
             if trial.status == PENDING:
                 return trial
@@ -137,7 +136,7 @@ class FoldRacingScheduler:
         return None
 
     def _goes_on(self, number: int, folds: int) -> bool | None:
-        """Whether a trial continues after so many folds; None when that cannot be known yet."""
+        """Return whether a trial continues after this number of folds; None while the rivals' scores are missing."""
         rules = self.rules
         if folds not in rules.rungs[number % rules.brackets :]:
             return True
@@ -151,5 +150,5 @@ class FoldRacingScheduler:
 
 
 def survives(loss: float, rivals: Sequence[float], rules: RacingRules) -> bool:
-    """Whether this loss is among the kept share of its rivals; with too few rivals it always is."""
+    """Return whether this loss is within the kept share of its rivals; always True with too few rivals."""
     return len(rivals) < rules.least or loss <= float(np.quantile(np.asarray(rivals), rules.keep))

@@ -1,4 +1,4 @@
-"""How much each tuned parameter explains of the scores: a random forest from configurations to scores, permuted."""
+"""Importance of tuned parameters: permutation importance of a random forest that predicts scores from configurations."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from rayline.tune import space
 from rayline.tune.trial_record import Trial
 
 LEAST = 8
-"""Fewer trials than this say nothing about a parameter."""
+"""The minimum number of trials for an estimate."""
 
 Matrix = npt.NDArray[np.float64]
 
 
 def importance(trials: Sequence[Trial]) -> dict[str, float]:
-    """The share of each tuned parameter in the explained differences between trials, largest first; the sum is 1.
+    """Return the share of each tuned parameter in the explained differences between trials, largest first; the sum is 1.
 
     A random forest predicts the score of a trial from its parameters, and each parameter is then shuffled to see how
     much the prediction suffers (Breiman, "Random forests", 2001). Parameters that were constant are left out.
@@ -59,7 +59,7 @@ def _names(configs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _numbers(values: Sequence[Any]) -> Matrix | None:
-    """A parameter as numbers: trees need an order only. None when it is constant."""
+    """Encode a parameter as numbers: trees need only an order. None when it is constant."""
     plain = [space.cell(value) for value in values]
     if len(set(plain)) < 2:
         return None

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM during a search: heard, kept until the trials are put away, and raised again."""
+"""Handling of Ctrl-C and SIGTERM during a search: the signal is stored, the trials are shut down, then it is raised again."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from contextlib import contextmanager
 
 
 class Interruption:
-    """Whether the user wants the search to end (Ctrl-C), or the machine does (SIGTERM).
+    """A stored signal: Ctrl-C of the user, or SIGTERM.
 
-    The first such signal is kept until the search has put its trials away; a second one ends it at once. Signals come in
-    the main thread only: elsewhere nothing is changed.
+    The first signal is stored until the search has shut down its trials; a second one ends it at once. Signals are only
+    delivered to the main thread: in other threads no handler is installed.
     """
 
     def __init__(self) -> None:
@@ -20,7 +20,7 @@ class Interruption:
 
     @contextmanager
     def heard(self) -> Iterator[None]:
-        """Hear signals meanwhile, and leave the process's own handlers as they were."""
+        """Store signals inside the block, and restore the process's own handlers afterwards."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -36,12 +36,12 @@ class Interruption:
                 signal.signal(name, stop)
             yield
         finally:
-            for name, handler in before.items():  # Ray Tune has put its own there for SIGUSR1
+            for name, handler in before.items():  # Ray Tune installs its own handler for SIGUSR1
                 if handler is not None:
                     signal.signal(name, handler)
 
     def raise_again(self, message: str) -> None:
-        """Raise what the signal stands for: KeyboardInterrupt, or SystemExit."""
+        """Raise the exception of the signal: KeyboardInterrupt or SystemExit."""
         if self.signal == signal.SIGTERM:
             raise SystemExit(128 + signal.SIGTERM)
         raise KeyboardInterrupt(message)

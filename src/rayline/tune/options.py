@@ -1,4 +1,4 @@
-"""A search as it was asked for: the trainer, the data, the search space, and all other options."""
+"""The request of a search: the trainer, the data, the search space, and all other options."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class SearchOptions:
     __repr__ = representation
 
     def check(self) -> None:
-        """Raise ParameterError on a value that no search could have."""
+        """Raise ParameterError on invalid values."""
         integer("num_samples", self.num_samples, optional=True)
         integer("max_concurrent", self.max_concurrent, optional=True)
         callbacks = self.callbacks
@@ -74,7 +74,7 @@ class SearchOptions:
 
 @dataclass(frozen=True)
 class SearchRequest:
-    """What is searched.
+    """The trainer, the search space and the data of a search.
 
     Attributes
     ----------
@@ -85,7 +85,7 @@ class SearchRequest:
     options
         All other arguments of `run`.
     material
-        The rows, where they were read for another search already.
+        The rows, if they were already read for another search.
     """
 
     trainer: Trainer

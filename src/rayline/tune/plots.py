@@ -1,4 +1,4 @@
-"""Pictures of a tuning run, drawn with Matplotlib when they are asked for."""
+"""Plots of a tuning run, drawn with Matplotlib on request."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ DOT, BEST = COLORS[:2]
 """The colours of trials, and of the best one."""
 
 WIDE = 10.0
-"""Positive numbers whose largest is so many times the smallest are drawn by their order of magnitude."""
+"""Positive numbers are drawn on a logarithmic axis when the ratio of the largest to the smallest exceeds this."""
 
 
 @at("Analysis.plot")
 def plot(kind: str, trials: Sequence[Trial], *, metric: str, mode: str, ax: Any = None) -> Any:
-    """A picture of these trials (see `Analysis.plot`)."""
+    """Draw a plot of these trials (see `Analysis.plot`)."""
     if kind not in KINDS:
         raise ParameterError.unknown([kind], KINDS, where="Analysis.plot: kind")
     scored = [trial for trial in trials if math.isfinite(trial.score) and not trial.error]
@@ -117,7 +117,7 @@ def _slices(trials: Sequence[Trial], metric: str, mode: str, ax: Any) -> Any:
 
 
 def _parallel(trials: Sequence[Trial], metric: str, mode: str, ax: Any) -> None:
-    trials = [t for t in trials if t.is_eligible]  # the score of fewer folds is none to compare with
+    trials = [t for t in trials if t.is_eligible]  # scores of fewer folds are not comparable
     columns = {**_varied(trials), metric: [t.score for t in trials]}
     axes = {name: _Axis.of(values) for name, values in columns.items()}
     heights = {name: [axes[name].height(value) for value in values] for name, values in columns.items()}
@@ -139,8 +139,8 @@ def _parallel(trials: Sequence[Trial], metric: str, mode: str, ax: Any) -> None:
 
 
 def _learning(trial: Trial | None, metric: str, ax: Any) -> Any:
-    """What the framework reported of each fold, and the mean over the folds: each metric on an axis of its own. An axis
-    that was given takes the metric that was tuned, or the first."""
+    """Draw the metrics that the framework reported for each fold and their mean over the folds, each metric on its own axis.
+    With a given axis, only the tuned metric (or the first one) is drawn."""
     histories = [history for history in (trial.histories if trial is not None else {}).values() if history]
     names = list(dict.fromkeys(name for history in histories for row in history for name in row if name != "iteration"))
     shown = style.by_metric(names)
@@ -176,7 +176,7 @@ def _means(lines: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, 
             scores_by_value.setdefault(iteration, []).append(value)
     most = max(
         map(len, scores_by_value.values())
-    )  # beyond, where some folds have ended, the mean would be that of the others
+    )  # after that some folds have ended, and the mean would cover only the remaining ones
     return [
         (iteration, trial_record.mean(values))
         for iteration, values in sorted(scores_by_value.items())
@@ -185,7 +185,7 @@ def _means(lines: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, 
 
 
 class _Axis(NamedTuple):
-    """How the values of a parameter are laid out: numbers by size or order of magnitude, others by name."""
+    """The scale of a parameter: linear or logarithmic for numbers, one position per value otherwise."""
 
     low: float
     high: float
@@ -201,7 +201,7 @@ class _Axis(NamedTuple):
         return cls(low, high, low > 0 and high / low > WIDE, None)
 
     def height(self, value: Any) -> float:
-        """Where a value stands, between 0 and 1."""
+        """Return the position of a value, between 0 and 1."""
         if self.categories is not None:
             value = float(self.categories.index(str(value)))
         low, high = self.low, self.high
@@ -210,7 +210,7 @@ class _Axis(NamedTuple):
         return 0.5 if high == low else (value - low) / (high - low)
 
     def marks(self) -> list[tuple[float, str]]:
-        """What is written beside it: the ends, or all categories."""
+        """The tick labels: both ends, or all categories."""
         if self.categories is not None:
             return [(self.height(name), name) for name in self.categories]
         return [(self.height(value), number(value)) for value in dict.fromkeys((self.low, self.high))]
@@ -224,5 +224,5 @@ def _varied(trials: Sequence[Trial]) -> dict[str, list[Any]]:
 
 
 def _label(name: str) -> str:
-    """A parameter as people read it; what stands in the preprocessor on lines of its own."""
+    """Return the displayed name of a parameter; parameters of the preprocessor take several lines."""
     return name.removeprefix(f"{space.STAGES}/").replace("/", "\n")

@@ -1,8 +1,8 @@
 """Postprocessing stages in a search: their parameters by name, and predictions by stages that did not see the rows.
 
-A trial is scored with its stages, and the rows that a fold holds out are all that there is to learn them from. So these rows are
-cut into parts: the stages that answer a part are learned from the others. The model has seen none of them, and the stages of a
-part none of its rows.
+A trial is scored with its stages, which can only be learned from the held-out rows of a fold. So these rows are divided
+into parts: the stages for a part are learned from the other parts. Neither the model nor the stages of a part have seen
+its rows.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from rayline.postprocess.chain import StageChain, Stages
 Array = npt.NDArray[Any]
 
 PARTS = 5
-"""Parts of the rows that a fold holds out."""
+"""The number of parts of the held-out rows of a fold."""
 
 
 def check_stages(stages: Any, target: Target, columns: Mapping[str, pl.DataType]) -> Stages:
-    """Return the stages of a search. Raises ParameterError as `chain.checked`, and on two of one class, which share their name."""
+    """Return the stages of a search. Raises ParameterError as `chain.checked`, and on two stages of one class, which would share a name."""
     if stages is None:
         return ()
     checked = chain.checked(stages, target, columns)
@@ -59,12 +59,12 @@ def with_parameters(stages: Stages, changes: Mapping[str, Any]) -> Stages:
 def cross_fitted(
     stages: Sequence[Any], target: Target, scores: Array, truth: Array, weight: Array | None, framework: str
 ) -> Array:
-    """Return the scores of held-out rows after stages that did not see them; as they are without stages that change them.
+    """Return the scores of held-out rows after stages that did not see these rows; unchanged if no stage changes scores.
 
     Parameters
     ----------
     stages
-        The stages, not fitted. Those that give intervals are left out: they change no prediction.
+        The stages, not fitted. Stages that only add intervals are skipped: they do not change predictions.
     target
         The target, without stages of its own.
     scores, truth, weight
@@ -75,9 +75,9 @@ def cross_fitted(
     Raises
     ------
     ParameterError
-        When the model answers with classes only.
+        When the model predicts classes only.
     DataError
-        When some parts of the rows are too few, or of one class.
+        When a part has too few rows, or rows of one class only.
     """
     without_intervals = tuple(stage for stage in stages if not stage.has_intervals)
     if not without_intervals:
@@ -104,8 +104,8 @@ def cross_fitted(
 
 
 def _parts(rows: CalibrationRows) -> Array:
-    """Return the part of each row: by turns in the order of labels and scores, so that every part has rows of every kind, and the
-    order of the rows does not matter."""
+    """Return the part of each row: assigned in turn in the order of labels and scores, so that every part has rows of every kind
+    and the order of the rows does not matter."""
     order = np.lexsort((*rows.outcome.values.T, *rows.truth.T))
     parts = np.empty(len(order), np.int64)
     parts[order] = np.arange(len(order)) % PARTS

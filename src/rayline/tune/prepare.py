@@ -1,4 +1,4 @@
-"""Check the arguments of a tuning run on the driver, and bring them into one form."""
+"""Check and normalize the arguments of a tuning run on the driver."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ from rayline.tune.tune_data import TuneData, groups_in_store, read
 
 @dataclass(frozen=True)
 class PreparedSearch:
-    """A tuning run whose input was checked: what all trials share, the rows, the search space, how often it is drawn from,
-    and for each metric whether it is to be small or large."""
+    """A tuning run with checked input: the shared settings of all trials, the rows, the search space, the number of samples,
+    and the direction of each metric."""
 
     problem: SearchProblem
     material: TuneData
@@ -70,19 +70,19 @@ class PreparedSearch:
         return journals.digest(digests, problem.schema, problem.splits, problem.target.columns, problem.weight, adapter)
 
     def held_out(self, fold: int, columns: Sequence[str] | None = None) -> pl.DataFrame:
-        """Return the rows that a fold holds out, or some columns of them, in this process."""
+        """Return the held-out rows of a fold, or some of their columns, in this process."""
         split, _, cells = self.problem.folds[fold]
         wanted = list(self.problem.schema) if columns is None else list(columns)
         engine, function = self.material.engine, _Side(split, cells.test, wanted)
         return engine.collect(engine.map(self.groups, function))
 
     def training(self, fold: int) -> Any:
-        """Return the training rows of a fold: as a table, or as a Dataset where they are in the object store."""
+        """Return the training rows of a fold: a table, or a Dataset if they are in the object store."""
         split, _, cells = self.problem.folds[fold]
         return self._side(_Side(split, cells.train, list(self.problem.schema)))
 
     def tested(self, fold: int) -> Any:
-        """As `training`, of the rows that a fold holds out."""
+        """Return the held-out rows of a fold, in the form of `training`."""
         split, _, cells = self.problem.folds[fold]
         return self._side(_Side(split, cells.test, list(self.problem.schema)))
 
@@ -94,7 +94,7 @@ class PreparedSearch:
 
 @dataclass(frozen=True)
 class _Side:
-    """Some columns of the rows of some cells."""
+    """A function that selects some columns of the rows of some cells."""
 
     split: int
     cells: tuple[int, ...]
@@ -106,7 +106,7 @@ class _Side:
 
 @at(WHERE)
 def prepare(request: SearchRequest) -> PreparedSearch:
-    """Check everything and bring the rows into this process, unless the request has them already. Raises as `run`."""
+    """Check all arguments and read the rows, unless the request already has them. Raises as `run`."""
     trainer, options, config = request.trainer, request.options, from_ray(request.config)
     if not isinstance(trainer, Trainer):
         raise ParameterError.value("trainer", "a trainer such as train.XGBoostTrainer(…)", trainer)
@@ -184,10 +184,10 @@ def _over_rows(request: SearchRequest) -> PreparedSearch:
 
 
 def _refuse_foreign(foreign: Sequence[str], target: Target, stages: Stages) -> None:
-    """Raise ParameterError for a framework's own metric where it does not measure the final predictions."""
+    """Raise ParameterError for a metric of the framework that does not measure the final predictions."""
     if target.stages and foreign:
         raise ParameterError.here(
-            f"{foreign[0]!r} is measured by the framework, on what the target stages make of the target.",
+            f"{foreign[0]!r} is measured by the framework, on the transformed target.",
             f"Expected a metric that Rayline computes on the labels' own scale, one of {metrics.names()}.",
             "choose one of these.",
         )
@@ -200,14 +200,14 @@ def _refuse_foreign(foreign: Sequence[str], target: Target, stages: Stages) -> N
 
 
 _PREPARATIONS = {"table": _over_rows, "environment": _over_environment}
-"""How a search is prepared, by the driver that the adapter names."""
+"""The functions that prepare a search, by the driver that the adapter names."""
 
 
 def _target(trainer: Trainer, rows: TuneData, preprocessor: Preprocessor) -> Target:
-    """The target from all labels, after the checks of labels and weights that a fit makes."""
+    """Infer the target from all labels, after the same checks of labels and weights as in a fit."""
     inputs, groups = rows.inputs, rows.groups.first(rows.n_train)
     named = preprocessor.target_stages
-    # Without stages the features are what the framework gets, and can be judged here.
+    # Without stages the framework gets the features unchanged, so they can be checked here.
     columns = [*inputs.targets, *inputs.roles.excluded_columns] if preprocessor.leaves else list(inputs.schema)
     schema = pl.Schema({name: inputs.schema[name] for name in columns})
     spec, _ = resolve(
@@ -223,7 +223,7 @@ def _target(trainer: Trainer, rows: TuneData, preprocessor: Preprocessor) -> Tar
 
 
 def _check_test_labels(rows: TuneData, target: Target, trainer: Trainer) -> None:
-    """Raise DataError when labels of the test set are missing, were not there in training, or cannot be learned."""
+    """Raise DataError when labels of the test set are missing, do not occur in training, or cannot be learned."""
     if rows.inputs.test is None:
         return
     objective = trainer.adapter.objective(*trainer.args, **trainer.kwargs)
@@ -241,7 +241,7 @@ def _check_test_labels(rows: TuneData, target: Target, trainer: Trainer) -> None
 
 @dataclass(frozen=True)
 class _CheckedLabels:
-    """Raises DataError on labels that are missing, were not there in training, or cannot be learned."""
+    """Raises DataError on labels that are missing, do not occur in training, or cannot be learned."""
 
     target: Target
     schema: Mapping[str, pl.DataType]
@@ -256,7 +256,7 @@ class _CheckedLabels:
 
 
 def _own_functions(metric: Any, custom: Custom) -> tuple[Any, dict[str, Metric]]:
-    """The metrics as names, and those of them that are functions of the user's own."""
+    """Return the names of the metrics, and the custom functions among them by name."""
     several = isinstance(metric, Mapping) or (_is_list(metric) and not isinstance(metric, str))
     callables = [m for m in metric if callable(m)] if several and not isinstance(metric, Mapping) else metric
     if not callable(metric) and not isinstance(metric, Mapping) and not (several and callables):
@@ -269,7 +269,7 @@ def _own_functions(metric: Any, custom: Custom) -> tuple[Any, dict[str, Metric]]
 
 
 def _metrics(metric: Any, mode: Any, target: Target, custom: Custom) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The metrics and their directions, all known."""
+    """Return the names of the metrics and their directions."""
     names = [metric] if metric is None or isinstance(metric, str) else list(metric) if _is_list(metric) else []
     modes = [mode] * len(names) if mode is None or isinstance(mode, str) else list(mode) if _is_list(mode) else []
     if not names or len(set(names)) < len(names) or not all(isinstance(n, (str, type(None))) for n in names):
@@ -287,13 +287,13 @@ def _is_list(value: Any) -> bool:
 
 
 def _metric(metric: str | None, mode: str | None, target: Target, custom: Custom) -> tuple[str, str]:
-    """A metric and its direction, both known."""
+    """Return the name of a metric and its direction."""
     if metric is None:
         metric = metrics.defaults_of(target)[0]
     if metric.startswith("train-"):
         raise ParameterError.here(
-            f"{metric!r} is measured on the rows that the model was trained on.",
-            "Expected a metric of the rows that are held out.",
+            f"{metric!r} is measured on the training rows.",
+            "Expected a metric of the held-out rows.",
             f"use metric={metric.removeprefix('train-')!r}.",
         )
     if metrics.is_known(metric, custom):
@@ -301,7 +301,7 @@ def _metric(metric: str | None, mode: str | None, target: Target, custom: Custom
     known = metrics.mode(metric, custom)
     if mode is None and known is None and metric in custom:
         raise ParameterError.here(
-            f"whether the function {metric!r} should be small or large is not known.",
+            f"the direction of the function {metric!r} is unknown.",
             "Expected mode.",
             "pass mode='min' or 'max'.",
         )
@@ -309,7 +309,7 @@ def _metric(metric: str | None, mode: str | None, target: Target, custom: Custom
         raise ParameterError.unknown([metric], metrics.names(), "metric")
     if mode is not None and known is not None and mode != known:
         raise ParameterError.here(
-            f"mode={mode!r} would look for the worst {metric}.",
+            f"mode={mode!r} would search for the worst {metric}.",
             f"Expected {known!r}.",
             "leave mode out, or correct it.",
         )

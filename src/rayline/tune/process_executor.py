@@ -1,7 +1,7 @@
-"""Trials in this process: threads train, and the thread of the caller decides what they do next. No Ray is started.
+"""Trials in this process: threads train, and the caller's thread schedules them. Ray is not started.
 
-The frameworks let go of Python's lock while they train, so as many trainings run at a time as there are threads. Where
-nobody stops trials early, any thread may train any fold of the trials that run; otherwise a trial trains fold after fold.
+The frameworks release the GIL while they train, so the trainings run in parallel. Without early stopping of trials, any
+thread may train any fold of the running trials; otherwise a trial trains its folds one after another.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from rayline.tune.trial_log import StopSearch, TrialLog
 from rayline.tune.trial_record import FoldScore
 
 TICK_S = 0.1
-"""How often the caller's thread looks for a signal or the end of the time."""
+"""The interval at which the caller's thread checks for a signal or the end of the time budget."""
 
 PATIENCE_S = 2.0
-"""How long trainings that were told to end may take before somebody is told of it."""
+"""The time that trainings may take to stop before a message says that they are waited for."""
 
 
 class TrialThreads:
-    """Some threads that each do one piece of work after another.
+    """A pool of threads, each of which runs one task after another.
 
     Parameters
     ----------
     n
         How many.
     adapter, n_threads
-        Limits the threads of its library to these, in each thread.
+        The adapter, and the number of threads of its library in each thread.
     """
 
     def __init__(self, n: int, adapter: Framework, n_threads: int) -> None:
@@ -68,13 +68,13 @@ class TrialThreads:
         return len(self._threads) - len(self.idle)
 
     def submit(self, thread: int, key: Any, work: Callable[[], Any]) -> None:
-        """Give an idle thread a piece of work."""
+        """Give a task to an idle thread."""
         self.idle.remove(thread)
         self._work[thread].put((key, work))
 
     def wait(self, timeout_s: float) -> tuple[Any, Any] | None:
-        """Return a piece of work that is done, as its key and its result (an exception, when it raised one); None after so
-        many seconds without one."""
+        """Return a finished task as its key and its result (an exception if it raised one); None after this many seconds
+        without one."""
         try:
             thread, key, result = self._done.get(timeout=timeout_s)
         except queue.Empty:
@@ -84,7 +84,7 @@ class TrialThreads:
         return key, result
 
     def stop(self, waiting: Callable[[str], None] = lambda text: None) -> None:
-        """End the threads after what they are doing, which is told to end soon."""
+        """End the threads after their current tasks, which are asked to stop."""
         self.stopping.set()
         for work in self._work:
             work.put(None)
@@ -92,10 +92,10 @@ class TrialThreads:
         for thread in self._threads:
             thread.join(max(0.0, until - time.monotonic()))
         if any(thread.is_alive() for thread in self._threads):
-            waiting("waiting for the trainings under way, which cannot be ended before they are done")
+            waiting("waiting for the running trainings, which cannot be interrupted")
         for thread in self._threads:
             while thread.is_alive():
-                thread.join(TICK_S)  # so that a second Ctrl-C is heard
+                thread.join(TICK_S)  # so that a second Ctrl-C is noticed
 
     def _run(self, number: int, adapter: Framework, n_threads: int) -> None:
         with adapter.limited_threads(n_threads):
@@ -116,7 +116,7 @@ class ThreadTrial:
     Attributes
     ----------
     todo
-        The folds that no thread has begun, in order.
+        The folds that no thread has started, in order.
     n_busy
         The folds that threads are training.
     """
@@ -149,7 +149,7 @@ class ThreadTrial:
 
 
 class ThreadSearch:
-    """One search in threads. Towards a scheduler it stands for Ray Tune's controller."""
+    """A search in threads. To a scheduler it acts as Ray Tune's controller."""
 
     def __init__(self, trials: TrialRun, threads: TrialThreads, run: FoldRunner, concurrency: int) -> None:
         self._suggester: Suggester = trials.suggester
@@ -169,14 +169,14 @@ class ThreadSearch:
         return [*self._live]
 
     def stop_trial(self, trial: ThreadTrial) -> None:
-        """End a trial that waits."""
+        """Stop a paused trial."""
         self._scheduler.on_trial_remove(self, trial)
         self._end(trial, None)
 
     # -- the search ----------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Run all trials, until they are done, the time is over, or a signal has come."""
+        """Run all trials until they are finished, the time budget is spent, or a signal has arrived."""
         while not self._is_over:
             for thread in [*self._threads.idle]:
                 chosen = self._next(thread)
@@ -194,14 +194,14 @@ class ThreadSearch:
         return self._log.interruption.signal is not None or time.monotonic() > self._until
 
     def _next(self, thread: int) -> tuple[ThreadTrial, int] | None:
-        """What an idle thread does next."""
+        """Return the next trial and fold for an idle thread."""
         if self._scheduler is not None:
             trial = self._scheduler.choose_trial_to_run(self)
             if trial is None and self._suggest() is not None:
                 trial = self._scheduler.choose_trial_to_run(self)
             return None if trial is None else (trial, trial.todo[0])
         waiting = [trial for trial in self._live if trial.todo]
-        # Folds that this thread has trained before: it keeps what the framework made of their rows.
+        # Prefer folds that this thread has trained before: it keeps the framework's form of their rows.
         next_fold = next(((t, f) for t in waiting for f in t.todo if self._is_of(thread, f)), None)
         if next_fold is None and (trial := self._suggest()) is not None:
             waiting.append(trial)
@@ -212,7 +212,7 @@ class ThreadSearch:
         return fold % self._concurrency == thread
 
     def _suggest(self) -> ThreadTrial | None:
-        """A new trial, if there may be one more now."""
+        """Return a new trial, if another one may start now."""
         if len(self._live) >= self._concurrency or self._suggester.is_finished:
             return None
         number = len(self._trials)
@@ -249,7 +249,7 @@ class ThreadSearch:
         self._reported(trial)
 
     def _reported(self, trial: ThreadTrial) -> None:
-        """A trial has folds behind it, and none under way: does it go on?"""
+        """Ask the scheduler whether a trial without a running fold continues."""
         result = trial.last_result = {
             **trial_report(trial.scores, self._prepared.modes, failed=trial.has_failed),
             "training_iteration": len(trial.scores),
@@ -283,7 +283,7 @@ class ThreadSearch:
 
 
 class ProcessExecutor(TrialExecutor):
-    """Threads of this process.
+    """An executor with threads of this process.
 
     Parameters
     ----------
@@ -295,7 +295,7 @@ class ProcessExecutor(TrialExecutor):
     Raises
     ------
     ResourceError
-        When this machine has no room for a trial.
+        When a trial does not fit on this machine.
     """
 
     def __init__(self, prepared: PreparedSearch, max_concurrent: int | None) -> None:
@@ -322,7 +322,7 @@ class ProcessExecutor(TrialExecutor):
     def _threads(self, prepared: PreparedSearch, log: TrialLog | None) -> Iterator[tuple[TrialThreads, FoldEvaluator]]:
         problem, capacity = prepared.problem, self.capacity
         adapter = problem.trainer.adapter
-        # What is limited for the whole process is restored here, after the last thread.
+        # Limits of the whole process are restored here, after the last thread.
         with adapter.limited_threads(capacity.n_threads):
             threads = TrialThreads(capacity.concurrency, adapter, capacity.n_threads)
             evaluate = FoldEvaluator(
@@ -338,7 +338,7 @@ class ProcessExecutor(TrialExecutor):
 
 
 class ThreadPopulation:
-    """Trains parts of folds in threads."""
+    """A pool that trains parts of folds in threads."""
 
     def __init__(self, threads: TrialThreads, worker: PopulationWorker) -> None:
         self._threads, self._worker = threads, worker

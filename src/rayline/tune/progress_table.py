@@ -1,4 +1,4 @@
-"""What a terminal shows while the trials run: how far it is, what is the best so far, and which trials run now."""
+"""The progress table in a terminal: the state of the search, the best trials so far, and the running trials."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 BEST = 5
-"""Trials that are shown because they are the best so far."""
+"""The number of best trials that are shown."""
 
 RUNNING = 4
-"""And because they run."""
+"""The number of running trials that are shown."""
 
 
 @dataclass(frozen=True)
 class SearchProgress:
-    """A moment of a search.
+    """The state of a search at one moment.
 
     Attributes
     ----------
     trials
-        All that have begun, in the order of their suggestion.
+        All trials that have started, in the order of their suggestion.
     running
-        The numbers of those that are not over.
+        The numbers of the unfinished trials.
     total
-        How many there will be, when that is known.
+        The total number of trials, if it is known.
     elapsed_s
-        Since the first began.
+        The time since the first trial started.
     metrics
-        The names of all metrics, that of the score first.
+        The names of all metrics; the first one is the score.
     budget_s
-        After how long the search ends anyway.
+        The time budget of the search.
     """
 
     trials: Sequence[Trial]
@@ -57,9 +57,9 @@ class SearchProgress:
 
     @property
     def left_s(self) -> float | None:
-        """How long it takes still, if it goes on as it went; None when that cannot be known."""
+        """The estimated remaining time at the current speed; None if unknown."""
         rest = None if self.budget_s is None else max(0.0, self.budget_s - self.elapsed_s)
-        # A trial that stopped early counts whole: others will, too.
+        # A trial that stopped early counts as a whole one: later ones will stop early, too.
         done = sum(1.0 if t.number not in self.running else len(t.folds) / t.n_folds for t in self.trials)
         if not self.total or not done:
             return rest
@@ -68,7 +68,7 @@ class SearchProgress:
 
     @property
     def line(self) -> str:
-        """In a few words."""
+        """A summary in a few words."""
         over, best = self.over, trial_record.best(self.trials, self.mode)
         parts = [f"{len(over)}/{counted(self.total, 'trial')}" if self.total else counted(len(over), "trial")]
         if best is not None:
@@ -85,7 +85,7 @@ class SearchProgress:
 
 
 def live_table(moment: SearchProgress) -> Table:
-    """The best trials and those that run, as a table for the terminal."""
+    """Return the best and the running trials as a table for the terminal."""
     from rich.table import Table  # 30 ms, and only a terminal wants it
 
     sign = -1.0 if moment.mode == "max" else 1.0
@@ -115,7 +115,7 @@ def live_table(moment: SearchProgress) -> Table:
 
 
 def _varied(trials: Sequence[Trial]) -> list[str]:
-    """The parameters that are not the same in all trials; all of them as long as there is one trial."""
+    """Return the parameters that differ between trials; all parameters if there is only one trial."""
     flat = [space.flatten(trial.config) for trial in trials]
     names = dict.fromkeys(name for config in flat for name in config)
     return [name for name in names if len(flat) < 2 or len({_short(config.get(name)) for config in flat}) > 1]

@@ -1,4 +1,4 @@
-"""Ray Tune kept quiet while a search runs."""
+"""Silence Ray Tune while a search runs."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ LOGGERS = {
 @shared_change
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Ray Tune writes neither tables nor logs nor result files meanwhile, and does not import every tracker that is
-    installed (wandb and MLflow take more than a second) only to count whose callbacks these are."""
+    """Keep Ray Tune from writing tables, logs and result files inside the block, and from importing every installed tracker
+    (wandb and MLflow take more than a second) only to count its callbacks."""
     before = {name: os.environ.get(name) for name in VARIABLES}
     levels = {name: logging.getLogger(name).level for name in LOGGERS}
     os.environ.update(VARIABLES)

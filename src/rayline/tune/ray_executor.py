@@ -1,4 +1,4 @@
-"""Trials on Ray: Ray Tune runs them in actors that stay warm from trial to trial."""
+"""Trials on Ray: Ray Tune runs them in actors that are reused from trial to trial."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ TOGETHER_S = 0.3
 
 
 STORED_SHARE = 4
-"""A trial over a Dataset keeps a part of so many of what it keeps of a table: what it lets go of is read again from the object
+"""A trial over a Dataset gets 1/N of the cache of a trial over a table: evicted tables are read again from the object
 store without a copy."""
 
 
@@ -48,7 +48,7 @@ class NoRoom(Exception):  # noqa: N818  # ends a search from within Ray Tune
 
 
 class RayExecutor(TrialExecutor):
-    """Actors of Ray, by Ray Tune.
+    """An executor with Ray actors, run by Ray Tune.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ class RayExecutor(TrialExecutor):
     Raises
     ------
     ResourceError
-        When Ray cannot be reached or started, or the cluster has no room for a trial.
+        When Ray cannot be reached or started, or a trial does not fit into the cluster.
     """
 
     def __init__(self, prepared: PreparedSearch, max_concurrent: int | None) -> None:
@@ -90,16 +90,16 @@ class RayExecutor(TrialExecutor):
                     raise ResourceError.here(
                         f"no trial could start within timeout_s={options.timeout_s:g}: {waiting.gave_up}.",
                         "Expected free CPUs on this Ray.",
-                        "wait until they are free, allow more time, or end what holds them.",
+                        "wait until they are free, allow more time, or stop the jobs that hold them.",
                     ) from None
                 raise TrainingError.here(
                     f"Ray Tune failed: {str(error).strip().splitlines()[-1]}",
                     "Expected it to run the trials.",
-                    "a searcher or scheduler of your own may not fit this space; Ray's error stands above this one.",
+                    "a searcher or scheduler of your own may not fit this space; Ray's error is shown above this one.",
                 ) from error
 
     def _data(self, trials: TrialRun, keeper: Any, most_s: float) -> SearchData:
-        """Return what every actor knows of the search."""
+        """Return the data of the search that every actor gets."""
         prepared = trials.prepared
         return SearchData(
             problem=prepared.problem,
@@ -115,7 +115,7 @@ class RayExecutor(TrialExecutor):
         )
 
     def _tuner(self, trials: TrialRun, search: SearchRef, scheduler: Any, folder: str, log: RayTrialLog) -> Any:
-        """Return the run of Ray Tune. Only a search of its own sees the space: other configurations are drawn here."""
+        """Return the Tuner of Ray Tune. Only a searcher of Ray gets the search space; other configurations are drawn here."""
         prepared, concurrency, suggester = trials.prepared, self.capacity.concurrency, trials.suggester
         space: dict[str, Any] = {SEARCH: search}
         if isinstance(suggester, DrawnSuggester):
@@ -160,7 +160,7 @@ class RayExecutor(TrialExecutor):
 
 
 class _Waiting:
-    """What is waited for as long as no trial has started; it ends the search after the time that the user allows."""
+    """The wait for the first trial: says what is waited for, and ends the search after the user's timeout."""
 
     def __init__(self, capacity: Capacity, log: TrialLog, timeout_s: float | None) -> None:
         self._capacity, self._log, self._timeout_s = capacity, log, timeout_s
@@ -179,7 +179,7 @@ class _Waiting:
 
 
 def _waiting(capacity: Capacity) -> str:
-    """What a search waits for when none of its trials can start."""
+    """Return the resources that a search waits for when none of its trials can start."""
     resources = capacity.resources
     needs = dict(resources if isinstance(resources, Mapping) else _placement(capacity).required_resources)
     free, there = ray.available_resources(), ray.cluster_resources()
@@ -198,7 +198,7 @@ def _placement(capacity: Capacity) -> Any:
 
 @contextlib.contextmanager
 def _keeper(prepared: PreparedSearch, n_actors: int) -> Iterator[Any]:
-    """Start the cache that trials share, for a Dataset, or if the table is large and there are several trial actors; otherwise
+    """Start the shared cache of trials, for a Dataset, or for a large table with several trial actors; otherwise
     yield None."""
     stages, groups = prepared.problem.preprocessor, prepared.groups
     worth = stages is not None and bool(stages.leaves) and n_actors > 1
@@ -208,12 +208,12 @@ def _keeper(prepared: PreparedSearch, n_actors: int) -> Iterator[Any]:
         yield keeper
     finally:
         if keeper is not None:
-            ray.kill(keeper)  # Ray Tune keeps what trials were given, and the actor with it
+            ray.kill(keeper)  # Ray Tune keeps the arguments of trials, and with them the actor
 
 
 def _scanned_ahead(prepared: PreparedSearch) -> list[KnownStatistics] | None:
-    """The statistics of all folds of a Dataset that a typical configuration needs, from one scan in all tasks that there is room
-    for; None for a table, which the first trial scans as quickly."""
+    """Compute the statistics of all folds of a Dataset that a typical configuration needs, in one scan with as many tasks as
+    fit; None for a table, which the first trial scans as quickly."""
     groups, problem = prepared.groups, prepared.problem
     if groups.is_here:
         return None
@@ -221,7 +221,7 @@ def _scanned_ahead(prepared: PreparedSearch) -> list[KnownStatistics] | None:
         candidate = problem.candidate(space.typical(prepared.space))
         return FoldEvaluator(problem, groups, engine=TaskGroupEngine()).scan_ahead(candidate)
     except RaylineError:
-        return None  # the trials say what is wrong, with the configurations that it is wrong with
+        return None  # the trials report the error, with the configurations that cause it
 
 
 def _stored(prepared: PreparedSearch) -> StoredGroups:
@@ -237,7 +237,7 @@ def _stored(prepared: PreparedSearch) -> StoredGroups:
 
 
 class PopulationActor:
-    """Runs as an actor: a worker of a population, with the rows in the object store."""
+    """A worker of a population as an actor, with the rows in the object store."""
 
     def __init__(
         self,
@@ -254,7 +254,7 @@ class PopulationActor:
         self._worker = PopulationWorker(problem, evaluate)
 
     def train(self, *arguments: Any) -> Any:
-        """As that of `PopulationWorker`; scores of the rows of a Dataset stay in the object store."""
+        """Train as `PopulationWorker.train`; scores of the rows of a Dataset stay in the object store."""
         done, files = self._worker.train(*arguments)
         if self._in_pieces and done.scores is not None:
             done = replace(done, scores=StoredScores.of(done.scores))
@@ -262,7 +262,7 @@ class PopulationActor:
 
 
 class RayPopulation:
-    """So many actors, which do one thing after another. For one that dies another comes, and what it did is done again."""
+    """A fixed number of actors. An actor that dies is replaced, and its task is run again."""
 
     def __init__(self, prepared: PreparedSearch, capacity: Capacity, keeper: Any) -> None:
         wanted = dict(capacity.resources)

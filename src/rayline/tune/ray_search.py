@@ -1,4 +1,4 @@
-"""Searchers and schedulers of Ray Tune, as they are: driven by Ray Tune, or by the search in this process."""
+"""Adapters for searchers and schedulers of Ray Tune, driven by Ray Tune or by the search in this process."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from rayline.tune.trial import objectives
 from rayline.tune.variants import is_grid
 
 ROUND = 4
-"""Suggestions that a searcher makes before it hears of their results (see `BatchedSearcher`)."""
+"""The number of suggestions before a searcher gets their results (see `BatchedSearcher`)."""
 
 
 class BatchedSearcher(Searcher):
     """A searcher that learns in rounds, so that its suggestions do not depend on which trial ends first.
 
-    It suggests `size` configurations, waits for all of their results, and hears of them in the order of the
-    suggestions: the same seed then gives the same trials however many of them run at a time.
+    It suggests `size` configurations, waits for all their results, and gets them in the order of the
+    suggestions: the same seed then gives the same trials for any number of concurrent trials.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ class BatchedSearcher(Searcher):
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
         self._metric, self._mode = metric, mode
-        if isinstance(self._inner.metric, list):  # it was made for several: Ray knows of one
+        if isinstance(self._inner.metric, list):  # it has several metrics, Ray passes only one
             metric = mode = None
         return bool(self._inner.set_search_properties(metric, mode, config, **spec))
 
@@ -65,8 +65,8 @@ class BatchedSearcher(Searcher):
         return suggestion  # type: ignore[no-any-return]
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Intermediate results are not passed on, as they come in no order; the last one is that of a trial which is
-        stopped while it waits."""
+        """Store the last result only: intermediate results arrive in no fixed order, and the last one counts for a trial that is
+        stopped while it is paused."""
         self._last[trial_id] = result
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -87,7 +87,7 @@ class BatchedSearcher(Searcher):
 
 
 class DrawnPoints(NamedTuple):
-    """What a `BasicVariantGenerator` of Ray Tune was made with."""
+    """The arguments that a `BasicVariantGenerator` of Ray Tune was created with."""
 
     points: Sequence[Mapping[str, Any]]
     constant: bool
@@ -95,7 +95,7 @@ class DrawnPoints(NamedTuple):
 
 
 def drawn(search: Any) -> DrawnPoints | None:
-    """Return what Ray Tune's own random search was made with; None for any other searcher."""
+    """Return the arguments of Ray Tune's own random search; None for any other searcher."""
     return DrawnPoints(*basic_variants(search)) if isinstance(search, BasicVariantGenerator) else None
 
 
@@ -149,7 +149,7 @@ class RaySuggester(Suggester):
 
 
 def _merged(config: Mapping[str, Any], drawn: Mapping[str, Any]) -> dict[str, Any]:
-    """The constants of the space, and what was suggested."""
+    """Merge the constants of the space with the suggested values."""
     merged = dict(config)
     for key, value in drawn.items():
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
@@ -158,14 +158,14 @@ def _merged(config: Mapping[str, Any], drawn: Mapping[str, Any]) -> dict[str, An
 
 
 class DrawnSearcher(Searcher):
-    """Makes Ray Tune run configurations that are drawn here."""
+    """A searcher that passes configurations drawn by this process to Ray Tune."""
 
     def __init__(self, drawn: DrawnSuggester | None = None) -> None:
         super().__init__()
         self._drawn = drawn
 
     def __reduce__(self) -> Any:
-        """Ray Tune writes it down for a driver that continues; ours continues from its journal."""
+        """Save nothing: Ray Tune calls this for a resumed driver, and ours resumes from its result store."""
         return DrawnSearcher, ()
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
@@ -177,17 +177,17 @@ class DrawnSearcher(Searcher):
         return Searcher.FINISHED if suggestion is None else dict(suggestion)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Nothing is learned."""
+        """Ignore the result: this searcher does not learn."""
 
     def save(self, checkpoint_path: str) -> None:
-        """A search continues from its journal."""
+        """Restore nothing: a search resumes from its result store."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """As `save`."""
+        """Restore nothing, as `save`."""
 
 
 class RayFoldRacing(FoldRacingScheduler, TrialScheduler):
-    """Our scheduler, as one of Ray Tune's."""
+    """Rayline's scheduler with the interface of Ray Tune."""
 
     def __init__(self, racing: FoldRacingScheduler) -> None:
         TrialScheduler.__init__(self)
@@ -199,14 +199,14 @@ class RayFoldRacing(FoldRacingScheduler, TrialScheduler):
 
 
 def ray_scheduler(scheduler: Any) -> TrialScheduler:
-    """Return a scheduler of the search as Ray Tune takes it."""
+    """Return a scheduler in the form that Ray Tune accepts."""
     if scheduler is None:
         return FIFOScheduler()
     return RayFoldRacing(scheduler) if isinstance(scheduler, FoldRacingScheduler) else scheduler
 
 
 def searcher(search: Any, config: space.Config, *, seed: int | None, modes: Sequence[str]) -> Any:
-    """Return the searcher for this search alone, of which `limited` makes one for so many trials at a time.
+    """Return a searcher for this search; its `limited` returns one for a number of concurrent trials.
 
     Parameters
     ----------
@@ -215,7 +215,7 @@ def searcher(search: Any, config: space.Config, *, seed: int | None, modes: Sequ
     config
         The search space.
     modes
-        Of each objective.
+        The direction of each objective.
 
     Raises
     ------
@@ -257,7 +257,7 @@ def searcher(search: Any, config: space.Config, *, seed: int | None, modes: Sequ
 
 
 def _check_domains(search: Searcher, config: space.Config) -> None:
-    """Raise ParameterError when a searcher has no form for a domain of the space."""
+    """Raise ParameterError when a searcher does not support a domain of the space."""
     convert = getattr(type(search), "convert_search_space", None)
     if convert is None:
         return
@@ -272,7 +272,7 @@ def _check_domains(search: Searcher, config: space.Config) -> None:
 
 
 def limited(search: Any, max_concurrent: int, *, rounds: bool = True) -> Any:
-    """Return the searcher, suggesting at most so many trials at a time; one that learns does it in rounds."""
+    """Return the searcher with a limit of concurrent trials; a searcher that learns suggests in rounds."""
     if isinstance(search, BatchedSearcher) or not isinstance(search, Searcher):
         return search
     searcher = BatchedSearcher(search, max(ROUND, max_concurrent)) if rounds else search
@@ -280,7 +280,7 @@ def limited(search: Any, max_concurrent: int, *, rounds: bool = True) -> Any:
 
 
 def _optuna(seed: int | None, modes: Sequence[str]) -> Searcher:
-    import optuna  # 0.5 s, and not everyone asks for it
+    import optuna  # 0.5 s, and rarely needed
     from ray.tune.search.optuna import OptunaSearch
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -290,17 +290,17 @@ def _optuna(seed: int | None, modes: Sequence[str]) -> Searcher:
 
 
 def scheduler(name: Any, known: Sequence[str]) -> TrialScheduler:
-    """Return a scheduler of Ray's own for this search alone.
+    """Return a scheduler of Ray for this search.
 
     Raises
     ------
     ParameterError
-        When it is none, or one of those that change parameters during a trial.
+        When it is not a scheduler, or changes parameters during a trial.
     """
     if isinstance(name, (PopulationBasedTraining, PopulationBasedTrainingReplay)):
         raise ParameterError(
-            f"tune.run: {type(name).__name__} of Ray changes parameters after as much as each trial happens to have done.",
-            "Expected 'pbt' or a tune.Population(interval=…): generations that train all folds equally long.",
+            f"tune.run: {type(name).__name__} of Ray changes parameters depending on how far each trial has come.",
+            "Expected 'pbt' or a tune.Population(interval=…): which trains all folds for the same number of iterations.",
             "use one of these.",
         )
     if not isinstance(name, TrialScheduler):
@@ -314,8 +314,8 @@ def scheduler(name: Any, known: Sequence[str]) -> TrialScheduler:
 
 
 def _copied(searcher: Any) -> Any:
-    """A searcher or scheduler for this search alone: Ray's remember the trials that they have seen. One that cannot be copied
-    (it holds a connection to a database) is used as it is."""
+    """Copy a searcher or scheduler of Ray, which stores the trials that it has seen. One that cannot be copied
+    (for example, it holds a database connection) is used directly."""
     try:
         return copy.deepcopy(searcher)
     except Exception:  # an untrusted object may raise anything

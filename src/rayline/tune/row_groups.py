@@ -1,7 +1,7 @@
-"""The rows of a search, in groups of equal size: the same groups of the same rows in this process and in Ray's object store.
+"""The rows of a search in groups of equal size: the same groups in this process and in Ray's object store.
 
-Statistics are computed of each group and merged in order, and tables are prepared group by group. So a search gives the
-same bits wherever its rows are, and no process needs more memory than for a group besides what it keeps.
+Statistics are computed for each group and merged in order, and tables are prepared group by group. So a search gives the
+same bits in both places, and a process needs memory for one group in addition to its cache.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from rayline.data.split.row_hash import RowHash
 from rayline.preprocessing.schema_check import SchemaCheck
 
 GROUP_ROWS = CHUNK_ROWS
-"""Rows of a group; the last one of the training rows, and the last one of the test rows, may have fewer."""
+"""The number of rows of a group; the last group of the training rows and of the test rows may have fewer."""
 
 CELL = "rayline:cell "
-"""The columns (one for each set of cells, by number) that say in which cell a row is."""
+"""The columns with the cell of each row, one for each set of cells, by number."""
 
 
 @dataclass(frozen=True)
 class ConformedRows:
-    """Brings raw rows into the types of a schema, missing values as null; what they lack of `absent` is null, too."""
+    """Converts raw rows to the types of a schema, with missing values as null; missing columns of `absent` become null, too."""
 
     schema: Mapping[str, pl.DataType]
     absent: Mapping[str, pl.DataType]
@@ -62,7 +62,7 @@ class CellColumn:
 
 @dataclass(frozen=True)
 class GroupSummary:
-    """What the driver knows of a group: its rows, those of each cell (for each set of cells), and a digest of them."""
+    """The driver's summary of a group: the number of rows, in all and in each cell (for each set of cells), and their digest."""
 
     n_rows: int
     n_cells: tuple[dict[int, int], ...] = ()
@@ -70,7 +70,7 @@ class GroupSummary:
 
     @classmethod
     def of(cls, frame: pl.DataFrame) -> Self:
-        """Of the rows with their cells."""
+        """Summarize rows with their cells."""
         rows = frame.select(~cs.starts_with(CELL))
         hasher = hashlib.blake2b(RowHash(tuple(rows.columns), purpose="journal").of(rows).tobytes(), digest_size=16)
         counts = []
@@ -86,7 +86,7 @@ class RowGroups(ABC):
     Attributes
     ----------
     summaries
-        Of each group.
+        The summary of each group.
     """
 
     summaries: Sequence[GroupSummary]
@@ -102,7 +102,7 @@ class RowGroups(ABC):
 
     @abstractmethod
     def first(self, n_groups: int) -> RowGroups:
-        """Return the first groups alone."""
+        """Return only the first groups."""
 
     @abstractmethod
     def with_cells(self, cells: Sequence[FoldAssignment]) -> RowGroups:
@@ -111,7 +111,7 @@ class RowGroups(ABC):
     @property
     @abstractmethod
     def size_bytes(self) -> int:
-        """About how much memory all rows take."""
+        """The approximate memory of all rows in bytes."""
 
     @property
     def n_rows(self) -> int:
@@ -134,7 +134,7 @@ class TableGroups(RowGroups):
     Parameters
     ----------
     parts
-        The training rows, and the test rows where they are held out: no group holds rows of both.
+        The training rows, and the test rows if they are held out: no group contains rows of both.
     """
 
     def __init__(self, parts: Sequence[pl.DataFrame]) -> None:
@@ -168,11 +168,11 @@ class TableGroups(RowGroups):
         return groups
 
     def joined(self, other: TableGroups) -> TableGroups:
-        """These groups, and others after them."""
+        """Return these groups followed by other ones."""
         return self._of([*self._frames, *other._frames])
 
     def summarised(self) -> TableGroups:
-        """The same groups, with the digests of their rows."""
+        """Return the same groups with the digests of their rows."""
         groups = self._of(self._frames)
         groups.summaries = [GroupSummary.of(frame) for frame in self._frames]
         return groups
@@ -180,13 +180,13 @@ class TableGroups(RowGroups):
 
 @dataclass(frozen=True)
 class MappedGroups:
-    """Groups after functions of tables that work on rows by themselves."""
+    """Groups after row-wise functions of tables."""
 
     groups: RowGroups
     functions: tuple[TableFunction, ...]
 
     def applied(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """A group after the functions."""
+        """Return a group after the functions."""
         table = frame.lazy()
         for function in self.functions:
             table = function(table)
@@ -194,7 +194,7 @@ class MappedGroups:
 
 
 class GroupEngine(Engine):
-    """Scans and maps the rows of a search in this process, wherever they are stored."""
+    """An engine that scans and maps the rows of a search in this process, for both kinds of storage."""
 
     def schema(self, data: Any) -> pl.Schema:
         groups = _mapped(data)
@@ -221,13 +221,13 @@ class GroupEngine(Engine):
 
 
 def scan_group(groups: MappedGroups, frame: pl.DataFrame, scan: Scan) -> dict[int, ScanResults]:
-    """The statistics of one group, for each cell."""
+    """Compute the statistics of one group, for each cell."""
     rows = groups.applied(frame)
     return scan.of(rows.lazy().select(map(col, scan.columns(rows.schema))), rows.height)
 
 
 def merged(parts: Iterator[dict[int, ScanResults]]) -> dict[int, ScanResults]:
-    """The statistics of all groups, in their order."""
+    """Merge the statistics of all groups in their order."""
     by_cell: dict[int, list[ScanResults]] = {}
     for results in parts:
         for cell, answers in results.items():
@@ -240,7 +240,7 @@ def _mapped(data: Any) -> MappedGroups:
 
 
 def predicted(rows: pl.DataFrame, scores: Any, target: Target, fold: int) -> pl.DataFrame:
-    """Held-out rows with their predictions."""
+    """Return held-out rows with their predictions."""
     predictions = target.predictions(scores)
     if target.task.is_classification and has_probabilities(scores):
         predictions = pl.concat([predictions, target.probabilities(scores)], how="horizontal")

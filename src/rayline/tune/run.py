@@ -79,8 +79,8 @@ def run(
 ) -> Analysis:
     """Search parameters of a trainer and of the stages before it, by cross validation or on a test set.
 
-    Every trial fits the stages on the training slice of each fold, trains, and scores the rows that are held out; those
-    rows reach no fit. One exception: with the framework's early stopping (`early_stopping_rounds=`) the held-out rows of a
+    Every trial fits the stages on the training slice of each fold, trains, and scores the held-out rows, which influence
+    no fit. One exception: with the framework's early stopping (`early_stopping_rounds=`) the held-out rows of a
     fold decide when its training stops, and the score is slightly optimistic.
 
     Parameters
@@ -96,13 +96,13 @@ def run(
         to `tune.uniform(…)` and the like, `tune.grid_search([…])`, or constants.
     metric
         A name of `rayline.evaluate.metrics`, one that the framework reports, a function `(y_true, y_pred)` or a scorer of
-        scikit-learn. Log loss or RMSE when omitted. Of several, "optuna" searches the trade-off between all
-        (`Analysis.pareto`), and the first decides what is best.
+        scikit-learn. Log loss or RMSE when omitted. With several metrics, "optuna" searches the trade-off between all
+        (`Analysis.pareto`), and the first one defines the best trial.
     mode
-        "min" or "max", for each metric; known by itself for every usual one and for scorers.
+        "min" or "max", for each metric; not needed for metrics known by name and for scorers.
     num_samples
-        The number of configurations, 10 when omitted. A grid is repeated so many times; a grid alone runs once when
-        omitted.
+        The number of configurations, 10 when omitted. A grid is repeated this many times; a space of grids only runs once
+        when omitted.
     preprocessor
         A Preprocessor, fitted or not: it is refitted on the training slice of every fold. None for no stages.
     train_dataset, test_dataset, target_columns
@@ -113,7 +113,7 @@ def run(
     sample_weight
         The column with the weights of the rows (with X and y also an array), used in fit and metric.
     group, event
-        Of a ranking the column of its groups, of survival times that of observed events, as in `train.fit`. Folds keep the
+        The column of groups of a ranking, and the column of observed events of survival times, as in `train.fit`. Folds keep the
         groups of a ranking whole.
     cv
         The number of folds, or a splitter of `rayline.data`. For a framework that generates its own data: how often each
@@ -123,18 +123,18 @@ def run(
     pos_label
         The positive class, as the trainer's, for this search.
     seed
-        The same seed gives the same configurations and scores, and stops the same trials, however many run at a time.
-        Two exceptions: a scheduler of Ray's own compares those that run at the same time, and a searcher that learns
-        makes as many suggestions from what it knows as run at a time, when these are more than 4. None for another
-        search each time.
+        The same seed gives the same configurations and scores, and stops the same trials, for any number of concurrent trials.
+        Two exceptions: a scheduler of Ray compares trials that run at the same time, and a searcher that learns
+        suggests as many configurations at once as there are concurrent trials, if these are more than 4. None for
+        another search each time.
     max_concurrent
-        Trials at a time; as many as the machine or the cluster has CPUs for when omitted. A framework whose training is not
+        The number of concurrent trials; when omitted, as many as the CPUs of the machine or the cluster allow. A framework whose training is not
         thread-safe runs one at a time in this process.
     use_gpu, resources_per_trial
         In place of the trainer's `use_gpu` and `resources_per_worker`, for this search. `resources_per_trial={"GPU": 0.25}` runs four
         trials on a GPU at a time; they share its memory.
     time_budget_s
-        The trials are stopped after so many seconds; those that ran all their folds count.
+        The trials are stopped after this many seconds; those that ran all their folds count.
     search
         None for random and grid search, "optuna", or a searcher of `ray.tune.search`.
     scheduler
@@ -158,14 +158,14 @@ def run(
         table runs in this process, and one over a Dataset, with `num_workers`, on several GPUs or where a Ray is connected
         runs on Ray. The scores are the same, to the bit.
     timeout_s
-        On Ray: how long to wait for the first trial to start; without end when omitted. What is waited for is said after 5
-        seconds.
+        On Ray: the time to wait for the first trial to start; unlimited when omitted. After 5 seconds a message says what the
+        search is waiting for.
     storage_path
         A directory, or a URL that Arrow or fsspec opens (`s3://…`), under which a search with a name keeps its scores, in place of
         the cache directory.
     postprocess
         Stages of `rayline.postprocess` after the model. The score is that of the predictions after them: the rows that a fold
-        holds out are cut into five parts, and each part is answered by stages that were learned from the others. The pipelines of
+        holds out are divided into five parts, and the stages for each part are learned from the other parts. The pipelines of
         the analysis carry them, learned from all held-out predictions.
 
     Returns
@@ -262,7 +262,7 @@ class Search:
         executor = self._executor()
         is_read = bool(options.callbacks) or isinstance(
             self.scheduler, Population
-        )  # by trackers; a half is not made again
+        )  # by trackers; an incomplete analysis is not computed again
         problem = replace(problem, digest=digest, n_threads=executor.capacity.n_threads, log_train_metrics=is_read)
         prepared = replace(self.prepared, problem=problem)
         training_run = Run(problem.trainer, problem.target)

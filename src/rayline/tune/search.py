@@ -1,6 +1,6 @@
-"""Who suggests the next parameters, and who stops a trial early: by name, or searchers and schedulers of Ray Tune as they are.
+"""The searcher and the scheduler of a search, by name or as an object of Ray Tune.
 
-Ray Tune is imported only for those that are its own.
+Ray Tune is imported only for its own searchers and schedulers.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ SCHEDULERS = ("fifo", *RACES, "pbt")
 def suggester(
     search: Any, config: space.Config, *, num_samples: int, seed: int | None, modes: Sequence[str]
 ) -> Suggester:
-    """Return who suggests configurations.
+    """Return the suggester of configurations.
 
     Parameters
     ----------
     search
         None or "random" (grids are expanded), "optuna", or a searcher of Ray's own.
     modes
-        Of each objective.
+        The direction of each objective.
 
     Raises
     ------
@@ -60,7 +60,7 @@ def _no_searcher(search: Any) -> ParameterError:
 
 
 def scheduler(name: Any, *, n_folds: int) -> Any:
-    """Return who stops trials early. A fold is an iteration, and what is compared is the mean over the folds so far.
+    """Return the scheduler that stops trials early. A fold is an iteration, and trials are compared by the mean over the folds so far.
 
     Parameters
     ----------

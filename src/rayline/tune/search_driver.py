@@ -25,8 +25,8 @@ class SearchDriver:
     repeats_folds = True
 
     def evaluator(self, problem: SearchProblem, groups: Any, *, in_pieces: bool = False, **options: Any) -> Any:
-        """Return what scores a configuration on a fold; `options` are those of `FoldEvaluator`. With `in_pieces` no process holds
-        the rows of a fold that its trainer has workers for."""
+        """Return the evaluator that scores a configuration on a fold; `options` are those of `FoldEvaluator`. With `in_pieces` no
+        process holds all rows of a fold whose trainer has workers."""
         if in_pieces and problem.trainer.num_workers is not None:
             from rayline.tune.stored_folds import StoredFoldEvaluator  # it imports Ray
 
@@ -38,7 +38,7 @@ class SearchDriver:
         return []
 
     def needs_ray(self, trainer: Trainer) -> str:
-        """Return why a search runs on Ray in any case; empty when it need not."""
+        """Return the reason why a search must run on Ray; empty when there is none."""
         return ""
 
     def refit(self, trainer: Trainer, fit_rows: Callable[[], Result], *, verbose: bool | None) -> Result:

@@ -1,7 +1,7 @@
-"""What several trial actors share: fitted stages and prepared folds, in Ray's object store, by what they were made from.
+"""The cache that trial actors share: fitted stages and prepared folds in Ray's object store, by a key of their inputs.
 
-A small actor knows where things are, and who makes one: two trials that need the same fold at the same time wait for
-one making of it. Tables are read where they lie, without a copy, by every actor of a machine.
+A small actor tracks where objects are and which actor is creating one: two trials that need the same fold at the same
+time wait for a single computation. Every actor of a machine reads tables from the object store without a copy.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ LEAST_BYTES = 32 << 20
 """Smaller tables are prepared by every actor more quickly than one more process starts (decision 0011)."""
 
 PART = 4
-"""What is shared takes at most one part of so many of the object store."""
+"""The cache takes at most 1/N of the object store."""
 
 WAIT_TIMEOUT_S = 30.0
-"""So long a trial waits for another one to make what it needs; that one's process may have died."""
+"""The time that a trial waits for another one to create an object; that one's process may have died."""
 
 SMALL = 1 << 16
-"""What a thing counts for that is not a table, in bytes."""
+"""The assumed size of an object that is not a table, in bytes."""
 
 
 class CachedObject(NamedTuple):
-    """A reference, in a list so that Ray hands over the reference rather than the thing, and the size of the thing."""
+    """A reference, in a list so that Ray passes the reference rather than the object, and the size of the object."""
 
     box: list[Any]
     size: int
 
 
 class CacheActor:
-    """Runs as an actor: which things there are, and which are being made.
+    """The actor that tracks which objects exist and which are being created.
 
     Parameters
     ----------
     most_bytes
-        The budget; the least recently used things go first.
+        The budget; the least recently used objects are evicted first.
     """
 
     def __init__(self, most_bytes: int) -> None:
@@ -55,12 +55,12 @@ class CacheActor:
         self._places = 0
 
     async def place(self) -> int:
-        """How many asked before."""
+        """Return the number of earlier calls."""
         self._places += 1
         return self._places - 1
 
     async def ask(self, key: Hashable, wait_timeout_s: float = WAIT_TIMEOUT_S) -> list[Any] | None:
-        """The box of this key, after waiting for whoever makes it; None when the one who asks is to make it."""
+        """Return the entry of this key, after waiting for the actor that creates it; None when the caller must create it."""
         if key in self._making:
             try:
                 await asyncio.wait_for(self._making[key].wait(), wait_timeout_s)
@@ -74,11 +74,11 @@ class CacheActor:
         return None
 
     async def run(self, box: list[Any]) -> Any:
-        """What a function returns that is called here: objects that it puts into the store live as long as this actor."""
+        """Call a function in this actor: objects that it puts into the store live as long as the actor."""
         return await asyncio.to_thread(await box[0])
 
     async def keep(self, key: Hashable, box: list[Any] | None, size: int = 0) -> None:
-        """What was made, or None when that failed."""
+        """Store a created object, or None when that failed."""
         old = self._kept.pop(key, None)
         self._used -= 0 if old is None else old.size
         if box is not None:
@@ -91,7 +91,7 @@ class CacheActor:
 
 
 class SharedCache:
-    """The side of a trial's actor.
+    """The client of the cache in a trial's actor.
 
     Parameters
     ----------
@@ -103,20 +103,20 @@ class SharedCache:
         self._keeper = keeper
 
     def place(self) -> int:
-        """How many actors came before this one."""
+        """Return the number of actors that connected before this one."""
         return int(ray.get(self._keeper.place.remote()))
 
     def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
-        """The thing of this key, made when it is not there. Whatever is lost with a process is made again."""
+        """Return the object of this key, created if it is missing. Objects that were lost with a process are created again."""
         return self._get(key, lambda: [make()])[0]
 
     def parts(self, key: Hashable, make: Callable[[], Iterator[pl.DataFrame]]) -> list[pl.DataFrame]:
-        """As `get`, of a table that is made part by part: each goes into the object store before the next is made, and is read
-        where it lies."""
+        """Get a table that is computed part by part: each part is put into the object store before the next one is computed, and
+        is read from there."""
         return self._get(key, make, reread=True)
 
     def run(self, function: Callable[[], Any]) -> Any:
-        """What a function returns that is called in the keeper's process, which outlives the trials."""
+        """Call a function in the cache actor's process, which outlives the trials."""
         (result,) = results([self._keeper.run.remote([ray.put(function)])])
         return result
 
@@ -129,7 +129,7 @@ class SharedCache:
             try:
                 return [_unpacked(each) for each in ray.get(box)]
             except RayError:
-                pass  # it went with the process that had made it
+                pass  # it was lost with the process that created it
         cached, box, size = [], [], 0
         try:
             for thing in make():
@@ -145,13 +145,13 @@ class SharedCache:
 
 
 def start_cache() -> Any:
-    """The actor, which takes no CPU from the trials and ends with its handle."""
+    """Start the actor, which takes no CPU from the trials and ends with its handle."""
     store = ray.cluster_resources().get("object_store_memory", float(1 << 30))
     return ray.remote(num_cpus=0, max_concurrency=1000)(CacheActor).remote(int(store) // PART)
 
 
 def _packed(thing: Any) -> Any:
-    """A table as Arrow, which is read without a copy; where Arrow would change a type, in Polars' own format."""
+    """Convert a table to Arrow, which is read without a copy; to Polars' own format if Arrow would change a type."""
     if not isinstance(thing, pl.DataFrame):
         return thing
     arrow = thing.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())

@@ -1,12 +1,12 @@
 """Population based training: parameters change while the models are trained, towards those of the best.
 
-A generation trains every member of the population for `interval` more iterations, on every fold. Then the members that are
-behind take over the models of those in front, with their parameters changed a little or drawn anew. What comes out is
-a schedule: which parameters until which iteration. A fit on all rows repeats it.
+A generation trains every member of the population for `interval` more iterations, on every fold. Then the worst members
+copy the models of the best ones, and their parameters are perturbed or drawn again. The result is a schedule: the
+parameters up to each iteration. A fit on all rows can repeat it.
 
 Jaderberg and others, "Population based training of neural networks" (2017). There, and in Ray's scheduler, a member is
-compared with what the others happen to have reached; here all of them wait for the end of a generation, so the same seed
-gives the same schedule however many run at a time.
+compared with the current state of the others; here all members wait for the end of a generation, so the same seed
+gives the same schedule for any number of concurrent members.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from rayline.tune.evaluate import WHERE, SearchProblem
 from rayline.tune.variants import is_grid, variants
 
 GENERATIONS = 10
-"""How many there are when nobody says how long one is."""
+"""The default number of generations."""
 
 Random = np.random.Generator
 
@@ -35,26 +35,26 @@ Random = np.random.Generator
 @known_arguments
 @dataclass(frozen=True, repr=False)
 class Population:
-    """Population based training, as `scheduler=` of `tune.run`; "pbt" is one with these defaults.
+    """Population based training, as `scheduler=` of `tune.run`; "pbt" uses these defaults.
 
-    The size of the population is `num_samples`. Parameters of the trainer change; those of stages are drawn once, and
-    are taken over with the model.
+    The size of the population is `num_samples`. Parameters of the trainer change; those of stages are drawn once and are
+    copied with the model.
 
     Parameters
     ----------
     interval
         Iterations of a generation; a tenth of the training when omitted.
     quantile
-        The share of the population that takes over models from as many in front, at most a half.
+        The share of the population that copies the models of the best members, at most one half.
     resample
-        How likely a parameter is drawn anew rather than changed a little, when a model is taken over.
+        The probability that a parameter is drawn again instead of perturbed, when a model is copied.
     factors
-        What a number is multiplied with, one or the other, when it changes a little. Of choices the next one is taken.
+        The two factors of which one multiplies a number when it is perturbed. A choice moves to a neighboring value.
 
     Raises
     ------
     ParameterError
-        On values that make no sense.
+        On invalid values.
 
     Examples
     --------
@@ -82,29 +82,29 @@ class Population:
             raise ParameterError.value("factors", "a pair of numbers above 0", self.factors, where="Population")
 
     def ends(self, n_iterations: int) -> list[int]:
-        """The iterations after which generations end."""
+        """Return the iterations after which the generations end."""
         interval = self.interval or max(1, math.ceil(n_iterations / GENERATIONS))
         return [*range(interval, n_iterations, interval), n_iterations]
 
     def begin(self, config: space.Config, num_samples: int, seed: int | None) -> list[dict[str, Any]]:
-        """The first parameters of every member: drawn, with grids expanded as in a search at random."""
+        """Return the initial parameters of every member, drawn as in a random search, with grids expanded."""
         random = np.random.default_rng(seed)
         return [space.to_plain(variant) for variant in variants(config, num_samples, random)]
 
     def successors(self, losses: Mapping[int, float], random: Random) -> dict[int, int]:
-        """Which members take over the model of which: those behind at random from as many in front.
+        """Return which members copy which models: each of the worst members copies one of the best, chosen at random.
 
         Parameters
         ----------
         losses
-            Of each member by its number; lower is better, of equal ones the first.
+            The loss of each member by its number; lower is better, and the first of equal ones wins.
         """
         order = sorted(losses, key=lambda number: (losses[number], number))
         n = min(math.ceil(len(order) * self.quantile), len(order) // 2)
         return {number: int(random.choice(order[:n])) for number in sorted(order[len(order) - n :])} if n else {}
 
     def changed(self, config: space.Config, searched: space.Config, random: Random) -> dict[str, Any]:
-        """The parameters of a model that was taken over: those of the trainer a little changed, or drawn anew."""
+        """Return the parameters of a copied model: those of the trainer are perturbed or drawn again."""
         changed = dict(config)
         for name in space.split_space(searched).trainer:
             domain = searched[name]
@@ -134,7 +134,7 @@ class Population:
 
 
 def check(problem: SearchProblem, searched: space.Config, *, search: Any) -> None:
-    """Raise ParameterError when a search cannot be one of population based training."""
+    """Raise ParameterError when a search cannot use population based training."""
     try:
         problem.trainer.refuse_phases()
     except ParameterError as error:
@@ -156,9 +156,9 @@ def check(problem: SearchProblem, searched: space.Config, *, search: Any) -> Non
         )
     if search not in (None, "random"):
         raise ParameterError.here(
-            "population based training is a search of its own.",
+            "population based training cannot be combined with a searcher.",
             f"Expected search=None; got {search!r}.",
-            "leave search out: parameters are drawn once, and change with the generations.",
+            "leave search out: parameters are drawn once and change with the generations.",
         )
     counts = {name: n_iterations(problem, {**space.typical(searched), **one}) for name, one in _one_by_one(searched)}
     if len({*counts.values()}) > 1:
@@ -170,13 +170,13 @@ def check(problem: SearchProblem, searched: space.Config, *, search: Any) -> Non
 
 
 def n_iterations(problem: SearchProblem, config: space.Config) -> int:
-    """How many iterations a training with this configuration makes."""
+    """Return the number of iterations of a training with this configuration."""
     trainer = problem.trainer_of(config)
     return trainer.adapter.resumable_iterations(*trainer.args, **trainer.kwargs)
 
 
 def _one_by_one(searched: space.Config) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Changes of one parameter of the trainer each."""
+    """Yield changes of a single parameter of the trainer."""
     yield "", {}
     random = np.random.default_rng(0)
     for name, value in space.split_space(searched).trainer.items():

@@ -1,4 +1,4 @@
-"""The generations of a population: workers train a part of a fold each, the driver decides which members continue, and with which parameters."""
+"""The generations of a population: workers train parts of folds, the driver decides which members continue and with which parameters."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Key = tuple[int, int]
 
 @dataclass(frozen=True)
 class FoldResult:
-    """What a worker has made of a fold; of one that failed only the error."""
+    """The result of a worker for a fold; only the error if it failed."""
 
     score: FoldScore | None = None
     scores: Any = None  # an array, or `ScoresInPieces`
@@ -46,14 +46,14 @@ class FoldResult:
 
 
 class PopulationWorker:
-    """Trains parts of folds, in this process or as an actor of Ray.
+    """A worker that trains parts of folds, in this process or as a Ray actor.
 
     Parameters
     ----------
     problem
-        What is tuned.
+        The problem that is tuned.
     evaluate
-        Trains and scores; the rows are in it.
+        The evaluator, which holds the rows, trains and scores.
     """
 
     def __init__(self, problem: SearchProblem, evaluate: FoldEvaluator) -> None:
@@ -62,7 +62,7 @@ class PopulationWorker:
     def train(
         self, config: Mapping[str, Any], fold: int, number: int, until: int, checkpoint: Files | None
     ) -> tuple[FoldResult, Files]:
-        """Train a fold from a checkpoint to the end of this generation, and score it. Returns the next checkpoint too."""
+        """Train a fold from a checkpoint to the end of this generation, and score it. Returns the result and the next checkpoint."""
         kept: Files = {}
 
         def keep(save: Callable[[Path], None]) -> None:
@@ -84,7 +84,7 @@ class PopulationWorker:
 
 
 class Workers(Protocol):
-    """What trains parts of folds; see `rayline.tune.executor.PopulationPool`."""
+    """The workers that train parts of folds; see `rayline.tune.executor.PopulationPool`."""
 
     def __call__(self, work: Mapping[Any, tuple[Any, ...]], /) -> Iterator[tuple[Any, Any, Any]]: ...
     def fetch(self, checkpoint: Any, /) -> Files: ...
@@ -92,7 +92,7 @@ class Workers(Protocol):
 
 @dataclass
 class PopulationMember:
-    """A member of the population: its record, and for each fold its checkpoint and what its model says of the held-out
+    """A member of the population: its record, and for each fold its checkpoint and the scores of the held-out
     rows."""
 
     trial: Trial
@@ -132,11 +132,11 @@ class PopulationRun:
 
     @property
     def is_kept(self) -> bool:
-        """Whether every generation is written into the journal as soon as it is there."""
+        """Whether every generation is stored as soon as it is complete."""
         return self.options.name is not None
 
     def run(self, workers: Workers) -> list[Trial]:
-        """Every generation. Returns the trials, one for each member."""
+        """Run all generations. Returns the trials, one for each member."""
         problem, options, begun = self.prepared.problem, self.options, time.monotonic()
         configs = self.population.begin(self.prepared.space, self.prepared.num_samples, options.seed)
         self._members = [
@@ -157,7 +157,7 @@ class PopulationRun:
                 self._select(alive, np.random.default_rng((entropy, number)))
             try:
                 self._generation(workers, alive, number, ends, begun)
-            except KeyboardInterrupt:  # the generation before this one is what there is
+            except KeyboardInterrupt:  # the result is the last complete generation
                 self.interruption.signal = signal.SIGINT
                 self._members = [PopulationMember(trial, scores=scores) for trial, scores in before]
                 break
@@ -175,7 +175,7 @@ class PopulationRun:
         return [member.trial for member in self._members]
 
     def _select(self, alive: Sequence[PopulationMember], random: np.random.Generator) -> None:
-        """Those behind take over the models of those in front."""
+        """Copy the models of the best members to the worst ones."""
         sign = -1.0 if self.prepared.mode == "max" else 1.0
         losses = {member.trial.number: sign * member.trial.score for member in alive}
         for number, other in self.population.successors(losses, random).items():
@@ -203,7 +203,7 @@ class PopulationRun:
                     results[trial.number].append(replace(FoldScore.from_json(self.known[key]), reused=True))
                     member.checkpoints[fold], member.scores[fold] = key, scores
                     continue
-                before = member.checkpoints.get(fold)  # of an earlier run it is a key of the journal
+                before = member.checkpoints.get(fold)  # for an earlier run, a key of the result store
                 files = self.journal.files(before) if isinstance(before, str) else before
                 work[trial.number, fold] = trial.config, fold, number, until, files
         for (place, fold), done, checkpoint in workers(work):
@@ -229,13 +229,13 @@ class PopulationRun:
             member.trial.folds = sorted(results[member.trial.number], key=lambda score: score.fold)
 
     def _added(self, trial: Trial, score: FoldScore) -> FoldScore:
-        """A score with the time of all generations, under a key that says how the model came about."""
+        """Return a score with the time of all generations, under a key that identifies how the model was trained."""
         earlier = math.fsum(fold.fit_s for fold in trial.folds if fold.fold == score.fold)
         key, until = self._key(trial, score.fold), trial.parts[-1].until
         return replace(score, key=key, fit_s=earlier + score.fit_s, iterations=until)
 
     def _key(self, trial: Trial, fold: int) -> str:
-        """What the model of a fold was made from, as a digest."""
+        """Return a digest of everything that the model of a fold was trained from."""
         problem = self.prepared.problem
         return fingerprint([[part.until, problem.candidate(part.config).key(fold)] for part in trial.parts])
 
