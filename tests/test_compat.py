@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import itertools
 import pickle
 import re
 from pathlib import Path
@@ -426,8 +427,80 @@ def test_footers_are_read_where_files_are_listed(ray_session: Any, tmp_path: Pat
     assert indexers.FewFootersIndexer not in plain  # the caller's Dataset is as it was
 
 
+def _listed(sizes: dict[str, list[int]], run: int) -> list[Any]:
+    """Manifests as Ray Data lists files with row groups of these sizes in MiB, in runs of some row groups."""
+    module = importlib.import_module("ray.data._internal.datasource_v2.formats.parquet.parquet_footer_types")
+    manifests = importlib.import_module("ray.data._internal.datasource_v2.interfaces.file_manifest")
+    found = []
+    for path, groups in sizes.items():
+        runs = [[*range(i, min(i + run, len(groups)))] for i in range(0, len(groups), run)]
+        own = [[groups[i] << 20 for i in ids] for ids in runs]
+        found.append(
+            manifests.FileManifest.construct_manifest(
+                paths=[path] * len(runs),
+                sizes=[1000] * len(runs),
+                chunk_metadatas=[
+                    manifests.create_chunk_metadata(
+                        module.ParquetRowGroupChunkMetadata, row_group_ids=tuple(ids), num_rows=10 * len(ids),
+                        uncompressed_size=sum(each), fully_matched=True, rg_sizes=tuple(each) if run > 1 else (),
+                        rg_rows=(10,) * len(ids) if run > 1 else (),
+                    )
+                    for ids, each in zip(runs, own, strict=True)
+                ],
+            )
+        )  # fmt: skip
+    return found
+
+
+def _parts(partitioner: Any, manifests: list[Any]) -> list[list[tuple[str, int]]]:
+    """The row groups of each part, in the order in which a task reads them."""
+    found = []
+
+    def drain() -> None:
+        while partitioner.has_partition():
+            part = partitioner.next_partition()
+            found.append(
+                [(path, i) for path, about in zip(part.paths, part.file_chunk_metadatas, strict=True)
+                 for i in about["row_group_ids"]]
+            )  # fmt: skip
+
+    for manifest in manifests:
+        partitioner.add_input(manifest)
+        drain()
+    partitioner.finalize()
+    drain()
+    return found
+
+
+@pytest.mark.parametrize("run", [1, 3])
+@pytest.mark.parametrize(
+    ("sizes", "n_parts"),
+    [
+        ({f"{i}.parquet": [18, 18, 7] for i in range(8)}, (12, 24)),  # Ray Data makes 3 parts of 344 MiB
+        ({"a": [1, 2], "b": [3]}, (1, 1)),  # too small to divide
+        ({"a": [200], "b": [20] * 3, "c": [5, 90, 40], "d": [1]}, (6, 9)),
+        ({f"{i}.parquet": [60, 60] for i in range(40)}, (40, 40)),  # many parts stay as they are
+        ({}, (0, 0)),
+    ],
+)
+def test_parts_are_even_and_rows_stay_in_order(sizes: dict[str, list[int]], n_parts: tuple[int, int], run: int) -> None:
+    indexers = pytest.importorskip("rayline.compat.ray_footers")
+    packer = importlib.import_module("ray.data._internal.datasource_v2.common.online_bin_packer").OnlineBinPacker
+    manifests = _listed(sizes, run)
+    before = _parts(packer(128 << 20), manifests)
+    even = indexers.with_even_parts(packer(128 << 20))
+    after = _parts(pickle.loads(pickle.dumps(even)), manifests)
+    assert [*itertools.chain(*after)] == [*itertools.chain(*before)]
+    assert n_parts[0] <= len(after) <= n_parts[1]
+    mib = [sum(sizes[path][i] for path, i in part) for part in after]
+    if len(after) > len(before):
+        assert max(mib) <= max(40, *(max(groups) for groups in sizes.values()))
+
+
 def test_other_indexers_stay() -> None:
     indexers = pytest.importorskip("rayline.compat.ray_footers")
     other = SimpleNamespace()
+    assert indexers.with_even_parts(other) is other
+    assert indexers.with_even_parts(None) is None
     assert indexers.with_footers_in_place(other) is other
     assert indexers.with_footers_in_place(None) is None

@@ -178,6 +178,30 @@ _FOOTER_READER = register(
     use="Read a footer as Ray Data does.",
     fallback=_FOOTER_INDEXER.fallback,
 )
+_BIN_PACKER = register(
+    "ray.data._internal.datasource_v2.common.online_bin_packer:OnlineBinPacker",
+    RAY,
+    "_cap",
+    "_shared",
+    "_split_coalesced",
+    "_output",
+    "_bin_to_manifest",
+    use="Divide what is read of Parquet files evenly among tasks.",
+    fallback="Parts of 128 MiB: of few, some CPUs read more than others.",
+)
+_BIN_POOL = register(
+    "ray.data._internal.datasource_v2.common.online_bin_packer:_SharedBinPool",
+    RAY,
+    "_max_open_bins",
+    use=_BIN_PACKER.use,
+    fallback=_BIN_PACKER.fallback,
+)
+_BIN_PIECES = register(
+    "ray.data._internal.datasource_v2.common.online_bin_packer:_slice_bin_item",
+    RAY,
+    use="Cut such a part between its row groups.",
+    fallback=_BIN_PACKER.fallback,
+)
 _APPLY_TRANSFORM = register(
     "ray.data._internal.logical.interfaces:LogicalOperator._apply_transform",
     RAY,
@@ -514,7 +538,15 @@ def dataset_with_own_settings(data: Any) -> Any:
     copied = type(data).copy(data, _deep_copy=True)
     if all(
         name.find() is not None
-        for name in (_LOGICAL_PLAN, _APPLY_TRANSFORM, _FOOTER_INDEXER, _FOOTER_MANIFEST, _FOOTER_READER)
+        for name in (
+            _LOGICAL_PLAN,
+            _APPLY_TRANSFORM,
+            _FOOTER_INDEXER,
+            _FOOTER_MANIFEST,
+            _FOOTER_READER,
+            _BIN_PACKER,
+            _BIN_PIECES,
+        )
     ):
         from ray.data._internal.logical.interfaces import LogicalPlan
 
@@ -526,12 +558,14 @@ def dataset_with_own_settings(data: Any) -> Any:
 
 
 def _listed_in_place(operator: Any) -> Any:
-    """Return an operator of Ray Data with a better indexer of files, if it lists Parquet files."""
-    from rayline.compat.ray_footers import with_footers_in_place
+    """Return an operator of Ray Data with a better indexer of files and even parts, if it lists Parquet files."""
+    from rayline.compat.ray_footers import with_even_parts, with_footers_in_place
 
-    indexer = getattr(operator, "file_indexer", None)
-    better = with_footers_in_place(indexer)
-    return operator if better is indexer else dataclasses.replace(operator, file_indexer=better)
+    indexer, partitioner = getattr(operator, "file_indexer", None), getattr(operator, "file_partitioner", None)
+    better, even = with_footers_in_place(indexer), with_even_parts(partitioner)
+    if better is indexer and even is partitioner:
+        return operator
+    return dataclasses.replace(operator, file_indexer=better, file_partitioner=even)
 
 
 def session_directory(path: str) -> dict[str, Any]:
