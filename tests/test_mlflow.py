@@ -8,7 +8,7 @@ import pytest
 
 mlflow = pytest.importorskip("mlflow", reason="MLflow is not installed (pip install 'rayline[mlflow]')")
 
-from rayline import train
+from rayline import ArtifactError, train
 from rayline.stages import Log, OneHotEncoder
 from tests import toy
 
@@ -54,3 +54,11 @@ def test_target_stages_go_along(store: None) -> None:
     rows = table.drop("price").to_pandas()
     assert mlflow.pyfunc.load_model(info.model_uri).predict(rows).equals(result.inference_pipeline.predict(rows))
     assert mlflow.get_run(run.info.run_id).data.metrics == pytest.approx(result.metrics)
+
+
+def test_a_folder_without_a_pipeline_is_named(tmp_path: Path) -> None:
+    import rayline.mlflow
+
+    (tmp_path / "MLmodel").write_text("flavors: {}\n")
+    with pytest.raises(ArtifactError, match="holds no pipeline of Rayline"):
+        rayline.mlflow.load_model(str(tmp_path))

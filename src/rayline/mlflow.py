@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 
 from rayline.core import scratch
-from rayline.core.errors import MissingExtraError
+from rayline.core.errors import ArtifactError, MissingExtraError
 from rayline.core.schema import Kind, kind_of
 from rayline.inference.artifact import load
 from rayline.inference.pipeline import InferencePipeline, as_pipeline
@@ -47,11 +47,11 @@ def log_model(model: Any, name: str = "model", **options: Any) -> Any:
 
     Examples
     --------
-    ::
-
-        with mlflow.start_run():
-            info = rayline.mlflow.log_model(result.inference_pipeline, "late")
-        mlflow.pyfunc.load_model(info.model_uri).predict(table)
+    >>> import mlflow
+    >>> from rayline.mlflow import log_model
+    >>> with mlflow.start_run():  # doctest: +SKIP
+    ...     info = log_model(result.inference_pipeline, "late")
+    >>> mlflow.pyfunc.load_model(info.model_uri).predict(table)  # doctest: +SKIP
     """
     pipeline = as_pipeline(model)
     with scratch.folder("model") as folder:
@@ -78,13 +78,30 @@ def load_model(model_uri: str, **options: Any) -> InferencePipeline:
     options
         As for `rayline.load`: `trusted=["my_package.Estimator"]`, `module=Net`, `trusted_keys=[…]`.
 
+    Returns
+    -------
+    InferencePipeline
+        The logged pipeline, with the checks of `rayline.load`.
+
+    Raises
+    ------
+    ArtifactError
+        As `rayline.load`, and when the URI names no model that `log_model` wrote.
+
     Examples
     --------
     >>> from rayline.mlflow import load_model
     >>> pipeline = load_model("models:/late/1")  # doctest: +SKIP
     """
     folder = Path(mlflow.artifacts.download_artifacts(model_uri))
-    return load(next(folder.rglob(FILE)), **options)
+    found = next(folder.rglob(FILE), None)
+    if found is None:
+        raise ArtifactError(
+            f"load_model: {model_uri} holds no pipeline of Rayline.",
+            f"Expected a model that rayline.mlflow.log_model wrote, with the file {FILE}.",
+            "load models of other libraries with mlflow.pyfunc.load_model, or use preprocessor.chain(model).",
+        )
+    return load(found, **options)
 
 
 def signature(pipeline: InferencePipeline) -> Any:

@@ -37,6 +37,7 @@ XGBOOST = train.XGBoostTrainer
         (partial(rl.load, "any"), "trusted_key", "trusted_keys"),
         (rl.model_card, "nmae", "name"),
         (serve.to_deployment, "nmae", "name"),
+        (serve.ServerOptions, "nmae", "name"),
         (partial(data.train_test_split, {"x": [1.0, 2.0]}), "stratfy", "stratify"),
         (data.KFold, "n_split", "n_splits"),
         (train.EarlyStopping, "patince", "patience"),

@@ -75,7 +75,18 @@ class TrainerArguments(Ability):
     """The argument of `train` that sets the number of iterations; empty when there is none."""
 
     def check(self, *args: Any, **kwargs: Any) -> None:
-        """Raise ParameterError on arguments that `train` does not accept. Runs on the driver, before any data moves."""
+        """Check the trainer's arguments on the driver, before any data moves. By default their names are those of `train`.
+
+        Parameters
+        ----------
+        args, kwargs
+            The arguments that the user gave the trainer.
+
+        Raises
+        ------
+        ParameterError
+            When `train` does not accept a name, or the arguments do not bind to it.
+        """
         try:
             inspect.signature(self.train).bind(None, *args, **kwargs)
         except TypeError as error:
@@ -89,7 +100,25 @@ class TrainerArguments(Ability):
 
     def configure(self, args: Sequence[Any], kwargs: Mapping[str, Any], changes: Mapping[str, Any]) -> Arguments:
         """Return the arguments with tuned values inserted: as a keyword of `train` where one has this name, otherwise as a
-        key of the first argument when that is a dict of parameters. Raises ParameterError when neither accepts it."""
+        key of the first argument when that is a dict of parameters.
+
+        Parameters
+        ----------
+        args, kwargs
+            The arguments of the trainer, which do not change.
+        changes
+            The tuned values by the name of the parameter.
+
+        Returns
+        -------
+        tuple
+            New positional arguments (a tuple) and new keyword arguments (a dict).
+
+        Raises
+        ------
+        ParameterError
+            When a name is neither a keyword of `train` nor can be a key of its first argument.
+        """
         accepted = dict([*inspect.signature(self.train).parameters.items()][1:])  # without the context
         takes_dict = bool(args) and isinstance(args[0], Mapping)
         open_ended = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
@@ -109,7 +138,20 @@ class TrainerArguments(Ability):
         return tuple(new_args), new_kwargs
 
     def argument(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """Return the value of an argument of `train` for these arguments, or its default."""
+        """Return the value of an argument of `train` for these arguments.
+
+        Parameters
+        ----------
+        name
+            The argument's name in the signature of `train`.
+        args, kwargs
+            The arguments of the trainer, which `check` has accepted.
+
+        Returns
+        -------
+        object
+            The value that was given, otherwise the default in the signature.
+        """
         bound = inspect.signature(self.train).bind(None, *args, **kwargs)
         bound.apply_defaults()
         return bound.arguments[name]
@@ -126,17 +168,50 @@ class TargetSupport(Ability):
     """The largest label that it can learn from; finite for a framework that stores labels in single precision."""
 
     def task(self, *args: Any, **kwargs: Any) -> Task | Literal["classification"] | None:
-        """Return the task that the arguments imply, where an adapter says nothing more about the target (`objective`); None when it depends on the labels. "classification" means binary or
-        multiclass, depending on the number of distinct labels, also for numeric labels."""
+        """Return the task that the arguments imply, where an adapter says nothing more about the target (`objective`).
+
+        Parameters
+        ----------
+        args, kwargs
+            The arguments of the trainer.
+
+        Returns
+        -------
+        Task, "classification" or None
+            "classification" means binary or multiclass, depending on the number of distinct labels, also for numeric
+            labels. None when the task depends on the labels alone.
+        """
         return None
 
     def objective(self, *args: Any, **kwargs: Any) -> Objective:
-        """Return what the arguments say about the target: the task, the labels that can be learned, quantiles."""
+        """Return what the arguments say about the target.
+
+        Parameters
+        ----------
+        args, kwargs
+            The arguments of the trainer.
+
+        Returns
+        -------
+        Objective
+            The task, the labels that can be learned, and the quantiles to predict; by default the task of `task` alone.
+        """
         return Objective(self.task(*args, **kwargs))
 
     def predicts_margins(self, model: Any) -> bool:
-        """Return whether `predict` returns raw scores of a classifier instead of probabilities, as with a custom objective:
-        above 0 means the second class; of several classes the largest score is chosen. Such scores only rank rows."""
+        """Return whether `predict` returns raw scores of a classifier instead of probabilities, as with a custom objective.
+
+        Parameters
+        ----------
+        model
+            A native model that was trained as a classifier.
+
+        Returns
+        -------
+        bool
+            With True a score above 0 means the second class, and of several classes the one with the largest score is
+            chosen. Such scores only rank rows: `predict_proba` is refused.
+        """
         return False
 
 
@@ -153,12 +228,36 @@ class DistributedTraining(Ability):
     workers only once in a process."""
 
     def trains_on_workers(self, *args: Any, **kwargs: Any) -> bool:
-        """Return whether a training with these arguments can run on several workers."""
+        """Return whether a training with these arguments can run on several workers.
+
+        Parameters
+        ----------
+        args, kwargs
+            The arguments of the trainer.
+
+        Returns
+        -------
+        bool
+            `distributed` by default; an adapter returns False for arguments that only one process supports.
+        """
         return self.distributed
 
     @contextlib.contextmanager
     def coordinate(self, world_size: int, host: str) -> Iterator[Mapping[str, Any]]:
-        """Run on the driver around a distributed training; yields what `context.rendezvous` will hold on the workers."""
+        """Run on the driver around a distributed training, for a tracker or a server that the workers need.
+
+        Parameters
+        ----------
+        world_size
+            The number of workers.
+        host
+            The address of the driver as the workers reach it.
+
+        Yields
+        ------
+        Mapping
+            What `context.rendezvous` will hold on every worker; empty by default.
+        """
         yield {}
 
 
@@ -173,7 +272,18 @@ class ConcurrentTraining(Ability):
 
     @contextlib.contextmanager
     def limited_threads(self, n_threads: int) -> Iterator[None]:
-        """Limit, in this context, the threads of libraries that take no number of threads as an argument of a training."""
+        """Limit, in this context, the threads of libraries that take no number of threads as an argument of a training.
+
+        Parameters
+        ----------
+        n_threads
+            The number of threads that each call of the library may use.
+
+        Yields
+        ------
+        None
+            By default nothing is limited.
+        """
         yield
 
 
@@ -183,8 +293,19 @@ class ResumableTraining(Ability):
 
     def resumable_iterations(self, *args: Any, **kwargs: Any) -> int:
         """Return the number of iterations of a training with these arguments, if it can resume from a checkpoint
-        (`TrainContext.resume`) even with other arguments than it began with; 0 if it cannot. Resumed with the same
-        arguments, it does what an uninterrupted training would have done, except for random numbers."""
+        (`TrainContext.resume`) even with other arguments than it began with.
+
+        Parameters
+        ----------
+        args, kwargs
+            The arguments of the trainer.
+
+        Returns
+        -------
+        int
+            0 if it cannot resume. Resumed with the same arguments, a training does what an uninterrupted one would have
+            done, except for random numbers.
+        """
         return 0
 
 
@@ -193,11 +314,33 @@ class EarlyStoppingSupport(Ability):
     set is refused, and reports the metrics of that iteration."""
 
     def validation_argument(self, *args: Any, **kwargs: Any) -> str:
-        """Return the name of the argument that requires a test set (early stopping); empty when none does."""
+        """Return the name of the argument that requires a test set, such as "early_stopping_rounds".
+
+        Parameters
+        ----------
+        args, kwargs
+            The arguments of the trainer.
+
+        Returns
+        -------
+        str
+            Empty when the training needs no test set. Otherwise a fit without one is refused with this name.
+        """
         return ""
 
     def best_iteration(self, model: Any) -> int | None:
-        """Return the last iteration that predictions use, counted from 0, if early stopping has chosen one; else None."""
+        """Return the last iteration that predictions use, if early stopping has chosen one.
+
+        Parameters
+        ----------
+        model
+            A native model.
+
+        Returns
+        -------
+        int or None
+            Counted from 0; None when predictions use all iterations.
+        """
         return None
 
 
@@ -209,16 +352,48 @@ class NativeModels(Ability):
     """The framework whose models it trains, where that is another one (Horovod trains PyTorch models)."""
 
     def owns(self, model: Any) -> bool:
-        """Return whether this is a native model of the framework. Must not import the library in order to answer False."""
+        """Return whether this is a native model of the framework.
+
+        Parameters
+        ----------
+        model
+            Any object. The library must not be imported in order to answer False.
+
+        Returns
+        -------
+        bool
+            False by default: the framework takes no models that were trained elsewhere.
+        """
         return False
 
     def inspect(self, model: Any) -> ModelInfo:
-        """Return what can be read from a native model."""
+        """Return what can be read from a native model.
+
+        Parameters
+        ----------
+        model
+            A native model that `owns` accepts.
+
+        Returns
+        -------
+        ModelInfo
+            Its task, and names, types and classes where the model stores them.
+        """
         return ModelInfo(Task.REGRESSION)
 
     def load_options(self, model: Any) -> dict[str, Any]:
-        """Return the keyword arguments that `load` needs for this model: they are sent with it between processes of one
-        program, and never written to a file."""
+        """Return the keyword arguments that `load` needs for this model.
+
+        Parameters
+        ----------
+        model
+            A native model.
+
+        Returns
+        -------
+        dict
+            Sent with the model between processes of one program, and never written to a file; empty by default.
+        """
         return {}
 
 
@@ -228,12 +403,34 @@ class NativeCallbacks(Ability):
 
     def owns_callback(self, callback: Any) -> bool:
         """Return whether this is a callback object of the library itself: it is passed to `train` in `callbacks=[…]`.
-        Must not import the library in order to answer False."""
+
+        Parameters
+        ----------
+        callback
+            An object of `callbacks=` that is no `rayline.train.Callback`. The library must not be imported in order to
+            answer False.
+
+        Returns
+        -------
+        bool
+            When no framework owns an object, the fit is refused.
+        """
         return False
 
     def records(self, callback: Any) -> bool:
-        """Return whether a callback of the library only records into an object of the user and keeps no state between
-        trainings: such a callback is passed unchanged, all other arguments are copied."""
+        """Return whether a callback of the library only records into an object of the user and keeps no state between trainings.
+
+        Parameters
+        ----------
+        callback
+            A callback that `owns_callback` accepts.
+
+        Returns
+        -------
+        bool
+            With True the callback is passed unchanged, so that the user sees what it recorded; all other arguments are
+            copied for each training.
+        """
         return False
 
 
@@ -243,7 +440,18 @@ class SingleRowServing(Ability):
 
     def single_row_view(self, model: Any) -> Any:
         """Return the model for serving a few rows per call: the same predictions to the bit, with one thread where the library
-        would start many. Threads that wait for each other make short calls slow on a busy machine."""
+        would start many. Threads that wait for each other make short calls slow on a busy machine.
+
+        Parameters
+        ----------
+        model
+            A native model, which does not change.
+
+        Returns
+        -------
+        object
+            What `predict` takes in place of the model; by default the model itself.
+        """
         return model
 
 
@@ -251,9 +459,24 @@ class OnnxExport(Ability):
     """The model as an ONNX graph, for `rayline.onnx.to_onnx`. The graph is compared with the pipeline before it is returned."""
 
     def to_onnx(self, model: Any, width: int) -> Any:
-        """Return the model as an ONNX model with one float32 input of shape (rows, width) and the scores as its last output.
+        """Return the model as an ONNX model.
 
-        Raises ParameterError when the framework does not support it.
+        Parameters
+        ----------
+        model
+            A native model.
+        width
+            The number of columns of the feature matrix.
+
+        Returns
+        -------
+        onnx.ModelProto
+            One float32 input of shape (rows, width), and the scores as the last output. A missing value is NaN.
+
+        Raises
+        ------
+        ParameterError
+            When the framework, or this model, has no form in ONNX.
         """
         raise ParameterError(
             f"to_onnx: models of {self.name!r} have no form in ONNX here.",
@@ -265,7 +488,20 @@ class FeatureImportance(Ability):
     """How important each feature is to the model, for model cards and `model.importance()`."""
 
     def importance(self, model: Any, names: Sequence[str]) -> dict[str, float] | None:
-        """Return how important each feature is to the model; None when the model cannot tell."""
+        """Return how important each feature is to the model, by the library's own measure.
+
+        Parameters
+        ----------
+        model
+            A native model.
+        names
+            The names of the features, in the order of the matrix columns.
+
+        Returns
+        -------
+        dict or None
+            A number of at least 0 by feature; None when the model cannot tell.
+        """
         return None
 
 
@@ -292,8 +528,21 @@ class ScoreContributions(Ability):
 
     def contributions(self, model: Any, features: Features) -> FeatureContributions | None:
         """Return what each feature adds to the model's raw score of each row (the log-odds of a classification); the base and the
-        contributions add up to it. Outputs are the classes of a multiclass task, otherwise the targets. None for a model
-        whose contributions the framework cannot compute."""
+        contributions add up to it.
+
+        Parameters
+        ----------
+        model
+            A native model.
+        features
+            The rows, at least one; missing values as in `predict`.
+
+        Returns
+        -------
+        FeatureContributions or None
+            `values` has shape (n, outputs, columns), `base` shape (outputs,). Outputs are the classes of a multiclass task,
+            otherwise the targets. None for a model whose contributions the framework cannot compute.
+        """
         return None
 
 
@@ -301,8 +550,22 @@ class EnsembleMembers(Ability):
     """The values of each member of a model that is a mean of several: the spread that prediction intervals are made from."""
 
     def members(self, model: Any, features: Features, target: Target) -> Array | None:
-        """Return the values of each member of a model that is a mean of several, shape (n, members, targets), on the scale of the
-        labels; None for any other model."""
+        """Return the values of each member of a model that is a mean of several.
+
+        Parameters
+        ----------
+        model
+            A native model.
+        features
+            The rows.
+        target
+            The target that the model predicts.
+
+        Returns
+        -------
+        ndarray or None
+            Shape (n, members, targets), on the scale of the labels; None for any other model.
+        """
         return None
 
 
@@ -310,9 +573,25 @@ class MemoryBound(Ability):
     """The memory that a training needs, so that one that cannot fit is refused before it starts, with the arithmetic."""
 
     def memory_bytes(self, n_rows: int, width: int, n_outputs: int, *args: Any, **kwargs: Any) -> int:
-        """Return the memory that a worker needs at least to train on this number of rows and matrix columns with these
-        arguments; 0 where it does not depend on the number of rows, or is not known. A training that needs more than there is
-        is refused before it starts."""
+        """Return the memory that a worker needs at least to train on this number of rows; a training that needs more than
+        there is is refused before it starts.
+
+        Parameters
+        ----------
+        n_rows
+            The number of rows of the worker's share.
+        width
+            The number of columns of the feature matrix.
+        n_outputs
+            The number of scores of a row: targets, classes or quantiles.
+        args, kwargs
+            The arguments of the trainer.
+
+        Returns
+        -------
+        int
+            Bytes; 0 where the need does not depend on the number of rows, or is not known.
+        """
         return 0
 
 
@@ -327,25 +606,76 @@ class GpuComputing(Ability):
     """Whether `predict` computes on a GPU with a model that `place` has put there; otherwise `use_gpu=True` is refused."""
 
     def without_gpu(self) -> str:
-        """Return why the installed library cannot use any GPU and what to install instead; empty when it can."""
+        """Return why the installed library cannot use any GPU and what to install instead.
+
+        Returns
+        -------
+        str
+            Part of an error message, without a full stop; empty when the library can.
+        """
         return ""
 
     def gpu_arguments(self, *args: Any, **kwargs: Any) -> str:
-        """Return the trainer's argument that asks for a GPU in the library's own words, such as "device='cuda'"; empty when
-        none does. It then counts as `use_gpu=True`."""
+        """Return the trainer's argument that asks for a GPU in the library's own words, such as "device='cuda'".
+
+        Parameters
+        ----------
+        args, kwargs
+            The arguments of the trainer.
+
+        Returns
+        -------
+        str
+            Empty when none asks for one. Otherwise the training counts as one with `use_gpu=True`.
+        """
         return ""
 
     def cpu_arguments(self, *args: Any, **kwargs: Any) -> str:
-        """Return why a training with these arguments would compute on the CPU in spite of `use_gpu=True`; empty when not."""
+        """Return why a training with these arguments would compute on the CPU in spite of `use_gpu=True`.
+
+        Parameters
+        ----------
+        args, kwargs
+            The arguments of the trainer, with `callbacks` where the fit has some of the library's own.
+
+        Returns
+        -------
+        str
+            Part of an error message; empty when it computes on the GPU.
+        """
         return ""
 
     def predicts_on_cpu(self, model: Any) -> str:
-        """Return why this model cannot predict on a GPU although others of the framework can; empty when it can."""
+        """Return why this model cannot predict on a GPU although others of the framework can.
+
+        Parameters
+        ----------
+        model
+            A native model.
+
+        Returns
+        -------
+        str
+            Part of an error message; empty when it can.
+        """
         return ""
 
     def place(self, model: Any, device: Any) -> Any:
-        """Return the model on a device (`rayline.device.Device`), for `predict`: the model itself when it is there already,
-        otherwise one that leaves the given model as it is. From a GPU to the CPU the model itself may be moved."""
+        """Return the model on a device, for `predict`.
+
+        Parameters
+        ----------
+        model
+            A native model.
+        device
+            A `rayline.device.Device`: a GPU of this process, or the CPU.
+
+        Returns
+        -------
+        object
+            The model itself when it is there already, otherwise one that leaves the given model as it is. From a GPU to the
+            CPU the model itself may be moved.
+        """
         return model
 
 
@@ -359,7 +689,23 @@ class OwnEnvironment(Ability):
     TrainContext without rows and starts its own workers."""
 
     def environment_spec(self, *args: Any, **kwargs: Any) -> EnvironmentSpec:
-        """Return what the models of a framework that generates its own data read and predict, given the trainer's arguments."""
+        """Return what the models of a framework that generates its own data read and predict.
+
+        Parameters
+        ----------
+        args, kwargs
+            The arguments of the trainer.
+
+        Returns
+        -------
+        EnvironmentSpec
+            Observations, actions, a few example rows, and the default metric.
+
+        Raises
+        ------
+        NotImplementedError
+            When an adapter with `fit_driver = "environment"` does not override it.
+        """
         raise NotImplementedError(
             f'{type(self).__name__}.environment_spec, which a framework with fit_driver = "environment" needs'
         )

@@ -64,26 +64,65 @@ class Report(ABC):
 
     @abstractmethod
     def plot(self, kind: str, ax: Any = None, *, by: str | None = None) -> Any:
-        """Draw a plot with Matplotlib and return its axes."""
+        """Draw a plot with Matplotlib.
+
+        Parameters
+        ----------
+        kind
+            The name of the plot, as "roc" or "slices".
+        ax
+            The axis to draw on; a new figure when omitted.
+        by
+            A column of the slices: one curve or panel for each of its values.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+            The axis; a list of them where there are several panels.
+        """
 
     @abstractmethod
     def save(self, path: str | Path) -> None:
-        """Write the report as one file."""
+        """Write the report as one file.
+
+        Parameters
+        ----------
+        path
+            The file; its suffix decides the format.
+        """
 
     @abstractmethod
     def to_markdown(self) -> str:
-        """Return the report as Markdown."""
+        """Return the report as Markdown.
+
+        Returns
+        -------
+        str
+            Metrics, slices and notes, without plots.
+        """
 
     @abstractmethod
     def to_html(self) -> str:
-        """Return the report as one page."""
+        """Return the report as one page.
+
+        Returns
+        -------
+        str
+            HTML with the plots inside, which loads nothing.
+        """
 
     @abstractmethod
     def _repr_html_(self) -> str: ...
 
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain values."""
+        """Return the report as plain values.
+
+        Returns
+        -------
+        dict
+            What JSON can hold: a metric that is not defined is None.
+        """
 
 
 class PipelineMethod(ABC):

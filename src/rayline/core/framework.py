@@ -421,20 +421,53 @@ class Framework(
 
     @abstractmethod
     def train(self, context: TrainContext, *args: Any, **kwargs: Any) -> Any:
-        """Train on `context.train` and return the native model. The parameters after `context` are the trainer's arguments."""
+        """Train on `context.train` and return the native model. The parameters after `context` are the trainer's arguments.
+
+        Parameters
+        ----------
+        context
+            The prepared rows (`train`, and `test` or None), the target, seed, threads and GPU of this worker; `report` is
+            called after each iteration. Missing values are NaN in the matrix and null in the table.
+        args, kwargs
+            The arguments that the user gave the trainer, with tuned values inserted.
+
+        Returns
+        -------
+        object
+            The library's own model. With several workers every rank returns the same one.
+        """
 
     @abstractmethod
     def predict(self, model: Any, features: Features) -> Array:
         """Return the scores, one for each row.
 
-        For a regression: values, shape (n,) or (n, targets), or (n, quantiles). For a ranking or a survival time: shape (n,). For a classification: probabilities of the second class,
-        shape (n,) or (n, targets), or of all classes, shape (n, classes); or class codes (integers). A model whose labels
-        are not the most probable classes, or that ranks rows without probabilities, returns `core.scores.decisions`.
+        Parameters
+        ----------
+        model
+            A native model, as `train` or `load` returned it.
+        features
+            The preprocessed rows: `matrix` (float64, missing values NaN), or `table` (missing values null).
+
+        Returns
+        -------
+        ndarray
+            For a regression: values, shape (n,) or (n, targets), or (n, quantiles). For a ranking or a survival time: shape (n,).
+            For a classification: probabilities of the second class, shape (n,) or (n, targets), or of all classes, shape
+            (n, classes); or class codes (integers). A model whose labels are not the most probable classes, or that ranks rows
+            without probabilities, returns `core.scores.decisions`.
         """
 
     @abstractmethod
     def save(self, model: Any, directory: Path) -> None:
-        """Write the model into an empty directory, in a format that holds no code."""
+        """Write the model into an empty directory, in a format that holds no code.
+
+        Parameters
+        ----------
+        model
+            A native model.
+        directory
+            An existing, empty directory. The names of files and their sizes become part of the artifact's digest.
+        """
 
     @abstractmethod
     def load(self, directory: Path) -> Any:
@@ -442,9 +475,35 @@ class Framework(
 
         An adapter may add keyword arguments for what no file may specify (such as a user's class): `rayline.load(path, …)`
         accepts them too.
+
+        Parameters
+        ----------
+        directory
+            The directory with the files of `save`.
+
+        Returns
+        -------
+        object
+            The native model: its predictions are those of the saved one, to the bit.
         """
 
     def scores(self, model: Any, features: Features, target: Target) -> Array:
-        """Return the scores of `predict` in the form that `target` reads."""
+        """Return the scores of `predict` in the form that `target` reads.
+
+        Parameters
+        ----------
+        model
+            A native model.
+        features
+            The preprocessed rows, as in `predict`.
+        target
+            The target of the model.
+
+        Returns
+        -------
+        ndarray
+            As `predict`, shape (n,) or (n, outputs); raw scores of a classifier that `predicts_margins` become records with
+            a code and a margin.
+        """
         scores = self.predict(model, features)
         return target.of_margins(scores) if target.task.is_classification and self.predicts_margins(model) else scores

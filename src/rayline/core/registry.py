@@ -201,6 +201,11 @@ def register_stage(cls: C) -> C:
     cls
         The class; its name is the id in files. A process that loads such a file must import the module that registers it.
 
+    Returns
+    -------
+    type
+        The class, unchanged.
+
     Examples
     --------
     See `ColumnStage` for a complete one.
@@ -259,6 +264,11 @@ def register_framework(cls: C) -> C:
     ----------
     cls
         The class; its `name` is the id in files and in `train.Trainer(name, …)`.
+
+    Returns
+    -------
+    type
+        The class, unchanged.
 
     Raises
     ------

@@ -186,21 +186,55 @@ class ParameterizedStage(ABC, metaclass=_StageMeta):
                 raise ParameterError.value(f.name, check.words, value, where=type(self).__name__)
 
     def parameters(self) -> dict[str, Any]:
-        """Return the constructor's arguments."""
+        """Return the constructor's arguments.
+
+        Returns
+        -------
+        dict
+            Every parameter by name, defaults included.
+        """
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.init}
 
     def replace(self, **parameters: Any) -> Self:
-        """Return an unfitted copy with some parameters changed. Raises ParameterError on names that do not exist."""
+        """Return an unfitted copy with some parameters changed.
+
+        Parameters
+        ----------
+        parameters
+            New values by name; the others stay.
+
+        Returns
+        -------
+        Stage
+            A new stage of the same class; this one does not change.
+
+        Raises
+        ------
+        ParameterError
+            On names that do not exist, and on values that the constructor refuses.
+        """
         return type(self)(**{**self.parameters(), **parameters})
 
     def fitted(self, learned: Mapping[str, Any]) -> Self:
-        """Return a fitted copy with these learned values."""
+        """Return a fitted copy with these learned values.
+
+        Parameters
+        ----------
+        learned
+            What `learn` returned: plain values that JSON can hold.
+
+        Returns
+        -------
+        Stage
+            A copy with `is_fitted` True.
+        """
         copy = type(self)(**self.parameters())
         object.__setattr__(copy, "learned", dict(learned))
         return copy
 
     @property
     def is_fitted(self) -> bool:
+        """Whether the stage has learned values."""
         return self.learned is not None
 
     @property
@@ -212,6 +246,13 @@ class ParameterizedStage(ABC, metaclass=_StageMeta):
         return self.learned
 
     def to_json(self) -> dict[str, Any]:
+        """Return the class name, the parameters and the learned values as plain JSON values.
+
+        Returns
+        -------
+        dict
+            With the keys `stage`, `parameters` and `learned` (None before the fit).
+        """
         return {
             "stage": type(self).__name__,
             "parameters": value_to_json(self._saved_parameters()),
@@ -223,6 +264,23 @@ class ParameterizedStage(ABC, metaclass=_StageMeta):
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Build a stage of this class from the result of `to_json`.
+
+        Parameters
+        ----------
+        data
+            The dict; its keys must have been checked to exist. `learned` is None for an unfitted stage.
+
+        Returns
+        -------
+        Stage
+            Fitted, when the saved one was.
+
+        Raises
+        ------
+        ParameterError
+            When a saved parameter is one that the constructor refuses.
+        """
         stage = cls(**value_from_json(data["parameters"]))
         return stage if data["learned"] is None else stage.fitted(value_from_json(data["learned"]))
 
@@ -235,6 +293,11 @@ class Stage(ParameterizedStage):
     ----------
     columns
         The columns it works on: names, a Polars selector, or None for all columns of the kinds the stage handles.
+
+    Raises
+    ------
+    ParameterError
+        When a parameter has a value that its stage does not take, and without `columns` where a stage needs them.
 
     Examples
     --------
@@ -307,7 +370,27 @@ class Stage(ParameterizedStage):
     def select(
         self, schema: Mapping[str, pl.DataType], *, exclude: Sequence[str], text: Callable[[str], bool]
     ) -> list[str]:
-        """Return the columns that this stage works on: those named or selected, otherwise those of its kinds without the targets."""
+        """Return the columns that this stage works on: those named or selected, otherwise those of its kinds without the targets.
+
+        Parameters
+        ----------
+        schema
+            The columns and types of the table as it comes to this stage.
+        exclude
+            Columns that are never chosen by kind or selector: the targets and the weights.
+        text
+            Returns whether a string column holds free text.
+
+        Returns
+        -------
+        list of str
+            In the order of the table, or in the order in which they were named.
+
+        Raises
+        ------
+        SchemaError
+            When a named column does not exist or has a kind that the stage does not accept, and when a selector chooses none.
+        """
         name = type(self).__name__
         if self.columns is not None:
             features = {k: v for k, v in schema.items() if k not in exclude}
@@ -340,26 +423,75 @@ class Stage(ParameterizedStage):
         return {*self.accepts, *([Kind.CATEGORY] if Kind.TEXT in self.accepts else [])}
 
     def required_statistics(self, context: FitContext) -> list[StatisticRequest]:
-        """Return the statistics that `learn` needs."""
+        """Return the statistics that `learn` needs. They are computed for all stages together, in one scan.
+
+        Parameters
+        ----------
+        context
+            The chosen columns, the schema and the targets; no values.
+
+        Returns
+        -------
+        list of StatisticRequest
+            Empty, as by default, for a stage that learns nothing from the rows.
+        """
         return []
 
     @abstractmethod
     def learn(self, context: FitContext, results: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
-        """Return what the stage learns from the statistics, as plain values that JSON can hold.
+        """Return what the stage learns from the statistics.
 
-        Raises DataError when the data does not allow it.
+        Parameters
+        ----------
+        context
+            The chosen columns, the schema and the targets.
+        results
+            The statistic of each request of `required_statistics`. How a statistic counts nulls is its own matter.
+
+        Returns
+        -------
+        dict
+            Plain values that JSON can hold; they become `learned` of the fitted stage.
+
+        Raises
+        ------
+        DataError
+            When the data does not allow it, such as a column without values.
         """
 
     @abstractmethod
     def to_operations(self) -> list[Operation]:
-        """Return the operations that the fitted stage applies. `core.errors.place()` is its name in the preprocessor."""
+        """Return the operations that the fitted stage applies. `core.errors.place()` is its name in the preprocessor.
+
+        Returns
+        -------
+        list of Operation
+            In the order in which they are applied to the table.
+
+        Raises
+        ------
+        NotFittedError
+            Before the fit.
+        """
 
     def refuse_existing_columns(
         self, names: Sequence[str], context: FitContext, *, removed: Collection[str] = ()
     ) -> None:
-        """Raise SchemaError when a column that the stage adds exists already, or is added twice.
+        """Raise an error when a column that the stage adds exists already, or is added twice.
 
-        The stage drops the columns named in `removed`, so their names are free.
+        Parameters
+        ----------
+        names
+            The names of the added columns.
+        context
+            The schema that the stage sees.
+        removed
+            Columns that the stage drops, so that their names are free.
+
+        Raises
+        ------
+        SchemaError
+            With the first such name.
         """
         taken = [
             name
@@ -374,10 +506,19 @@ class Stage(ParameterizedStage):
             )
 
     def invert(self, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
-        """Return the operations that restore a table of this schema from the fitted stage's outputs; None when the stage
-        has no inverse.
+        """Return the operations that restore a table from the fitted stage's outputs.
 
         By default they are the inverses of the operations of `to_operations`, in reverse order, where each has one.
+
+        Parameters
+        ----------
+        schema
+            The columns and types of the table before the stage, which is to be restored.
+
+        Returns
+        -------
+        list of Operation or None
+            None when the stage has no inverse.
         """
         back: list[list[Operation]] = []
         schema = dict(schema)
@@ -390,13 +531,28 @@ class Stage(ParameterizedStage):
         return [operation for undo in reversed(back) for operation in undo]
 
     def lower_training(self) -> list[Operation]:
-        """Return the operations for the training rows, where these differ (cross-fitted codes, resampling)."""
+        """Return the operations for the training rows, where these differ (cross-fitted codes, resampling).
+
+        Returns
+        -------
+        list of Operation
+            Those of `to_operations` by default.
+        """
         return self.to_operations()
 
     def without(self, columns: Collection[str]) -> Self | None:
         """Return this fitted stage as if it had been fitted without these columns.
 
-        None when that needs the data, because what was learned from other columns depends on them.
+        Parameters
+        ----------
+        columns
+            Columns that turned out to be targets or weights.
+
+        Returns
+        -------
+        Stage or None
+            The stage itself when it learned nothing of them. None when the answer needs the data, because what was learned
+            from other columns depends on them.
         """
         fitted_columns = self.state.get("columns", ())
         if not any(name in columns for name in fitted_columns):
@@ -485,19 +641,75 @@ class ColumnStage(Stage):
     by_column: ClassVar = True
 
     def column_statistics(self, dtype: pl.DataType) -> list[type[Statistic]]:
-        """Return the statistics of a column of this type that `learn_column` needs, in the order of its arguments."""
+        """Return the statistics of a column that `learn_column` needs, in the order of its arguments.
+
+        Parameters
+        ----------
+        dtype
+            The type of the column.
+
+        Returns
+        -------
+        list of Statistic classes
+            Empty by default.
+        """
         return []
 
     def learn_column(self, column: str, dtype: pl.DataType, *statistics: Any) -> dict[str, Any]:
-        """Return what is learned from one column; by default nothing, for a stage that requires no statistics."""
+        """Return what is learned from one column.
+
+        Parameters
+        ----------
+        column, dtype
+            The column's name and type.
+        statistics
+            Its statistics, in the order of `column_statistics` (or `column_requests`).
+
+        Returns
+        -------
+        dict
+            Plain values that JSON can hold; by default none, for a stage that requires no statistics.
+
+        Raises
+        ------
+        DataError
+            When the column's values do not allow it; a column of nulls alone raises `all_null`, so that
+            `keep_empty_features` decides.
+        """
         return {}
 
     @abstractmethod
     def column_to_operations(self, column: str, learned: Mapping[str, Any]) -> list[Operation]:
-        """Return the operations for one column."""
+        """Return the operations for one column.
+
+        Parameters
+        ----------
+        column
+            The column's name.
+        learned
+            What `learn_column` returned for it.
+
+        Returns
+        -------
+        list of Operation
+            How they treat nulls is part of each operation.
+        """
 
     def column_requests(self, column: str, context: FitContext) -> list[StatisticRequest]:
-        """Return the requests behind `column_statistics`; override it when the statistics take options."""
+        """Return the requests behind `column_statistics`; override it when the statistics take options.
+
+        Parameters
+        ----------
+        column
+            The column's name.
+        context
+            The schema and the targets.
+
+        Returns
+        -------
+        list of StatisticRequest
+            In the order in which `learn_column` takes their results.
+        """
         return [context.request(statistic, column) for statistic in self.column_statistics(context.schema[column])]
 
     def required_statistics(self, context: FitContext) -> list[StatisticRequest]:
@@ -527,26 +739,88 @@ class ColumnStage(Stage):
         ]
 
     def learn_empty(self, column: str, dtype: pl.DataType) -> dict[str, Any]:
-        """Return what is learned for a column without values that is kept: by default that it stays missing."""
+        """Return what is learned for a column without values that is kept (`keep_empty_features=True`).
+
+        Parameters
+        ----------
+        column, dtype
+            The column's name and type.
+
+        Returns
+        -------
+        dict
+            By default that it stays missing.
+        """
         return {"empty": "missing"}
 
     def invert_empty(self, schema: Mapping[str, pl.DataType]) -> list[Operation]:
-        """Return the operations that restore the dropped columns without values."""
+        """Return the operations that restore the dropped columns without values.
+
+        Parameters
+        ----------
+        schema
+            The columns and types of the table that is restored.
+
+        Returns
+        -------
+        list of Operation
+            One that adds columns of nulls, or none.
+        """
         dropped = [c for c, learned in self.state["columns"].items() if learned.get("empty") == "drop"]
         return [AddNullColumns({column: schema[column] for column in dropped})] if dropped else []
 
     def all_null(self, column: str) -> EmptyColumnError:
+        """Return the error about a column that holds nulls only.
+
+        Parameters
+        ----------
+        column
+            The column's name.
+
+        Returns
+        -------
+        EmptyColumnError
+            To be raised by `learn_column`; its hint names `keep_empty_features` where the stage has it.
+        """
         return no_values(type(self), column)
 
     def refuse_unknown_columns(self, parameter: str, given: Any, context: FitContext) -> None:
-        """Raise ParameterError when a parameter given by column names a column that the stage does not work on."""
+        """Raise an error when a parameter given by column names a column that the stage does not work on.
+
+        Parameters
+        ----------
+        parameter
+            The parameter's name, for the message.
+        given
+            Its value; only a mapping is checked.
+        context
+            The columns of the stage.
+
+        Raises
+        ------
+        ParameterError
+            With the names that are no columns of the stage.
+        """
         strange = [name for name in given if name not in context.columns] if isinstance(given, Mapping) else []
         if strange:
             expected = f"only columns of the stage, {shorten(context.columns)}"
             raise ParameterError.value(parameter, expected, strange, where=type(self).__name__)
 
     def refuse_infinite(self, column: str, *numbers: float) -> None:
-        """Raise DataError when a number learned from a column is not finite."""
+        """Raise an error when a number learned from a column is not finite.
+
+        Parameters
+        ----------
+        column
+            The column's name, for the message.
+        numbers
+            The learned numbers.
+
+        Raises
+        ------
+        DataError
+            On an infinite number or NaN.
+        """
         if not all(math.isfinite(number) for number in numbers):
             raise DataError(
                 f"{type(self).__name__}: column {column!r} holds infinite values, or values too large for float64.",

@@ -43,7 +43,8 @@ def map_batches(
     Parameters
     ----------
     data
-        A ray.data.Dataset, which stays lazy, or a table in this process.
+        A ray.data.Dataset, which stays lazy, or a table in this process. A null is what the batch format makes of it: NaN or
+        None in NumPy.
     function
         `predict` or `predict_proba` of a Model or an InferencePipeline, its `transform`, or a function of a batch that
         returns a batch: a table of any kind, or a dict of arrays.

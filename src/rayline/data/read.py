@@ -31,12 +31,17 @@ def read_parquet(paths: Paths, *, missing_columns: str = "raise", **options: Any
     Parameters
     ----------
     paths
-        A file, a folder or several of them; local, or a URL that PyArrow knows (s3://, gs://, …).
+        A file, a folder or several of them, whose nulls stay nulls; local, or a URL that PyArrow knows (s3://, gs://, …).
     missing_columns
         What it means that a local file lacks a column which another has: "raise" an error that names both, or "null":
         missing values.
     **options
         Arguments of `ray.data.read_parquet`, unchanged.
+
+    Returns
+    -------
+    ray.data.Dataset
+        The rows of all files, with every column that one of them has.
 
     Notes
     -----
@@ -88,9 +93,17 @@ def read_csv(
     schema
         Polars types of some columns, where what the files begin with is not what they hold.
 
+    Returns
+    -------
+    ray.data.Dataset
+        One row for each record; no file is read whole before the rows are used.
+
     Raises
     ------
-    As `read_parquet`; ParameterError when `schema` or `null_values` and `convert_options` are given together.
+    DataError, SchemaError, ResourceError
+        As `read_parquet`; SchemaError also when a value does not have the type of its column.
+    ParameterError
+        When `schema` or `null_values` and `convert_options` are given together.
 
     Examples
     --------
@@ -129,6 +142,11 @@ def read_json(
     options
         Those of `ray.data.read_json`.
 
+    Returns
+    -------
+    ray.data.Dataset
+        One row for each record.
+
     Raises
     ------
     SchemaError
@@ -155,9 +173,14 @@ def from_pandas(table: pd.DataFrame | Sequence[pd.DataFrame], **options: Any) ->
     Parameters
     ----------
     table
-        The table or tables.
+        The table or tables. NaN, None and pd.NA are missing values.
     **options
         Arguments of `ray.data.from_pandas`, such as override_num_blocks.
+
+    Returns
+    -------
+    ray.data.Dataset
+        The rows, held in Ray's object store.
 
     Raises
     ------
@@ -187,9 +210,19 @@ def from_polars(table: pl.DataFrame | pl.LazyFrame | Sequence[pl.DataFrame | pl.
     Parameters
     ----------
     table
-        A table or LazyFrame, or a list with the same columns; a LazyFrame is collected.
+        A table or LazyFrame, or a list with the same columns; a LazyFrame is collected. Nulls stay nulls.
     options
         Those of `ray.data.from_arrow`.
+
+    Returns
+    -------
+    ray.data.Dataset
+        The rows as Arrow, held in Ray's object store.
+
+    Raises
+    ------
+    SchemaError, ParameterError, ResourceError
+        As `from_pandas`.
 
     Examples
     --------
@@ -211,9 +244,19 @@ def from_arrow(table: pa.Table | Sequence[pa.Table], **options: Any) -> Dataset:
     Parameters
     ----------
     table
-        An Arrow table, or a list of tables with the same columns.
+        An Arrow table, or a list of tables with the same columns; nulls stay nulls.
     options
         Those of `ray.data.from_arrow`.
+
+    Returns
+    -------
+    ray.data.Dataset
+        The table itself, held in Ray's object store.
+
+    Raises
+    ------
+    SchemaError, ParameterError, ResourceError
+        As `from_pandas`.
 
     Examples
     --------

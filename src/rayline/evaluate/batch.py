@@ -69,7 +69,18 @@ class ScoredBatch:
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
     def take(self, rows: Array | slice) -> ScoredBatch:
-        """Return the batch of some of the rows."""
+        """Return the batch of some of the rows.
+
+        Parameters
+        ----------
+        rows
+            Their places: integers of shape (m,), truth values of shape (n,), or a slice.
+
+        Returns
+        -------
+        ScoredBatch
+            m rows of the same target; what is None here is None there.
+        """
         names = ("weight", "bucket", "pair", "covered", "width")
         fields: dict[str, Any] = {
             name: array if (array := getattr(self, name)) is None else array[rows] for name in names
@@ -146,7 +157,23 @@ class ScoredBatch:
         return np.asarray(np.take_along_axis(table, self.truth[:, None], axis=1)[:, 0])
 
     def ranks(self, code: int) -> Array:
-        """Numbers that rank the rows by how likely a class is: margins where the model gives some, else probabilities."""
+        """Return numbers that rank the rows by how likely a class is: margins where the model gives some, else probabilities.
+
+        Parameters
+        ----------
+        code
+            The code of the class.
+
+        Returns
+        -------
+        ndarray
+            Float64, shape (n,).
+
+        Raises
+        ------
+        ParameterError
+            When the model answers with classes only.
+        """
         names = self.scores.dtype.names
         if names is not None and "margin" in names:
             margins = self.scores["margin"]
@@ -172,7 +199,18 @@ class ScoredBatch:
         return self.counts(2 * self.truth + self.codes, 4)
 
     def sums(self, values: Array | float) -> Array:
-        """Return the weighted sum of a number of each row in each bucket, shape (buckets, 1)."""
+        """Return the weighted sum of a number of each row in each bucket.
+
+        Parameters
+        ----------
+        values
+            Numbers of shape (n,), or one number for all rows.
+
+        Returns
+        -------
+        ndarray
+            Float64, shape (buckets, 1).
+        """
         of = np.broadcast_to(np.asarray(values, dtype=np.float64), len(self))
         of = of if self.weight is None else of * self.weight
         if self.bucket is None:
@@ -181,7 +219,22 @@ class ScoredBatch:
         return sums
 
     def counts(self, codes: Array, n_codes: int, values: Array | None = None) -> Array:
-        """Return the weight of the rows with each code in each bucket, shape (buckets, codes); of `values` their sums."""
+        """Return the weight of the rows with each code in each bucket.
+
+        Parameters
+        ----------
+        codes
+            Integers from 0 to `n_codes` - 1, shape (n,).
+        n_codes
+            The number of codes.
+        values
+            Numbers of shape (n,), to be summed in place of ones.
+
+        Returns
+        -------
+        ndarray
+            Float64, shape (buckets, codes).
+        """
         of = values if self.weight is None else self.weight if values is None else values * self.weight
         cells = codes if self.bucket is None else self.bucket.astype(np.int64, copy=False) * n_codes + codes
         counts = np.bincount(cells, of, minlength=self.n_buckets * n_codes)

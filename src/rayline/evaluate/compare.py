@@ -219,7 +219,7 @@ def compare(
     pipelines
         Inference pipelines (or models) of the same target, by name. The first is the baseline.
     data, metrics, by, sample_weight, confidence, replicates, seed, target_columns
-        As in `InferencePipeline.evaluate`.
+        As in `InferencePipeline.evaluate`, which refuses labels that are null.
 
     Returns
     -------

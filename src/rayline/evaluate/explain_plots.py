@@ -116,7 +116,7 @@ def plot_dependence(
     Parameters
     ----------
     table
-        What `pipeline.partial_dependence(rows, column)` returned.
+        What `pipeline.partial_dependence(rows, column)` returned: rows without nulls.
     ax
         The Matplotlib axis to draw on; a new figure when omitted.
     ice

@@ -83,6 +83,11 @@ def register_metric(statistic: type[MetricStatistic]) -> type[MetricStatistic]:
     statistic
         A class derived from `MetricStatistic`.
 
+    Returns
+    -------
+    type
+        The class, unchanged.
+
     Raises
     ------
     ParameterError

@@ -78,11 +78,17 @@ class EvaluationReport(Report):
         return ChartMaker(self._results, self.target, self._importance, self._name)
 
     def add_charts(self, charts: Sequence[Chart]) -> None:
-        """Add charts of your own to the page and to `plot`, where their names are their kinds."""
+        """Add charts of your own to the page and to `plot`, where their names are their kinds.
+
+        Parameters
+        ----------
+        charts
+            Drawn after the report's own, in this order.
+        """
         self._more += charts
 
     def plot(self, kind: str, ax: Any = None, *, by: str | None = None) -> Any:
-        """Draw a plot with Matplotlib and return its axis, or a list of axes where there are several panels.
+        """Draw a plot with Matplotlib.
 
         Parameters
         ----------
@@ -94,6 +100,11 @@ class EvaluationReport(Report):
         by
             A column of the slices: one curve for each of its values; for "calibration", "confusion", "residuals" and
             "prediction_error" one panel for each of its 12 largest; for "slices" only its slices.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+            The axis; a list of them where there are several panels.
 
         Raises
         ------

@@ -148,7 +148,7 @@ def load(
         Public Ed25519 keys (objects of `cryptography`, PEM bytes, or paths of PEM files); an artifact that
         none of them signed is rejected.
     max_bytes
-        The maximum total size of all members; a larger artifact is rejected before it is read.
+        The maximum total size of all members in bytes; a larger artifact is rejected before it is read.
     use_gpu
         Where its predictions are computed unless a call says otherwise (see `InferencePipeline.predict`). With True the model
         is put on this process's GPU now. The golden rows are checked on the CPU.

@@ -64,7 +64,7 @@ def model_card(
     data: Any = None,
     history: pl.DataFrame | None = None,
 ) -> str:
-    """The card of a pipeline as Markdown; written too when `path` is given, as HTML when that ends in `.html`.
+    """Return the card of a pipeline as Markdown; write it too when `path` is given, as HTML when that ends in `.html`.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ def model_card(
     name
         The title; "Model of <targets>" when empty.
     data
-        Rows with labels, best those of a test set: a table or a ray.data.Dataset, of which the first 100,000 are used.
+    Rows with labels (none of them null), best those of a test set: a table or a ray.data.Dataset, of which the first 100,000 are used.
         They give the summary of each column and the plots: ROC, calibration and confusion of a classifier, predictions
         and errors of a regression.
     history

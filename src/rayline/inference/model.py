@@ -55,7 +55,7 @@ class Model:
     native
         The framework's own object.
     schema
-        Names and types of the features, in the model's order; Enum columns hold the training categories.
+        Names and types of the features, in the model's order; Enum columns hold the training categories, and others are null.
     target
         Names, task and classes of what is predicted.
     metrics
@@ -105,6 +105,7 @@ class Model:
 
     @property
     def feature_names(self) -> list[str]:
+        """The features in the order of the model."""
         return list(self.schema)
 
     @property
@@ -118,26 +119,53 @@ class Model:
         return [list(c) for c in self.target.classes]
 
     def predict(self, rows: Any, *, use_gpu: UseGPU | None = None) -> Any:
-        """Return predictions for preprocessed rows, one column for each target, in the type of the input.
+        """Return predictions for preprocessed rows.
 
         Parameters
         ----------
         rows
-            A table or a ray.data.Dataset of preprocessed rows.
+            A table or a ray.data.Dataset of preprocessed rows. Nulls go to the library, which may refuse them.
         use_gpu
             As in `InferencePipeline.predict`.
+
+        Returns
+        -------
+        table or Dataset
+            The type of the input, a row for each row: `prediction`, of several targets `prediction_<target>`.
 
         Raises
         ------
         SchemaError
             When a feature is missing or of a wrong type.
+        PredictionError
+            When the library fails on the rows; its own error is the cause.
+        ParameterError, ResourceError
+            With `use_gpu=True`, as `on_gpu`.
         """
         with at("Model.predict"):
             model, n_gpus = self.placed_for(rows, use_gpu, None)
         return registry.engine_for(rows).map(rows, model._predictions, _on_gpus(n_gpus))
 
     def predict_proba(self, rows: Any, *, use_gpu: UseGPU | None = None) -> Any:
-        """Return probabilities, one column for each class. Raises ParameterError for a model without probabilities."""
+        """Return probabilities for preprocessed rows, one column for each class.
+
+        Parameters
+        ----------
+        rows, use_gpu
+            As in `predict`, nulls too.
+
+        Returns
+        -------
+        table or Dataset
+            The type of the input, a row for each row: columns `probability_<class>` (Float64), in the order of `classes`.
+
+        Raises
+        ------
+        ParameterError
+            For a model without probabilities; with `use_gpu=True`, as `on_gpu`.
+        SchemaError, PredictionError, ResourceError
+            As `predict`.
+        """
         with at("Model.predict_proba"):
             model, n_gpus = self.placed_for(rows, use_gpu, None)
         return registry.engine_for(rows).map(rows, model._probabilities, _on_gpus(n_gpus))
@@ -146,9 +174,19 @@ class Model:
 
     @at("Model.on_gpu")
     def on_gpu(self, use_gpu: UseGPU | None = True) -> Model:
-        """Return this model with its predictions computed on a GPU (True), on the CPU (False), on a GPU where there is one
-        ("auto"), or on the GPU that Ray assigned to the process, if any (None). The native model is placed when it is first
-        used, once for each of these.
+        """Return this model with its predictions computed there. The native model is placed when it is first used, once for each
+        device.
+
+        Parameters
+        ----------
+        use_gpu
+            True for a GPU, False for the CPU, "auto" for a GPU where there is one, None for the GPU that Ray assigned to the
+            process, if any.
+
+        Returns
+        -------
+        Model
+            This object when it computes there already. The native model is shared.
 
         Raises
         ------
@@ -174,8 +212,28 @@ class Model:
         """Return the model that predicts this data where `use_gpu` says, and the GPUs of each worker on Ray.
 
         A table is predicted in this process: the model is placed now. A Dataset is predicted by workers, which have their own
-        GPUs: this process looks for none. `num_gpus` alone counts as `use_gpu=True`. Raises the errors of `on_gpu`, and
-        ResourceError when this process has no GPU.
+        GPUs: this process looks for none.
+
+        Parameters
+        ----------
+        data
+            What is to be predicted. Only its type matters here; no row or null is looked at.
+        use_gpu
+            As in `on_gpu`; None for what the model itself prefers.
+        num_gpus
+            The GPUs of each worker on Ray, a fraction too; alone it counts as `use_gpu=True`.
+
+        Returns
+        -------
+        tuple
+            The model, and the GPUs of each worker (None for workers without).
+
+        Raises
+        ------
+        ParameterError
+            On `num_gpus` with `use_gpu=False`, and as `on_gpu`.
+        ResourceError
+            As `on_gpu`, and when a table is to be predicted on a GPU and this process has none.
         """
         device.check(use_gpu)
         if num_gpus and use_gpu is False:
@@ -197,14 +255,28 @@ class Model:
         return model, None
 
     def without_gpu(self) -> str:
-        """Return why predictions of this model cannot be computed on a GPU with what is installed; empty when they can."""
+        """Return why predictions of this model cannot be computed on a GPU with what is installed.
+
+        Returns
+        -------
+        str
+            Part of an error message; empty when they can.
+        """
         adapter = self.adapter
         if not adapter.predicts_on_gpu:
             return f"models of {self.framework} predict on the CPU only"
         return adapter.predicts_on_cpu(self.native) or ("" if device.is_pretended() else adapter.without_gpu())
 
     def require_gpu(self) -> None:
-        """Raise an error when predictions of this model cannot be computed on a GPU. Does not look for one."""
+        """Raise an error when predictions of this model cannot be computed on a GPU. Does not look for one.
+
+        Raises
+        ------
+        ParameterError
+            When models of the framework, or this one, predict on the CPU only.
+        ResourceError
+            When the framework's library was built without support for GPUs.
+        """
         reason = self.without_gpu()
         if reason:
             builds = self.adapter.predicts_on_gpu and not self.adapter.predicts_on_cpu(self.native)
@@ -216,7 +288,13 @@ class Model:
             )
 
     def place(self) -> None:
-        """Put the native model where `use_gpu` says, unless it is there. Raises ResourceError when there is no such GPU."""
+        """Put the native model where `use_gpu` says, unless it is there.
+
+        Raises
+        ------
+        ResourceError
+            When there is no such GPU.
+        """
         with _PLACING:
             if "_placed" in self.__dict__:
                 return
@@ -239,24 +317,90 @@ class Model:
         return self.__dict__["_placed"]
 
     def scores(self, table: pl.LazyFrame) -> Scores:
-        """Return the framework's scores for preprocessed rows (see `Framework.predict`)."""
+        """Return the framework's scores for preprocessed rows.
+
+        Parameters
+        ----------
+        table
+            Preprocessed rows; nulls go to the library.
+
+        Returns
+        -------
+        ndarray
+            Shape (n,) or (n, outputs), see `Framework.predict`.
+
+        Raises
+        ------
+        SchemaError
+            When a feature is missing or of a wrong type.
+        PredictionError
+            When the library fails, or returns scores of another shape.
+        """
         frame = self._conform(table).select(map(col, self.schema)).collect()
         if not frame.height:
             return np.empty((0, self.target.n_outputs) if self.target.n_outputs > 1 else 0)
         return self._answer(self._placed, Features(frame, schema=self.schema))
 
     def contributions(self, table: pl.LazyFrame) -> FeatureContributions | None:
-        """Return what each feature adds to the model's raw score of at least one preprocessed row; None when the framework cannot tell."""
+        """Return what each feature adds to the model's raw score of each row.
+
+        Parameters
+        ----------
+        table
+            At least one preprocessed row; nulls go to the library.
+
+        Returns
+        -------
+        FeatureContributions or None
+            Values of shape (n, outputs, columns) and a base of shape (outputs,); None when the framework cannot tell.
+
+        Raises
+        ------
+        SchemaError
+            When a feature is missing or of a wrong type.
+        """
         frame = self._conform(table).select(map(col, self.schema)).collect()
         return self.adapter.contributions(self.native, Features(frame, schema=self.schema))
 
     def members(self, table: pl.LazyFrame) -> Scores | None:
-        """Return the values of the members of an ensemble for preprocessed rows (see `Framework.members`); None for others."""
+        """Return the values of the members of an ensemble for preprocessed rows.
+
+        Parameters
+        ----------
+        table
+            Preprocessed rows; nulls go to the library.
+
+        Returns
+        -------
+        ndarray or None
+            Shape (n, members, targets); None for a model that is no mean of several.
+
+        Raises
+        ------
+        SchemaError
+            When a feature is missing or of a wrong type.
+        """
         frame = self._conform(table).select(map(col, self.schema)).collect()
         return self.adapter.members(self.native, Features(frame, schema=self.schema), self.target)
 
     def row_scores(self, *rows: Row) -> Scores:
-        """Return the scores of a few preprocessed rows, without building a table."""
+        """Return the scores of a few preprocessed rows, without building a table.
+
+        Parameters
+        ----------
+        rows
+            Dicts with the features, None for a missing value. A category that the training did not have becomes None in them.
+
+        Returns
+        -------
+        ndarray
+            Shape (n,) or (n, outputs), as `scores`.
+
+        Raises
+        ------
+        PredictionError
+            When the library fails, or returns scores of another shape.
+        """
         for name, categories in self._categories.items():
             for row in rows:
                 if row[name] not in categories:
@@ -309,7 +453,13 @@ class Model:
         return {n: frozenset(d.categories.to_list()) for n, d in self.schema.items() if isinstance(d, pl.Enum)}
 
     def importance(self) -> dict[str, float] | None:
-        """Return the importance of each feature; None when the framework provides none."""
+        """Return the importance of each feature by the framework's own measure.
+
+        Returns
+        -------
+        dict or None
+            By feature; None when the framework provides none.
+        """
         return self.adapter.importance(self.native, self.feature_names)
 
     def __repr__(self) -> str:
@@ -353,6 +503,11 @@ class Model:
             The columns that a preprocessor gives; None when raw features come in (then the model names them).
         target
             The target, when a preprocessor remembers it.
+
+        Returns
+        -------
+        Model
+            It holds the object itself, not a copy.
 
         Raises
         ------

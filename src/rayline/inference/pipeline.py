@@ -47,6 +47,11 @@ class Preprocessor(BasePreprocessor):
         PowerTransformer, StandardScaler, …), or set the classes (LabelEncoder). A stage without `columns` applies to all
         targets. `transform` does not change targets.
 
+    Raises
+    ------
+    ParameterError
+        When the stages are no list of pairs of a name and a stage, or a name occurs twice.
+
     Notes
     -----
     `fit` changes this object and returns it; no other method changes it. Missing means null or NaN throughout.
@@ -78,12 +83,17 @@ class Preprocessor(BasePreprocessor):
         model
             A Model, or a framework's own object (a Booster, a module, an estimator).
 
+        Returns
+        -------
+        InferencePipeline
+            It holds a copy of this preprocessor: a later fit does not change it.
+
         Raises
         ------
         NotFittedError
             When this preprocessor is not fitted.
         ParameterError
-            When the model is an inference pipeline already.
+            When the model is an inference pipeline already, or an object of no known framework.
         SchemaError
             When the model needs a column that this preprocessor does not return.
         """
@@ -161,7 +171,7 @@ class InferencePipeline(Scorer[Preprocessor]):
         background: Any = None,
         seed: int = 0,
     ) -> dict[str, float] | None:
-        """Return the importance of each raw column to the model; None when kind="gain" and the framework provides none.
+        """Return the importance of each raw column to the model.
 
         Parameters
         ----------
@@ -174,7 +184,7 @@ class InferencePipeline(Scorer[Preprocessor]):
         by
             "raw" for raw columns, "feature" for the model's features (kind="gain" only).
         rows
-            For "shap" raw rows, a table or a Dataset in one scan; the model's examples when omitted. For "permutation" rows with
+            For "shap" raw rows (nulls as in `predict`), a table or a Dataset in one scan; the model's examples when omitted. For "permutation" rows with
             labels, of which the first 100,000 are used.
         metric
             For "permutation": a metric as in `evaluate`; the usual first one of the task when omitted.
@@ -186,6 +196,12 @@ class InferencePipeline(Scorer[Preprocessor]):
             For "shap", as in `explain`.
         seed
             Of shuffles and estimates; random_state of scikit-learn.
+
+        Returns
+        -------
+        dict or None
+            A number by column, or by feature with by="feature". Those of "permutation" may be negative: shuffling the column made
+            the metric better. None when kind="gain" and the framework provides none.
 
         Raises
         ------
@@ -203,7 +219,13 @@ class InferencePipeline(Scorer[Preprocessor]):
         return shares
 
     def gain_importance(self) -> dict[str, float] | None:
-        """Return the importance of each raw column by the framework's own measure; None when it provides none."""
+        """Return the importance of each raw column by the framework's own measure.
+
+        Returns
+        -------
+        dict or None
+            By raw column, or by feature without a preprocessor; None when the framework provides none.
+        """
         if self._preprocessor is None:
             return self.model.importance()
         of = self._preprocessor.features_of
@@ -221,7 +243,7 @@ class InferencePipeline(Scorer[Preprocessor]):
         prefix: str = "",
         seed: int = 0,
     ) -> Any:
-        """Return what each raw column contributes to the score of each row, in the type of the input.
+        """Return what each raw column contributes to the score of each row.
 
         One column for each raw column, `base_value` and `score`; the contributions and the base value add up to the score. The
         score is the model's own before postprocessing, on the scale on which the model adds up:
@@ -243,7 +265,8 @@ class InferencePipeline(Scorer[Preprocessor]):
         Parameters
         ----------
         rows
-            A table, a list of rows, or a ray.data.Dataset of raw rows.
+            A table, a list of rows, or a ray.data.Dataset of raw rows. A null contributes as the value that stages and model make
+            of it.
         of
             What is explained. Of two classes the second one when omitted; of several classes the predicted class of each row,
             which the column `class` then names. Of several targets all, each in columns that end with its name. Of several
@@ -258,6 +281,12 @@ class InferencePipeline(Scorer[Preprocessor]):
             Begins the names of all added columns.
         seed
             Of the permutations.
+
+        Returns
+        -------
+        table, Dataset or list
+            The type of the input, a row for each row: `keep_columns`, a Float64 column for each raw column, `base_value`, `score`,
+            and of several classes `class`.
 
         Raises
         ------
@@ -291,7 +320,7 @@ class InferencePipeline(Scorer[Preprocessor]):
         Parameters
         ----------
         rows
-            Raw rows: a table or a ray.data.Dataset, in one scan for the grid and one for the predictions.
+            Raw rows, nulls as in `predict`: a table or a ray.data.Dataset, in one scan for the grid and one for the predictions.
         column
             The raw column.
         grid
@@ -303,7 +332,7 @@ class InferencePipeline(Scorer[Preprocessor]):
         Returns
         -------
         polars.DataFrame
-            The column's value and the prediction: `probability_<class>` for each class, or `prediction`.
+            A row for each value of the grid (with `ice` for each row and value): the column's value and the prediction, `probability_<class>` for each class, or `prediction`.
 
         Raises
         ------
@@ -348,7 +377,7 @@ class InferencePipeline(Scorer[Preprocessor]):
         Parameters
         ----------
         data
-            Raw rows with the target columns: a table in this process, or a ray.data.Dataset, which is never collected.
+            Raw rows with the target columns, in which no label may be null: a table in this process, or a ray.data.Dataset, which is never collected.
         metrics
             Names (docs/metrics.md lists them), functions `(y_true, y_pred[, sample_weight])`, scorers of scikit-learn, classes
             derived from `rayline.evaluate.MetricStatistic`, a list of these, or a dict from names to them. The usual ones of the
@@ -359,7 +388,7 @@ class InferencePipeline(Scorer[Preprocessor]):
         sample_weight
             The column of weights, finite numbers of at least 0.
         confidence
-            Of the intervals, between 0 and 1.
+            The share of the intervals that contains the true value, between 0 and 1.
         replicates, seed
             The number of bootstrap replicates and their seed; 0 replicates give no intervals.
         target_columns
@@ -399,7 +428,7 @@ class InferencePipeline(Scorer[Preprocessor]):
     # -- predictions -----------------------------------------------------------------------------------------------
 
     def predict(self, rows: Any, *, interval: bool = False, use_gpu: UseGPU | None = None) -> Any:
-        """Return decoded predictions for raw rows, one column for each target, in the type of the input.
+        """Return decoded predictions for raw rows.
 
         Parameters
         ----------
@@ -412,6 +441,12 @@ class InferencePipeline(Scorer[Preprocessor]):
             Whether the model computes on a GPU: True, False, or "auto" for a GPU where there is one. In this process it stays
             on the GPU for the next call; a Dataset is predicted by one worker on each GPU of the Ray cluster. When omitted, what `rayline.load` was
             told, and in a worker of Ray the GPU that Ray assigned to it.
+
+        Returns
+        -------
+        table, Dataset or list
+            The type of the input, a row for each row: `prediction` in the type of the labels, of several targets
+            `prediction_<target>`, and the columns of `interval`. A Dataset stays lazy.
 
         Raises
         ------
@@ -445,9 +480,27 @@ class InferencePipeline(Scorer[Preprocessor]):
         return {**self.target.row_prediction(outcome.scores), **outcome.intervals()}
 
     def predict_proba(self, rows: Any, *, use_gpu: UseGPU | None = None) -> Any:
-        """Return probabilities for raw rows, one column for each class. `use_gpu` as in `predict`.
+        """Return probabilities for raw rows, one column for each class.
 
-        Raises the errors of `predict`, and ParameterError for a model without probabilities.
+        Parameters
+        ----------
+        rows
+            As in `predict`, nulls too.
+        use_gpu
+            As in `predict`.
+
+        Returns
+        -------
+        table, Dataset or list
+            The type of the input: columns `probability_<class>` (Float64, from 0 to 1), of several targets
+            `probability_<target>_<class>`.
+
+        Raises
+        ------
+        ParameterError
+            For a regression, and for a model without probabilities.
+        SchemaError, DataError, ResourceError
+            As `predict`.
         """
         with at("InferencePipeline.predict_proba"):
             pipeline, n_gpus = self.placed_for(rows, use_gpu, None)
@@ -473,14 +526,14 @@ class InferencePipeline(Scorer[Preprocessor]):
         num_gpus: float | None = None,
         concurrency: int | None = None,
     ) -> Any:
-        """Return the data with added columns of predictions, in the type of the input; a ray.data.Dataset stays lazy.
+        """Return the data with added columns of predictions.
 
         The number of rows and their order inside a block are kept. Each worker loads the model once.
 
         Parameters
         ----------
         data
-            A table or a ray.data.Dataset of raw rows.
+            A table or a ray.data.Dataset of raw rows; nulls as in `predict`.
         keep_columns
             The input columns to keep; all when omitted.
         proba
@@ -497,6 +550,11 @@ class InferencePipeline(Scorer[Preprocessor]):
         num_cpus, num_gpus, concurrency
             On Ray: the resources of each worker, and the number of workers. With `use_gpu`, `num_gpus` is 1 and there is one
             worker for each GPU of the cluster; `num_gpus=0.25` puts four on each. `num_gpus` alone counts as `use_gpu=True`.
+
+        Returns
+        -------
+        table or Dataset
+            The type of the input: `keep_columns`, then those of `predict` and `predict_proba`. A Dataset stays lazy.
 
         Raises
         ------
@@ -533,7 +591,39 @@ class InferencePipeline(Scorer[Preprocessor]):
         num_cpus: float | None = None,
         num_gpus: float | None = None,
     ) -> int:
-        """Write the data with its predictions to Parquet files, each row exactly once; see `batch.write_predictions`."""
+        """Write the data with its predictions to Parquet files, each row exactly once.
+
+        The rows are numbered in the order of the data; file k holds the rows from k × `rows_per_file` on and appears whole or
+        not at all.
+
+        Parameters
+        ----------
+        data
+            Raw rows, nulls as in `predict`: a table or a ray.data.Dataset (then Ray predicts and writes; the order of its rows
+            must be the same in every run, as it is for files).
+        path
+            A directory, or the URI of one (s3://…, gs://…).
+        resume
+            Whether to continue an interrupted run: existing files are not written again. Otherwise the directory must contain
+            no files of an earlier run.
+        rows_per_file
+            The number of rows in each file; the same in a run and its resumption.
+        keep_columns, proba, interval, on_error, use_gpu, num_cpus, num_gpus
+            As in `transform`.
+
+        Returns
+        -------
+        int
+            The number of rows in all the files.
+
+        Raises
+        ------
+        DataError
+            When the directory contains files and `resume` is False, or they were written with another `rows_per_file`, pipeline
+            or options; and as `transform`.
+        ParameterError, ResourceError, SchemaError
+            As `transform`.
+        """
         with at("InferencePipeline.write_predictions"):
             keep = None if keep_columns is None else column_names("keep_columns", keep_columns)
         how = {"keep": keep, "proba": proba, "on_error": on_error, **({"interval": True} if interval else {})}
@@ -547,7 +637,23 @@ class InferencePipeline(Scorer[Preprocessor]):
     def placed_for(
         self, data: Any, use_gpu: UseGPU | None, num_gpus: float | None
     ) -> tuple[InferencePipeline, float | None]:
-        """Return the pipeline whose model predicts this data where `use_gpu` says; see `Model.placed_for`."""
+        """Return the pipeline whose model predicts this data where `use_gpu` says.
+
+        Parameters
+        ----------
+        data, use_gpu, num_gpus
+            As in `Model.placed_for`; only the type of the data matters.
+
+        Returns
+        -------
+        tuple
+            The pipeline, and the GPUs of each worker on Ray (None where no worker holds one).
+
+        Raises
+        ------
+        ParameterError, ResourceError
+            As `Model.placed_for`.
+        """
         if use_gpu is None and num_gpus is None and self.model.use_gpu is None:
             return self, None
         if num_gpus and type(data).__module__.partition(".")[0] != "ray":
@@ -578,10 +684,15 @@ class InferencePipeline(Scorer[Preprocessor]):
         stages
             Stages of `rayline.postprocess`, in the order in which they are applied.
         calibration_set
-            Rows with the target columns: a table or a ray.data.Dataset, which stays where it is. None where no stage learns
+            Rows with the target columns, in which no label may be null: a table or a ray.data.Dataset, which stays where it is. None where no stage learns
             anything (Clip, Round, a Threshold that is given as a number).
         sample_weight
             The column of the rows' weights, positive numbers.
+
+        Returns
+        -------
+        InferencePipeline
+            A new one with the same preprocessor and model; this one does not change.
 
         Raises
         ------
@@ -606,10 +717,23 @@ class InferencePipeline(Scorer[Preprocessor]):
     # -- files -----------------------------------------------------------------------------------------------------
 
     def save(self, path: str | Path, *, directory: bool = False, sign_with: Any = None) -> None:
-        """Write one file (or a new directory) that `rayline.load` reads, atomically: an interrupted save leaves the old file.
+        """Write an artifact that `rayline.load` reads, atomically: an interrupted save leaves the old file.
 
-        The path may be a URL (s3://…, gs://…). `sign_with` is a private Ed25519 key. Raises ArtifactError when a stage contains a
-        custom function, the directory exists, or writing fails.
+        Parameters
+        ----------
+        path
+            The file, or a URL (s3://…, gs://…).
+        directory
+            Whether to write a new directory instead of one file.
+        sign_with
+            A private Ed25519 key (an object of `cryptography`, PEM bytes, or the path of a PEM file).
+
+        Raises
+        ------
+        ArtifactError
+            When a stage contains a custom function, the directory exists, or writing fails.
+        MissingExtraError
+            With `sign_with`, when `cryptography` is not installed.
         """
         write_artifact(self, path, directory=directory, sign_with=sign_with)
 

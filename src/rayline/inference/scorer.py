@@ -63,7 +63,18 @@ class Scorer(Generic[P]):
         return copy.copy(self._preprocessor)
 
     def with_model(self, model: Model) -> Self:
-        """Return this scorer with another model of the same features and target."""
+        """Return this scorer with another model of the same features and target.
+
+        Parameters
+        ----------
+        model
+            The other model; its schema is not compared.
+
+        Returns
+        -------
+        Scorer
+            This object when the model is its own. Preprocessor and stages are shared.
+        """
         if model is self.model:
             return self
         other = object.__new__(type(self))
@@ -72,7 +83,23 @@ class Scorer(Generic[P]):
         return other
 
     def on_gpu(self, use_gpu: UseGPU | None = True) -> Self:
-        """Return this scorer with its model's predictions computed there; see `Model.on_gpu`."""
+        """Return this scorer with its model's predictions computed there.
+
+        Parameters
+        ----------
+        use_gpu
+            As in `Model.on_gpu`.
+
+        Returns
+        -------
+        Scorer
+            This object when nothing changes.
+
+        Raises
+        ------
+        ParameterError, ResourceError
+            As `Model.on_gpu`.
+        """
         return self.with_model(self.model.on_gpu(use_gpu))
 
     @property
@@ -131,36 +158,156 @@ class Scorer(Generic[P]):
         return self._row is not None and not self._chain.needs_members
 
     def prepare(self, row: Row) -> Row:
-        """Return one raw row preprocessed, for `model.row_scores`; requires `takes_rows`."""
+        """Return one raw row preprocessed, for `model.row_scores`; requires `takes_rows`.
+
+        Parameters
+        ----------
+        row
+            A dict with the columns of `input_schema`, None for a missing value; further keys are left out.
+
+        Returns
+        -------
+        dict
+            The model's features.
+
+        Raises
+        ------
+        SchemaError
+            When a column is missing or a value has another type.
+        DataError
+            When a stage rejects a value.
+        """
         assert self._row is not None
         row = {name: row[name] for name in self.input_schema if name in row}
         self._row(row)
         return row
 
     def row_scores(self, row: Row) -> Scores:
-        """Return the scores for one raw row after postprocessing, shape (1,) or (1, outputs)."""
+        """Return the scores for one raw row after postprocessing.
+
+        Parameters
+        ----------
+        row
+            As in `prepare`, None for a missing value.
+
+        Returns
+        -------
+        ndarray
+            Shape (1,) or (1, outputs), the bits that `scores` gives for a table of this row.
+
+        Raises
+        ------
+        SchemaError, DataError
+            As `prepare`.
+        PredictionError
+            When the library fails on the row.
+        """
         return self.postprocessed(self.model.row_scores(self.prepare(row)))
 
     def scores(self, table: pl.LazyFrame) -> Scores:
-        """Return the scores for a table of raw rows after postprocessing."""
+        """Return the scores for a table of raw rows after postprocessing.
+
+        Parameters
+        ----------
+        table
+            Raw rows; nulls are the preprocessor's matter.
+
+        Returns
+        -------
+        ndarray
+            Shape (n,) or (n, outputs), as the target reads them (see `Framework.predict`).
+
+        Raises
+        ------
+        SchemaError
+            When a column is missing or has another type.
+        DataError
+            When a stage rejects a value.
+        PredictionError
+            When the library fails on the rows.
+        """
         return self.postprocessed(self.model_scores(table))
 
     def model_scores(self, table: pl.LazyFrame) -> Scores:
-        """Return the model's scores for a table of raw rows, without postprocessing."""
+        """Return the model's scores for a table of raw rows, without postprocessing.
+
+        Parameters
+        ----------
+        table
+            As in `scores`, nulls too.
+
+        Returns
+        -------
+        ndarray
+            Shape (n,) or (n, outputs); of no rows an empty one.
+
+        Raises
+        ------
+        SchemaError, DataError, PredictionError
+            As `scores`.
+        """
         return self.model.scores(self.prepared(table))
 
     def postprocessed(self, scores: Scores) -> Scores:
-        """Return the model's scores of some rows after postprocessing."""
+        """Return the model's scores of some rows after postprocessing.
+
+        Parameters
+        ----------
+        scores
+            What `model_scores` returned, shape (n,) or (n, outputs).
+
+        Returns
+        -------
+        ndarray
+            The same shape, or records of codes and probabilities where a stage decides the class. Without stages the
+            argument itself.
+        """
         return self._chain.scores(scores)
 
     def outcome(self, frame: pl.DataFrame, scores: Scores | None = None) -> Outcome:
-        """Return the answers for a table of raw rows, with their intervals; `scores` are those of the model, where known."""
+        """Return the answers for a table of raw rows, with their intervals.
+
+        Parameters
+        ----------
+        frame
+            Raw rows, nulls too.
+        scores
+            The model's scores of these rows, where they are known, shape (n,) or (n, outputs).
+
+        Returns
+        -------
+        Outcome
+            Values, codes, and the interval or set of each row where a stage gives one.
+
+        Raises
+        ------
+        SchemaError, DataError, PredictionError
+            As `scores`.
+        """
         scores = self.model_scores(frame.lazy()) if scores is None else scores
         members = self.model.members(self.prepared(frame.lazy())) if self._chain.needs_members else None
         return self._chain.outcome(scores, groups=self.groups(frame), members=members, interval=True)
 
     def row_outcome(self, row: Row, scores: Scores | None = None) -> RowOutcome:
-        """Return the answer for one raw row, with its interval."""
+        """Return the answer for one raw row, with its interval.
+
+        Parameters
+        ----------
+        row
+            As in `prepare`, None for a missing value.
+        scores
+            The model's scores of the row, where they are known, shape (1,) or (1, outputs).
+
+        Returns
+        -------
+        RowOutcome
+            The numbers of `outcome` for a table of this row, to the bit.
+
+        Raises
+        ------
+        SchemaError, DataError, PredictionError
+            As `row_scores`.
+        """
         scores = self.model.row_scores(self.prepare(row)) if scores is None else scores
         members = None
         if self._chain.needs_members:
@@ -170,7 +317,23 @@ class Scorer(Generic[P]):
         return self._chain.row(scores, group=group, members=members, interval=True)
 
     def groups(self, frame: pl.DataFrame) -> pl.Series | None:
-        """Return the group of each raw row that postprocessing stages distinguish; None when they distinguish none."""
+        """Return the group of each raw row that postprocessing stages distinguish.
+
+        Parameters
+        ----------
+        frame
+            Raw rows; a null in a group column is a group of its own.
+
+        Returns
+        -------
+        polars.Series or None
+            A text for each row; None when no stage distinguishes groups.
+
+        Raises
+        ------
+        SchemaError
+            When a group column is missing or has another type.
+        """
         names = self._chain.group_columns
         return (
             group_texts(self._check.only(names)(frame.lazy().select(map(col, names))).collect(), names)
@@ -179,7 +342,23 @@ class Scorer(Generic[P]):
         )
 
     def prepared(self, table: pl.LazyFrame) -> pl.LazyFrame:
-        """Return raw rows preprocessed, for the model."""
+        """Return raw rows preprocessed, for the model.
+
+        Parameters
+        ----------
+        table
+            Raw rows, nulls too.
+
+        Returns
+        -------
+        polars.LazyFrame
+            A row for each raw one; nothing is computed yet.
+
+        Raises
+        ------
+        SchemaError
+            When a column is missing or has another type.
+        """
         prepare = self._check if self._preprocessor is None else self._preprocessor.table_function()
         return prepare(table)
 

@@ -226,7 +226,18 @@ class PostprocessingStage(ParameterizedStage):
 
     @abstractmethod
     def check(self, target: Target) -> None:
-        """Raise ParameterError when the stage does not fit the target. Runs before any row is read."""
+        """Raise an error when the stage does not fit the target. Runs before any row is read.
+
+        Parameters
+        ----------
+        target
+            The target of the pipeline.
+
+        Raises
+        ------
+        ParameterError
+            With the task that the stage expects (see `refuse_task`).
+        """
 
     @property
     def needs_rows(self) -> bool:
@@ -234,23 +245,82 @@ class PostprocessingStage(ParameterizedStage):
         return True
 
     def learn(self, rows: CalibrationRows) -> dict[str, Any]:
-        """Return what the stage learns, as plain values that JSON can hold. Raises DataError when the rows do not allow it."""
+        """Return what the stage learns.
+
+        Parameters
+        ----------
+        rows
+            Scored rows with labels, which are never null, and their weights.
+
+        Returns
+        -------
+        dict
+            Plain values that JSON can hold; empty by default.
+
+        Raises
+        ------
+        DataError
+            When the rows do not allow it: one class only, or too few of them.
+        """
         return {}
 
     @abstractmethod
     def apply(self, outcome: Outcome) -> Outcome:
-        """Return the answers after the stage."""
+        """Return the answers after the stage.
+
+        Parameters
+        ----------
+        outcome
+            The answers before it, for n rows; they do not change.
+
+        Returns
+        -------
+        Outcome
+            Values, codes, intervals or sets of the same n rows.
+        """
 
     @abstractmethod
     def row_function(self) -> Callable[[RowOutcome], None]:
-        """Return a function that does the same to one row, in place."""
+        """Return a function that does to one row what `apply` does to many.
+
+        Returns
+        -------
+        callable
+            It takes a `RowOutcome`, changes it in place, and gives the bits of `apply`.
+        """
 
     def summary(self, target: Target) -> str:
-        """Return what the fitted stage learned, in words for people; empty when it learned nothing."""
+        """Return what the fitted stage learned, in words for people.
+
+        Parameters
+        ----------
+        target
+            The target, whose classes the words name.
+
+        Returns
+        -------
+        str
+            Empty when it learned nothing.
+        """
         return ""
 
     def refuse_task(self, target: Target, task: str, hint: str) -> ParameterError:
-        """Return the error for a target that the stage does not fit."""
+        """Return the error for a target that the stage does not fit.
+
+        Parameters
+        ----------
+        target
+            The target that was found.
+        task
+            What the stage expects, as part of a sentence.
+        hint
+            What to do instead.
+
+        Returns
+        -------
+        ParameterError
+            To be raised by `check`.
+        """
         described = f"{target.task} classification" if target.task.is_classification else str(target.task)
         if len(target.quantiles) > 1:
             described += f" of {len(target.quantiles)} quantiles"

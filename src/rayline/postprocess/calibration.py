@@ -54,7 +54,7 @@ class Calibrate(PostprocessingStage):
     ParameterError
         For a regression, and for a model that answers with classes only.
     DataError
-        When the rows to learn from have labels of one class only.
+        When the rows to learn from have labels of one class only, or a label is null.
 
     Examples
     --------

@@ -101,7 +101,7 @@ class Clip(_NumberStage):
 @dataclass(frozen=True)
 class Round(_NumberStage):
     """Rounded predictions of a regression; a number halfway between two goes to the even one, as in NumPy. Intervals are
-    rounded too.
+    rounded too, and NaN stays NaN.
 
     Parameters
     ----------

@@ -73,7 +73,7 @@ class Threshold(PostprocessingStage):
     ParameterError
         For a regression, for a pos_label that is no class, and where rule, cost and the number of classes do not fit.
     DataError
-        When the rows to learn "f1" or "cost" from have one class only.
+        When the rows to learn "f1" or "cost" from have one class only, or a label is null.
 
     Examples
     --------

@@ -112,7 +112,13 @@ class BasePreprocessor:
         return leaves
 
     def clone(self) -> Self:
-        """Return an unfitted copy."""
+        """Return an unfitted copy.
+
+        Returns
+        -------
+        Preprocessor
+            The same names and parameters; nothing learned.
+        """
         return self.replace({})
 
     def __copy__(self) -> Self:
@@ -125,7 +131,20 @@ class BasePreprocessor:
     def replace(self, changes: Mapping[str, Mapping[str, Any]]) -> Self:
         """Return an unfitted copy with other parameters: `{"impute": {"strategy": "median"}}`.
 
-        Raises ParameterError when a stage or a parameter of it does not exist.
+        Parameters
+        ----------
+        changes
+            New parameters by the name of the stage; those of a nested preprocessor are again such a dict.
+
+        Returns
+        -------
+        Preprocessor
+            A new one; this one does not change.
+
+        Raises
+        ------
+        ParameterError
+            When a stage or a parameter of it does not exist, or a stage refuses the value.
         """
         unknown = [name for name in changes if name not in self._names]
         if unknown:
@@ -147,6 +166,7 @@ class BasePreprocessor:
 
     @property
     def is_fitted(self) -> bool:
+        """Whether `fit` has succeeded, or the state of a fit was loaded."""
         return self._input is not None
 
     @property
@@ -164,17 +184,24 @@ class BasePreprocessor:
         Parameters
         ----------
         data
-            Any table, or a ray.data.Dataset (then the scan runs on Ray).
+            Any table, or a ray.data.Dataset (then the scan runs on Ray). Each stage says how it treats nulls; NaN is one.
         target_columns
             Columns that no stage may change. They may be absent when data is transformed. When omitted, a later
             `train.fit` removes its targets from the stages without `columns`.
+
+        Returns
+        -------
+        Preprocessor
+            This object, fitted. When the fit fails it does not change.
 
         Raises
         ------
         DataError
             When there are no rows or a stage cannot learn from a column.
         SchemaError
-            When a named column is missing or of a wrong type.
+            When a named column is missing or of a wrong type, or a stage works on a target.
+        ParameterError
+            When there are target stages and no target.
         """
         self.fit_with_requests(data, target_columns=target_columns)
         return self
@@ -189,10 +216,30 @@ class BasePreprocessor:
         excluded_columns: Sequence[str] = (),
         schema: pl.Schema | None = None,
     ) -> fit_planner.FitOutcome:
-        """Fit the stages, and compute statistics of the output table that the caller requests with `extra_requests` in the same scan.
+        """Fit the stages, and compute statistics of the output table in the same scan.
 
-        Columns named in `excluded_columns` (sample weights) are read by those statistics only: the stages do not see them. `schema` is that
-        of the data, as `schema_check.readable` gives it, where the caller has read it already.
+        Parameters
+        ----------
+        data, target_columns
+            As in `fit`, nulls too.
+        extra_requests
+            Called with the output table's schema and targets; returns requests for further statistics.
+        known
+            Statistics of the data that need not be computed again, by their request.
+        excluded_columns
+            Columns (sample weights) that only those statistics read: the stages do not see them.
+        schema
+            The schema of the data, as `schema_check.readable` gives it, where the caller has read it already.
+
+        Returns
+        -------
+        FitOutcome
+            The fitted stages, the output schema, the number of scans, and the results of the further requests.
+
+        Raises
+        ------
+        DataError, SchemaError, ParameterError
+            As `fit`.
         """
         with registry.engine_for(data).keeping(data):
             engine, schema, targets = self._inputs(data, target_columns, schema)
@@ -212,7 +259,7 @@ class BasePreprocessor:
         Parameters
         ----------
         data
-            Any table, or a ray.data.Dataset (then the scan runs on Ray).
+            Any table, or a ray.data.Dataset (then the scan runs on Ray); nulls as in `fit`.
         folds
             A number of folds, or a splitter such as `rayline.data.GroupKFold(5, column="tailnum")`.
         target_columns
@@ -276,7 +323,17 @@ class BasePreprocessor:
         targets: Sequence[str],
         excluded_columns: Sequence[str] = (),
     ) -> None:
-        """Store the fitted stages of a fit of this preprocessor, and its schemas."""
+        """Store the fitted stages of a fit of this preprocessor, and its schemas.
+
+        Parameters
+        ----------
+        fit
+            The outcome of the fit, with a fitted stage for each leaf.
+        schema
+            The columns and types of the data.
+        targets, excluded_columns
+            The target columns and the weights, which are no part of the stored schemas.
+        """
         self._take(fit.leaves)
         pairs = zip(self._target_stages, fit.target_leaves, strict=True)
         self._target_stages = tuple((name, fitted) for (name, _), fitted in pairs)
@@ -288,7 +345,13 @@ class BasePreprocessor:
         self.__dict__.pop("operations", None)
 
     def copy_fit(self, fitted: Self) -> None:
-        """Copy the fitted state of a clone of this preprocessor."""
+        """Copy the fitted state of a clone of this preprocessor.
+
+        Parameters
+        ----------
+        fitted
+            A fitted preprocessor of the same stages.
+        """
         self.__dict__.pop("operations", None)
         self.__dict__.update({k: v for k, v in fitted.__dict__.items() if k != "operations"})
 
@@ -306,14 +369,36 @@ class BasePreprocessor:
         self._stages = tuple(stages)
 
     def refuse_targets(self, targets: Sequence[str]) -> None:
-        """Raise SchemaError when a stage works on one of these targets."""
+        """Raise an error when a stage names one of these targets.
+
+        Parameters
+        ----------
+        targets
+            The target columns of a fit.
+
+        Raises
+        ------
+        SchemaError
+            With the stage and the target that it works on.
+        """
         stage_list.refuse_targets(self.leaves, targets)
 
     def without_targets(self, targets: Sequence[str], *, excluded_columns: Sequence[str] = ()) -> Self:
         """Return this fitted preprocessor, or a copy without these target columns if it was fitted with them.
 
-        The columns `excluded_columns` (sample weights) are removed too. The result equals a fit with these targets; no data is
-        scanned.
+        The result equals a fit with these targets; no data is scanned.
+
+        Parameters
+        ----------
+        targets
+            The columns that are targets now.
+        excluded_columns
+            Further columns to remove (sample weights).
+
+        Returns
+        -------
+        Preprocessor
+            This object when it knows none of the columns.
 
         Raises
         ------
@@ -353,27 +438,69 @@ class BasePreprocessor:
         ]
 
     def transform(self, data: Any) -> Any:
-        """Return the transformed table, in the type of the input (a ray.data.Dataset stays lazy).
+        """Return the transformed table. Columns that `fit` did not see (targets, ids) pass through unchanged.
 
-        Columns that `fit` did not see (targets, ids) pass through unchanged. The order of columns does not matter.
+        Parameters
+        ----------
+        data
+            Any table, or a ray.data.Dataset, with the columns of the fit in any order. Each stage says how it treats nulls;
+            without one they stay.
+
+        Returns
+        -------
+        table or Dataset
+            The type of the input, with as many rows in the same order; a ray.data.Dataset stays lazy.
 
         Raises
         ------
         NotFittedError
             Before `fit`.
         SchemaError
-            When a column of `fit` is missing or has another type.
+            When a column of `fit` is missing or has another type, or the data has a column that a stage adds.
         DataError
             When a stage rejects a value (`handle_unknown="error"`).
         """
         return registry.engine_for(data).map(data, self.table_function())
 
     def fit_transform(self, data: Any, *, target_columns: Sequence[str] | str = ()) -> Any:
-        """Fit, and return the transformed training rows: cross-fitted and resampled by the stages that do so."""
+        """Fit, and return the transformed training rows: cross-fitted and resampled by the stages that do so.
+
+        Parameters
+        ----------
+        data, target_columns
+            As in `fit`; nulls as there.
+
+        Returns
+        -------
+        table or Dataset
+            As `transform_training`.
+
+        Raises
+        ------
+        DataError, SchemaError, ParameterError
+            As `fit`.
+        """
         return self.fit(data, target_columns=target_columns).transform_training(data)
 
     def transform_training(self, data: Any) -> Any:
-        """Return the transformed training rows, those of the fit (see `Stage.lower_training`)."""
+        """Return the transformed training rows, those of the fit (see `Stage.lower_training`).
+
+        Parameters
+        ----------
+        data
+            The rows of the fit, nulls included.
+
+        Returns
+        -------
+        table or Dataset
+            The type of the input. A stage that resamples changes the number of rows; `TargetEncoder` gives each row a code
+            that its own target has no part in.
+
+        Raises
+        ------
+        NotFittedError, SchemaError, DataError
+            As `transform`.
+        """
         return registry.engine_for(data).map(data, self.table_function(training=True))
 
     @property
@@ -382,10 +509,21 @@ class BasePreprocessor:
 
     @at("Preprocessor.inverse_transform")
     def inverse_transform(self, data: Any) -> Any:
-        """Return a transformed table in its original columns, in the type of the input: the stages are inverted, the last one first.
+        """Return a transformed table in its original columns: the stages are inverted, the last one first.
 
         Information that a stage discarded is not restored (`Stage.lossy_reason`): a filled value stays filled, a bin becomes
         its midpoint, a removed column has no values. Numbers are Float64. Other columns pass through unchanged.
+
+        Parameters
+        ----------
+        data
+            A table or a ray.data.Dataset with the columns that `transform` returns. A null stays null, except where it stands
+            for a category.
+
+        Returns
+        -------
+        table or Dataset
+            The type of the input, with as many rows in the same order.
 
         Raises
         ------
@@ -413,13 +551,41 @@ class BasePreprocessor:
         return registry.engine_for(data).map(data, back)
 
     def table_function(self, *, training: bool = False) -> Callable[[pl.LazyFrame], pl.LazyFrame]:
-        """Return the transformation as a function of a LazyFrame; it can be sent to workers."""
+        """Return the transformation as a function of a LazyFrame; it can be sent to workers.
+
+        Parameters
+        ----------
+        training
+            Whether it is that of `transform_training`.
+
+        Returns
+        -------
+        callable
+            It raises SchemaError on a frame that lacks a column of the fit.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        """
         operations = self._training_operations if training else self.operations
         added = None if training else [name for name in self.output_schema if name not in self.input_schema]
         return _Transform(SchemaCheck(self.input_schema, "Preprocessor.transform"), operations, added)
 
     def row_function(self) -> RowFunction | None:
-        """Return the transformation of one row (a dict, changed in place); None when a stage cannot transform single rows."""
+        """Return the transformation of one row.
+
+        Returns
+        -------
+        callable or None
+            A function that changes a dict in place, with the bits of `transform`; None when a stage cannot transform single
+            rows.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        """
         operate = row_function(self.operations, without_categories(self.input_schema))
         with at("Preprocessor.transform"):
             check = row_check(self.input_schema)
@@ -494,7 +660,13 @@ class BasePreprocessor:
         return self._target
 
     def remember_target(self, target: Target) -> None:
-        """Keep the target of a training, to decode the predictions of a bare model that is chained later."""
+        """Keep the target of a training, to decode the predictions of a bare model that is chained later.
+
+        Parameters
+        ----------
+        target
+            Task and classes of the training.
+        """
         self._target = target
 
     @property
@@ -539,7 +711,18 @@ class BasePreprocessor:
     # -- JSON ------------------------------------------------------------------------------------------------------
 
     def to_json(self) -> dict[str, Any]:
-        """Return the complete state as plain JSON values."""
+        """Return the complete state as plain JSON values.
+
+        Returns
+        -------
+        dict
+            With `format_version`, the stages and their learned values, and both schemas (None before the fit).
+
+        Raises
+        ------
+        ParameterError
+            When a stage chooses its columns by a selector and is not fitted.
+        """
         return {
             "format": "rayline.preprocessor",
             "format_version": FORMAT_VERSION,
@@ -554,7 +737,25 @@ class BasePreprocessor:
 
     @classmethod
     def from_json(cls, data: Any) -> Self:
-        """Build a preprocessor from the result of `to_json`. Raises ArtifactError when it is malformed or of a newer format."""
+        """Build a preprocessor from the result of `to_json`. The content counts as untrusted: it runs no code.
+
+        Parameters
+        ----------
+        data
+            The parsed JSON, with null for what an unfitted preprocessor lacks.
+
+        Returns
+        -------
+        Preprocessor
+            Equal to the saved one.
+
+        Raises
+        ------
+        ArtifactError
+            When it is malformed, of a newer format, or its stages do not give the columns that it says.
+        ParameterError
+            When a stage is not registered in this process.
+        """
         if not isinstance(data, dict) or data.get("format") != "rayline.preprocessor":
             raise ArtifactError(
                 "Not a saved preprocessor.", "Expected a JSON object with format 'rayline.preprocessor'."
@@ -591,13 +792,41 @@ class BasePreprocessor:
         return new
 
     def save(self, path: str | Path) -> None:
-        """Write the preprocessor as readable JSON, atomically, to a path or a URL (s3://…). Raises ArtifactError when the file cannot be
-        written."""
+        """Write the preprocessor as readable JSON, atomically.
+
+        Parameters
+        ----------
+        path
+            A file, or a URL (s3://…).
+
+        Raises
+        ------
+        ArtifactError
+            When the file cannot be written; what was there before is still there.
+        ParameterError
+            As `to_json`.
+        """
         replace_content(path, strict_json.dumps(self.to_json(), indent=1))
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read a file that `save` wrote. Raises ArtifactError when it does not exist or is no preprocessor."""
+        """Read a file that `save` wrote.
+
+        Parameters
+        ----------
+        path
+            A file, or a URL (s3://…).
+
+        Returns
+        -------
+        Preprocessor
+            Equal to the saved one.
+
+        Raises
+        ------
+        ArtifactError
+            When the file does not exist or is no preprocessor.
+        """
         if storage.is_url(path):
             return cls.from_json(strict_json.loads(storage.read_bytes(str(path)), str(path)))
         try:

@@ -347,6 +347,13 @@ def create_app(model: Any, options: ServerOptions | None = None, **changes: Any)
     App
         A FastAPI app; run it with uvicorn, or mount it into a larger one.
 
+    Raises
+    ------
+    ParameterError
+        On an option that does not exist or has a wrong value, and on an object that is no model.
+    ArtifactError
+        When a path is given and no artifact is there.
+
     Examples
     --------
     >>> import polars as pl

@@ -75,6 +75,11 @@ class Deployment:
             Whether a running pipeline may be replaced by one that requires other columns or column types, or that has other
             targets: clients would then be refused or get other answers. Fewer columns are always allowed.
 
+        Returns
+        -------
+        Deployment
+            This object.
+
         Raises
         ------
         ServeError
@@ -125,6 +130,11 @@ class Deployment:
         allow_schema_change
             As in `deploy`.
 
+        Returns
+        -------
+        Deployment
+            This object, with the new pipeline.
+
         Raises
         ------
         ServeError
@@ -152,7 +162,13 @@ class Deployment:
         return f"{ingress.address()}{route.rstrip('/')}"
 
     def status(self) -> str:
-        """Return Ray Serve's status (`"RUNNING"`, `"DEPLOYING"`, `"UNHEALTHY"`, …), or `"NOT_STARTED"` when it is not running."""
+        """Return the status of the application.
+
+        Returns
+        -------
+        str
+            Ray Serve's status ("RUNNING", "DEPLOYING", "UNHEALTHY", …), or "NOT_STARTED" when it is not running.
+        """
         if not ray.is_initialized():
             return "NOT_STARTED"
         application = serve.status().applications.get(self.name)
@@ -161,7 +177,10 @@ class Deployment:
     def delete(self) -> None:
         """Remove the deployment. Ray Serve is stopped too if it was started here and nothing else runs on it; Ray keeps running.
 
-        Raises ServeError when an application of this name is running that Rayline did not create.
+        Raises
+        ------
+        ServeError
+            When an application of this name is running that Rayline did not create.
         """
         if not ray.is_initialized():
             return
@@ -400,12 +419,17 @@ def deploy_config(path: str | Path, to: str | Path | None = None, **arguments: A
     to
         The file to write; by default none is written.
     arguments
-        Keyword arguments of `to_deployment`. A token is refused because the file would contain it in plain text.
+        Keyword arguments of `to_deployment`, except `token`.
 
     Returns
     -------
     str
         The YAML.
+
+    Raises
+    ------
+    ParameterError
+        On a token, which the file would contain in plain text, and on arguments that `to_deployment` refuses.
 
     Examples
     --------

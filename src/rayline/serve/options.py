@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from rayline.core.arguments import integer
+from rayline.core.arguments import integer, known_arguments
 from rayline.core.errors import ParameterError, at
 from rayline.core.representation import representation
 
@@ -21,6 +21,7 @@ CPU_BATCH_ROWS, GPU_BATCH_ROWS = 64, 1024
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
 
+@known_arguments
 @dataclass(frozen=True, repr=False)
 class ServerOptions:
     """Limits and behaviour of a server.
@@ -34,14 +35,14 @@ class ServerOptions:
         1,024 on a GPU, which takes as long for many rows as for one. A server with a GPU calls the model with so many rows before it
         answers requests, and halves the number until they fit into the GPU's memory.
     batch_wait_timeout_s
-        How long a request may wait for others to share a call with. With 0, requests share a call only when they are
+        How many seconds a request may wait for others to share a call with. With 0, requests share a call only when they are
         waiting anyway, and a single request does not wait.
     max_queued_requests
         The maximum number of waiting requests; further ones are answered 503 with Retry-After.
     max_body_bytes
-        The maximum size of a body; a longer one is answered 413.
+        The maximum size of a body in bytes; a longer one is answered 413.
     request_timeout_s
-        The maximum time for a request; a slower one is answered 504. Clients cannot change it.
+        The maximum time for a request in seconds; a slower one is answered 504. Clients cannot change it.
     token
         When given, requests other than health checks need `Authorization: Bearer <token>`.
     allowed_hosts
@@ -98,13 +99,36 @@ class ServerOptions:
             object.__setattr__(self, "allowed_hosts", tuple(name.lower() for name in names))
 
     def batch_rows(self, *, on_gpu: bool) -> int:
-        """Return `max_batch_size`, or its default on this kind of device."""
+        """Return how many rows of waiting requests share a call of the model.
+
+        Parameters
+        ----------
+        on_gpu
+            Whether the model computes on a GPU.
+
+        Returns
+        -------
+        int
+            `max_batch_size`, or its default on this kind of device: 64 rows on a CPU, 1,024 on a GPU.
+        """
         if self.max_batch_size is not None:
             return self.max_batch_size
         return GPU_BATCH_ROWS if on_gpu else CPU_BATCH_ROWS
 
     def at(self, host: str) -> ServerOptions:
-        """Return the options for a server at this address: one that only this machine can reach accepts only the names of this machine."""
+        """Return the options for a server at this address.
+
+        Parameters
+        ----------
+        host
+            The address to listen on.
+
+        Returns
+        -------
+        ServerOptions
+            At an address that only this machine can reach, one that accepts only the names of this machine and `allowed_hosts`;
+            otherwise this object.
+        """
         if not is_loopback(host):
             return self
         return replace(self, allowed_hosts=tuple(dict.fromkeys([*LOOPBACK, host.lower(), *(self.allowed_hosts or ())])))

@@ -45,6 +45,11 @@ def run(
     options, changes
         As in `create_app`.
 
+    Raises
+    ------
+    ParameterError, ArtifactError
+        As `create_app`.
+
     Examples
     --------
     >>> from rayline import serve

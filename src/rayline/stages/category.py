@@ -48,6 +48,13 @@ class FrequencyEncoder(ColumnStage):
     ------
     DataError
         In fit, when a column of floats or dates has more than a million distinct values.
+    ParameterError
+        When `normalize` is neither True nor False.
+
+    References
+    ----------
+    Cormode and Muthukrishnan, "What's hot and what's not: tracking most frequent items dynamically", PODS (2003), for the
+    sketch.
 
     Examples
     --------
@@ -115,6 +122,13 @@ class RareCategories(ColumnStage):
         In fit, when a column has more than a million distinct values and `min_frequency` is below 1/1000 of its values.
     ParameterError
         In fit, when `name` is a frequent category of a column.
+    ParameterError
+        When `min_frequency` is neither a count nor a share.
+
+    References
+    ----------
+    Cormode and Muthukrishnan, "What's hot and what's not: tracking most frequent items dynamically", PODS (2003), for the
+    sketch.
 
     Examples
     --------

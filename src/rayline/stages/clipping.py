@@ -19,7 +19,7 @@ from rayline.core.statistics.quantiles import Quantiles
 
 @dataclass(frozen=True)
 class Binarizer(ColumnStage):
-    """Replace numbers above the threshold by 1.0 and all others by 0.0; missing values stay missing.
+    """Replace numbers above the threshold by 1.0 and all others by 0.0, as scikit-learn does; missing values stay missing.
 
     Parameters
     ----------
@@ -27,6 +27,11 @@ class Binarizer(ColumnStage):
         Numeric columns; all of them when omitted.
     threshold
         The largest value that becomes 0.
+
+    Raises
+    ------
+    ParameterError
+        When `threshold` is no number.
 
     Examples
     --------
@@ -69,6 +74,8 @@ class Clipper(NumberStage):
     ------
     DataError
         In fit, when a column has no values, or the lower bound is above the upper one.
+    ParameterError
+        When a quantile is outside 0 to 1, or a bound is no number.
 
     Examples
     --------

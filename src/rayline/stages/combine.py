@@ -40,6 +40,8 @@ class PolynomialFeatures(Stage):
     ------
     SchemaError
         In fit, when a new name exists already.
+    ParameterError
+        When `degree` is outside 2 to 10.
 
     Examples
     --------
@@ -101,6 +103,8 @@ class Ratio(Stage):
     ------
     SchemaError
         In fit, when a column does not exist or is not numeric, or a new name exists already.
+    ParameterError
+        Without `per`, and when `zero` is no number.
 
     Examples
     --------
@@ -151,6 +155,8 @@ class Expression(Stage):
 
     Parameters
     ----------
+    columns
+        Left out: the formula names its columns.
     output
         The name of the column to add or replace.
     formula
@@ -228,6 +234,8 @@ class Concatenator(Stage):
     ------
     SchemaError
         In fit, when the name exists already.
+    ParameterError
+        When `output` is no string.
 
     Examples
     --------
@@ -310,7 +318,7 @@ class UnpackVector(Operation):
 class FunctionTransformer(Stage):
     """Change columns by a custom function, registered under a name with `rayline.stages.register_function`.
 
-    The function maps the Polars expression of one column to another one; each result may depend on its own row only. Only
+    The function maps the Polars expression of one column to another one; each result may depend on its own row only. What becomes of a missing value is up to it. Only
     the name is saved: a process that loads the preprocessor must register the function first.
 
     Parameters

@@ -73,7 +73,7 @@ class DatetimeEncoder(ColumnStage):
     MissingExtraError
         In fit, when `holidays` is set and the package is not installed.
     ParameterError
-        In fit, when the package does not support the country.
+        On an unknown part; in fit, when the package does not support the country.
 
     Examples
     --------

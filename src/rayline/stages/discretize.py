@@ -66,6 +66,9 @@ class KBinsDiscretizer(NumberStage):
     ------
     DataError
         In fit, when a column has no values or infinite ones.
+    ParameterError
+        When a number of bins is outside 2 to 65,536, edges do not ascend; in fit, when a dict names a column that the stage
+        does not work on.
 
     Examples
     --------

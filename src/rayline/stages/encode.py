@@ -58,7 +58,7 @@ def _dtype_name(dtype: Any) -> Any:
 
 @dataclass(frozen=True)
 class OneHotEncoder(ColumnStage):
-    """Replace each column by one 0/1 column (UInt8) per category, named `column_category`.
+    """Replace each column by one 0/1 column (UInt8) per category, named `column_category`, as scikit-learn does.
 
     The categories are the values of the training rows in ascending order. Missing values are a separate, last category
     (`column_null`) unless `missing="ignore"`.
@@ -90,6 +90,9 @@ class OneHotEncoder(ColumnStage):
         In fit, when a column has no values or more than a million distinct ones, or would become more than 10,000 columns
         that need more than 2 GB for all training rows; in fit and transform, on an unknown category with
         `handle_unknown="error"`.
+    ParameterError
+        When `drop` names a category that a column lacks, `categories` repeats one, or a frequency is neither a count nor a
+        share.
 
     Examples
     --------
@@ -196,7 +199,8 @@ def _is_nested(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class OrdinalEncoder(ColumnStage):
-    """Replace each category by its index (0, 1, …) among the training categories in ascending order.
+    """Replace each category by its index (0, 1, …) among the training categories in ascending order, as scikit-learn
+    does.
 
     Parameters
     ----------
@@ -342,7 +346,7 @@ class OrdinalEncoder(ColumnStage):
 
 @dataclass(frozen=True)
 class LabelEncoder(ColumnStage):
-    """Replace each label by the index of its class, 0, 1, … (Int64).
+    """Replace each label by the index of its class, 0, 1, … (Int64), as scikit-learn does.
 
     As a target stage it defines the classes of a target and their order: that numbers are classes, which class is the
     second (positive) one, and classes that the training data may lack. Predictions are the original labels. As a feature
@@ -360,6 +364,8 @@ class LabelEncoder(ColumnStage):
     DataError
         In fit, when a column has no values, or labels that `classes` does not contain; in transform, on a label that is
         not a class.
+    ParameterError
+        When `classes` holds fewer than two different labels.
 
     Examples
     --------

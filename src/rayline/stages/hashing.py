@@ -34,6 +34,12 @@ class HashEncoder(ColumnStage):
     ------
     SchemaError
         In fit, when a column holds floats, or a new name exists already.
+    ParameterError
+        When `n_features` is outside 2 to 65,536.
+
+    References
+    ----------
+    Weinberger et al., "Feature hashing for large scale multitask learning", ICML (2009).
 
     Examples
     --------
@@ -124,6 +130,12 @@ class FeatureHasher(Stage):
     ------
     SchemaError
         In fit, when the name of the vector column exists already.
+    ParameterError
+        When `n_features` is outside 1 to 2³¹.
+
+    References
+    ----------
+    Weinberger et al., "Feature hashing for large scale multitask learning", ICML (2009); here without signs.
 
     Examples
     --------

@@ -34,7 +34,8 @@ from rayline.core.statistics.row_counts import MissingCount
 
 @dataclass(frozen=True)
 class SimpleImputer(ColumnStage):
-    """Replace the missing values (null and NaN) of each column by one value learned from it, or by a constant.
+    """Replace the missing values (null and NaN) of each column by one value learned from it, or by a constant, as scikit-learn
+    does.
 
     Parameters
     ----------
@@ -55,7 +56,7 @@ class SimpleImputer(ColumnStage):
     DataError
         In fit, when a column has no values to learn from, or a mean or median that is infinite.
     ParameterError
-        In fit, when the strategy cannot fill a column of this type.
+        On an unknown strategy; in fit, when the strategy cannot fill a column of this type.
 
     Examples
     --------
@@ -145,7 +146,8 @@ class SimpleImputer(ColumnStage):
 
 @dataclass(frozen=True)
 class MissingIndicator(ColumnStage):
-    """Add a 0/1 column (UInt8) `column_missing` that marks the missing values of a column; the column stays.
+    """Add a 0/1 column (UInt8) `column_missing` that marks the missing values of a column, as scikit-learn
+    does; the column stays.
 
     Parameters
     ----------
@@ -158,6 +160,8 @@ class MissingIndicator(ColumnStage):
     ------
     SchemaError
         In fit, when a new name exists already.
+    ParameterError
+        When `features` is neither "missing-only" nor "all".
 
     Examples
     --------
@@ -218,7 +222,8 @@ class IsMissing(Operation):
 
 @dataclass(frozen=True)
 class GroupImputer(Stage):
-    """Replace missing values (null and NaN) by the mean, median or most frequent value of the rows in the same group.
+    """Replace missing values (null and NaN) by the mean, median or most frequent value of the rows in the same group, as
+    `groupby(by).transform("mean")` of pandas finds it.
 
     Groups that fit did not see, and groups without any value, get the value over all rows.
 
@@ -241,6 +246,8 @@ class GroupImputer(Stage):
         of group and value.
     SchemaError
         In fit, when the column `by` does not exist, or a mean or median is required of a column of text.
+    ParameterError
+        Without `by`, and on an unknown strategy.
 
     Examples
     --------

@@ -25,7 +25,8 @@ def _is_plain(dtype: pl.DataType) -> bool:
 
 @dataclass(frozen=True)
 class MultiHotEncoder(ColumnStage):
-    """Replace each list column by one 0/1 column (UInt8) per element that fit saw, named `column_element`.
+    """Replace each list column by one 0/1 column (UInt8) per element that fit saw, named `column_element`:
+    scikit-learn's MultiLabelBinarizer for features.
 
     Missing and empty lists become zeros; elements that fit did not see are ignored.
 
@@ -40,6 +41,8 @@ class MultiHotEncoder(ColumnStage):
     ------
     SchemaError
         In fit, when a column does not hold lists of strings, integers or booleans, or a new name exists already.
+    ParameterError
+        When `max_categories` is below 1.
 
     Examples
     --------

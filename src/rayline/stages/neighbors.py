@@ -54,6 +54,8 @@ class KNNImputer(Stage):
     ------
     DataError
         In fit, when a column has no values or infinite ones.
+    ParameterError
+        When `n_neighbors` or `max_donors` is outside 1 to 1,000 and 1 to 100,000.
 
     References
     ----------
@@ -279,6 +281,8 @@ class SMOTE(Stage):
         In fit, when there is no such column.
     DataError
         In fit, when a class that needs more rows has infinite values.
+    ParameterError
+        When `ratio` is not above 0 and at most 1, or `n_neighbors` and `max_donors` are outside 1 to 1,000 and 2 to 100,000.
 
     References
     ----------

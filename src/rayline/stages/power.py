@@ -22,7 +22,7 @@ from rayline.core.statistics.row_counts import CountBelow
 
 @dataclass(frozen=True)
 class Log(NumberStage):
-    """Replace x by ln(x + offset), as Float64; missing values stay missing.
+    """Replace x by ln(x + offset), as Float64 (NumPy's log1p for an offset of 1); missing values stay missing.
 
     Parameters
     ----------
@@ -37,6 +37,8 @@ class Log(NumberStage):
     ------
     DataError
         In fit, when a value is at or below -offset, or a column has no values. In transform such a value becomes missing.
+    ParameterError
+        When `offset` is no number.
 
     Examples
     --------
@@ -95,6 +97,8 @@ class PowerTransformer(NumberStage):
     DataError
         In fit, when a column has no values, infinite ones, or for "box-cox" any that is not positive; without
         `standardize` also when the results overflow, or are all the same to the last digits.
+    ParameterError
+        On another method than these two.
 
     References
     ----------

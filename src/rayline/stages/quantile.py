@@ -161,6 +161,8 @@ class QuantileTransformer(NumberStage):
         In fit, when a column has no values or infinite ones.
     MissingExtraError
         For "normal", when SciPy is not installed.
+    ParameterError
+        When `n_quantiles` is below 2, or on an unknown distribution.
 
     Examples
     --------

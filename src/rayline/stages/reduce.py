@@ -70,6 +70,8 @@ class PCA(Stage):
     ------
     DataError
         In fit, when fewer than two rows are complete, or fewer than `n_components`, or values are infinite.
+    ParameterError
+        When `n_components` is neither a whole number of at least 1 nor a share between 0 and 1.
 
     Examples
     --------
@@ -202,6 +204,11 @@ class VarianceThreshold(ColumnStage):
     threshold
         Columns with at most this variance (ddof=0, without missing values) are removed.
 
+    Raises
+    ------
+    ParameterError
+        When `threshold` is negative.
+
     Examples
     --------
     >>> import polars as pl
@@ -233,19 +240,21 @@ class VarianceThreshold(ColumnStage):
 
 @dataclass(frozen=True)
 class CorrelationFilter(Stage):
-    """Remove numeric columns that are correlated with an earlier column that is kept.
+    """Remove numeric columns that are correlated with an earlier column that is kept, in the order of the table.
 
     Parameters
     ----------
     columns
         Numeric columns to check; all of them when omitted. All other columns stay.
     threshold
-        The largest absolute Pearson correlation that is allowed, over rows without missing values in these columns.
+        The largest absolute Pearson correlation that is allowed, over rows without missing values in these columns, as in `pandas.DataFrame.corr` of such rows.
 
     Raises
     ------
     DataError
         In fit, when a column has infinite values, or values too large for float64.
+    ParameterError
+        When `threshold` is outside 0 to 1.
 
     Examples
     --------
@@ -307,6 +316,8 @@ class SelectKBest(Stage):
         In fit, without a target, or with a target of text for "f_regression".
     DataError
         In fit, when a column has infinite values, or values too large for float64.
+    ParameterError
+        When `k` is below 1, or on an unknown score.
 
     Examples
     --------

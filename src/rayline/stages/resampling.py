@@ -28,6 +28,8 @@ class DropRows(Stage):
 
     Parameters
     ----------
+    columns
+        Left out: the condition names its columns.
     where
         A condition as in `Expression`, for example `[">", ["col", "age"], 120]` or `pl.col("age") > 120`. Rows for which it
         is missing stay.
@@ -36,6 +38,8 @@ class DropRows(Stage):
     ------
     SchemaError
         In fit, when a column does not exist or the formula is not a condition.
+    ParameterError
+        When `where` is no formula (see `Expression`), or `columns` is given.
 
     Examples
     --------
@@ -171,6 +175,8 @@ class Upsample(_Resample):
 
     Parameters
     ----------
+    columns
+        Left out: whole rows are repeated.
     by
         The column of the classes; the first target when omitted.
     ratio
@@ -182,6 +188,8 @@ class Upsample(_Resample):
     ------
     SchemaError
         In fit, when there is no such column.
+    ParameterError
+        When `ratio` is not above 0 and at most 1, or `columns` is given.
 
     Examples
     --------
@@ -207,6 +215,8 @@ class Downsample(_Resample):
 
     Parameters
     ----------
+    columns
+        Left out: only the class decides.
     by
         The column of the classes; the first target when omitted.
     ratio
@@ -218,6 +228,8 @@ class Downsample(_Resample):
     ------
     SchemaError
         In fit, when there is no such column.
+    ParameterError
+        When `ratio` is not above 0 and at most 1, or `columns` is given.
 
     Examples
     --------

@@ -40,6 +40,8 @@ class StandardScaler(NumberStage):
     ------
     DataError
         In fit, when a column has no values or infinite ones.
+    ParameterError
+        When `with_mean` or `with_std` is neither True nor False.
 
     Examples
     --------
@@ -106,6 +108,8 @@ class MinMaxScaler(NumberStage):
     ------
     DataError
         In fit, when a column has no values or infinite ones.
+    ParameterError
+        When the first number of `feature_range` is not below the second.
 
     Examples
     --------
@@ -159,6 +163,8 @@ class MaxAbsScaler(NumberStage):
     ------
     DataError
         In fit, when a column has no values or infinite ones.
+    ParameterError
+        When `clip` is neither True nor False.
 
     Examples
     --------
@@ -219,6 +225,8 @@ class RobustScaler(NumberStage):
     ------
     DataError
         In fit, when a column has no values or infinite quantiles.
+    ParameterError
+        When `quantile_range` does not ascend within 0 to 100, or with `unit_variance` includes an end.
 
     Examples
     --------
@@ -281,6 +289,11 @@ class Normalizer(Stage):
         Numeric columns; all of them when omitted.
     norm
         "l2", "l1" or "max".
+
+    Raises
+    ------
+    ParameterError
+        On an unknown `norm`.
 
     Examples
     --------

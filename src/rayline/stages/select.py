@@ -13,7 +13,7 @@ from rayline.core.statistics.base import StatisticRequest
 
 @dataclass(frozen=True)
 class DropColumns(Stage):
-    """Drop columns.
+    """Drop columns. Their values, missing ones too, are not read.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ class DropColumns(Stage):
 
 @dataclass(frozen=True)
 class SelectColumns(Stage):
-    """Keep these columns and drop all others that the table had in fit; target columns stay.
+    """Keep these columns and drop all others that the table had in fit; target columns stay. Missing values stay as they are.
 
     Parameters
     ----------

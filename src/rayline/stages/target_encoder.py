@@ -56,6 +56,8 @@ class TargetEncoder(Stage):
     DataError
         In fit, when the target has no values, infinite values, only one class or more than 1,000 ("binary": not exactly
         two), or a column has more than a million categories.
+    ParameterError
+        When `smooth` is negative, `cv` is outside 2 to 100, or on an unknown `target_type`.
 
     References
     ----------

@@ -88,14 +88,36 @@ class _TextStage(ColumnStage):
     }
 
     def analyzer(self, learned: Mapping[str, Any]) -> Analyzer:
-        """Return the analyzer that splits texts, with what a fit learned about the pattern."""
+        """Return the analyzer that splits texts.
+
+        Parameters
+        ----------
+        learned
+            What a fit learned about the pattern: whether it has a capturing group.
+
+        Returns
+        -------
+        Analyzer
+            Of a text it gives the grams; of a null none.
+        """
         words = tuple(sorted(set(self.stop_words or ())))
         return Analyzer(
             self.lowercase, self.token_pattern, (self.ngram_range[0], self.ngram_range[1]), words, **_group_of(learned)
         )
 
     def options(self) -> dict[str, Any]:
-        """Return the analyzer's settings as options of a statistic request."""
+        """Return the analyzer's settings as options of a statistic request.
+
+        Returns
+        -------
+        dict
+            Only hashable values; settings that have their defaults may be left out.
+
+        Raises
+        ------
+        ParameterError
+            When the pattern has more than one capturing group.
+        """
         analyzer = self.analyzer(_group(self))
         return {
             "lowercase": analyzer.lowercase,
@@ -138,6 +160,12 @@ class Vectorizer(_TextStage):
         Whether to replace a count n by 1 + ln(n).
     norm
         The norm of each vector: "l2", "l1", or None for no normalization.
+
+    Raises
+    ------
+    ParameterError
+        When `token_pattern` is no regular expression of Rust, `ngram_range` is not two numbers from 1 to 10, or `norm` is
+        unknown; in fit, when the pattern has two capturing groups.
 
     Examples
     --------
@@ -194,6 +222,12 @@ class HashingVectorizer(_TextStage):
         Whether to use 1 for every gram that occurs, instead of its count.
     norm
         The norm of each vector: "l2", "l1", or None for no normalization.
+
+    Raises
+    ------
+    ParameterError
+        When `token_pattern` is no regular expression of Rust, or `norm` is unknown; in fit, when the pattern has two capturing
+        groups.
 
     Examples
     --------
@@ -287,6 +321,9 @@ class CountVectorizer(_Vocabulary):
     ------
     DataError
         In fit, when no gram remains, or there are more than a million distinct grams.
+    ParameterError
+        When `token_pattern` is no regular expression of Rust, and on document frequencies or ranges of grams that cannot be;
+        in fit, when the pattern has two capturing groups.
 
     Examples
     --------
@@ -323,6 +360,8 @@ class TfidfVectorizer(_Vocabulary):
     ------
     DataError
         In fit, when no gram remains, or there are more than a million distinct grams.
+    ParameterError
+        As CountVectorizer, and on an unknown `norm`.
 
     Examples
     --------
@@ -357,6 +396,11 @@ class Tokenizer(ColumnStage):
         Whether to convert words to lower case.
     token_pattern
         The regular expression of a word, in Rust's syntax, as in Vectorizer.
+
+    Raises
+    ------
+    ParameterError
+        When `token_pattern` is no regular expression of Rust; in fit, when it has two capturing groups.
 
     Examples
     --------

@@ -130,6 +130,8 @@ class CheckMissing(ColumnStage):
     ------
     DataError
         In transform, on a missing value with `action="error"`.
+    ParameterError
+        On an unknown `action`; "missing" is none here.
 
     Examples
     --------
@@ -166,6 +168,8 @@ class CheckRange(ColumnStage):
     DataError
         In transform, on a value outside the range with `action="error"`; in fit, when the range must be learned from a
         column without values.
+    ParameterError
+        On an unknown `action`, and on ends that are no numbers.
 
     Examples
     --------
@@ -217,6 +221,8 @@ class CheckCategories(ColumnStage):
     ------
     DataError
         In transform, on a new category with `action="error"`.
+    ParameterError
+        On an unknown `action`.
 
     Examples
     --------

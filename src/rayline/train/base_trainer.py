@@ -109,7 +109,13 @@ class BaseTrainer:
         return adapter
 
     def check(self) -> None:
-        """Raise ParameterError on arguments that the framework does not accept."""
+        """Check that the framework accepts the arguments and this number of workers. The constructor calls it.
+
+        Raises
+        ------
+        ParameterError
+            On an unknown argument, on several workers for a framework that trains on one, and on Ray Train without workers.
+        """
         known = inspect.signature(self.adapter.train).parameters.values()
         names = [p.name for p in known][1:]
         misspelt = [] if any(p.kind is p.VAR_KEYWORD for p in known) else [n for n in self.kwargs if n not in names]
@@ -181,8 +187,26 @@ class BaseTrainer:
             )
 
     def with_resources(self, use_gpu: bool | None = None, resources: Mapping[str, float] | None = None) -> Self:
-        """Return a copy with other resources for each worker, such as {"GPU": 0.25}, which counts as `use_gpu=True`; the trainer
-        itself when neither is given. Keys may be written as Ray Tune does ("cpu", "gpu")."""
+        """Return a copy with other resources for each worker.
+
+        Parameters
+        ----------
+        use_gpu
+            Whether every worker gets a GPU; None leaves that to `resources`, or as it is.
+        resources
+            Amounts by resource, such as {"GPU": 0.25}, which counts as `use_gpu=True`. Keys may be written as Ray Tune does
+            ("cpu", "gpu").
+
+        Returns
+        -------
+        Trainer
+            The trainer itself when neither is given.
+
+        Raises
+        ------
+        ParameterError
+            On an amount below 0, and as `check`.
+        """
         if use_gpu is None and resources is None:
             return self
         named = {name.upper() if name.lower() in ("cpu", "gpu") else name: n for name, n in (resources or {}).items()}
@@ -191,13 +215,32 @@ class BaseTrainer:
         return self.scaled(dataclasses.replace(self.scaling, use_gpu=wish, resources_per_worker=worker))
 
     def remember(self, result: Any) -> None:
-        """Keep the result of a fit, for `fitted_model`."""
+        """Keep the result of a fit, for `fitted_model`.
+
+        Parameters
+        ----------
+        result
+            A `train.Result`.
+        """
         self._result = result
 
     def replace(self, config: Mapping[str, Any]) -> Self:
         """Return an unfitted copy with other values of the framework's parameters, as tuning sets them.
 
-        Raises ParameterError when the framework knows no such parameter.
+        Parameters
+        ----------
+        config
+            New values: of a keyword of the trainer, or of a key of its dict of parameters.
+
+        Returns
+        -------
+        Trainer
+            A copy without a schedule; this one does not change.
+
+        Raises
+        ------
+        ParameterError
+            When the framework knows no such parameter, or refuses a value.
         """
         trainer = copy.copy(self)
         args, trainer.kwargs = self.adapter.configure(self.args, self.kwargs, config)
@@ -206,7 +249,23 @@ class BaseTrainer:
         return trainer
 
     def scaled(self, scaling: Scaling) -> Self:
-        """Return an unfitted copy with another scaling. Raises ParameterError when the framework cannot train like this."""
+        """Return an unfitted copy with another scaling.
+
+        Parameters
+        ----------
+        scaling
+            Workers, resources and storage, in place of all that the trainer had.
+
+        Returns
+        -------
+        Trainer
+            A copy; this one does not change.
+
+        Raises
+        ------
+        ParameterError
+            When a value is not allowed, or the framework cannot train like this.
+        """
         trainer = copy.copy(self)
         with at(self._name):
             trainer.scaling, trainer._result = Scaling.of(scaling), None
@@ -214,7 +273,25 @@ class BaseTrainer:
         return trainer
 
     def measured(self, metrics: Any = None, pos_label: Any = None) -> Self:
-        """Return a copy with other metrics and another positive class; the trainer itself when neither is given."""
+        """Return a copy with other metrics and another positive class.
+
+        Parameters
+        ----------
+        metrics
+            As in `Trainer`; None keeps those of the trainer.
+        pos_label
+            As in `Trainer`; None keeps that of the trainer.
+
+        Returns
+        -------
+        Trainer
+            The trainer itself when neither is given.
+
+        Raises
+        ------
+        ParameterError
+            On a metric that does not exist, or a function that cannot be called as one.
+        """
         if metrics is None and pos_label is None:
             return self
         trainer = copy.copy(self)
@@ -233,6 +310,11 @@ class BaseTrainer:
         schedule
             Pairs of a number of iterations and the parameters until then: `[(20, {"eta": 0.3}), (50, {"eta": 0.1})]`
             trains 20 iterations, and from there up to the 50th with another rate.
+
+        Returns
+        -------
+        Trainer
+            A copy with the phases; this one does not change.
 
         Raises
         ------
@@ -266,7 +348,13 @@ class BaseTrainer:
         return last
 
     def refuse_phases(self) -> None:
-        """Raise ParameterError when this training cannot resume from a checkpoint with other parameters."""
+        """Raise an error when this training cannot resume from a checkpoint with other parameters.
+
+        Raises
+        ------
+        ParameterError
+            For a framework that cannot resume, with `num_workers`, and with early stopping of the framework's own.
+        """
         reason = ""
         if not self.adapter.resumable_iterations(*self.args, **self.kwargs):
             reason = f"{self.framework} cannot resume from a checkpoint with other parameters, as it is used here"

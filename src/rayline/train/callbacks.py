@@ -54,7 +54,13 @@ class Run:
     analysis: Any = None
 
     def stop(self, who: str = "stop()") -> None:
-        """End the training after this iteration."""
+        """End the training after this iteration.
+
+        Parameters
+        ----------
+        who
+            What `stopped_by` says afterwards; the first one counts.
+        """
         self.stopped_by = self.stopped_by or who
 
 
@@ -74,20 +80,65 @@ class Callback:
     __repr__ = representation
 
     def on_start(self, run: Run) -> None:
-        """Called before the first iteration."""
+        """Called before the first iteration.
+
+        Parameters
+        ----------
+        run
+            The training, with an empty history.
+        """
 
     def on_iteration(self, run: Run, iteration: int, metrics: Mapping[str, float]) -> bool | None:
-        """Called after an iteration. Return True to stop the training, as `run.stop()` does."""
+        """Called after an iteration.
+
+        Parameters
+        ----------
+        run
+            The training; its history has this iteration already.
+        iteration
+            Counted from 0.
+        metrics
+            The framework's metrics of this iteration by name, as "test-logloss".
+
+        Returns
+        -------
+        bool or None
+            True stops the training, as `run.stop()` does.
+        """
 
     def on_checkpoint(self, run: Run, iteration: int, directory: Path) -> None:
-        """Called after a checkpoint: the framework's files are in `directory` until this method returns."""
+        """Called after a checkpoint.
+
+        Parameters
+        ----------
+        run
+            The training.
+        iteration
+            The last iteration in the checkpoint, counted from 0.
+        directory
+            The framework's files, which are there until this method returns.
+        """
 
     def on_trial(self, run: Run, trial: Any) -> None:
-        """Called after a trial of a tuning run (a `rayline.tune.trial_record.Trial`: its number, config, folds, histories, error).
-        `on_iteration` is not called for trials: they run in other processes, several at a time."""
+        """Called after a trial of a tuning run. `on_iteration` is not called for trials: they run in other processes, several at
+        a time.
+
+        Parameters
+        ----------
+        run
+            The tuning run.
+        trial
+            A `rayline.tune.trial_record.Trial`: its number, config, folds, histories, error.
+        """
 
     def on_end(self, run: Run) -> None:
-        """Called after the training, also when it failed."""
+        """Called after the training, also when it failed.
+
+        Parameters
+        ----------
+        run
+            The training, with its `result` (None when it failed), or for a tuning run its `analysis`.
+        """
 
 
 @known_arguments
@@ -98,6 +149,11 @@ class Progress(Callback):
     ----------
     every
         Iterations between two lines.
+
+    Raises
+    ------
+    ParameterError
+        When `every` is below 1.
 
     Examples
     --------
@@ -188,6 +244,11 @@ class ModelCheckpoint(Callback):
         Iterations between two copies.
     keep
         How many copies to keep; the oldest are deleted. None keeps all.
+
+    Raises
+    ------
+    ParameterError
+        When `every` or `keep` is below 1.
 
     Examples
     --------

@@ -135,6 +135,11 @@ class CrossValidation:
         options
             Those of `InferencePipeline.evaluate`: metrics, by, sample_weight, confidence, replicates, seed.
 
+        Returns
+        -------
+        Report
+            Its rows are those of all folds together, which is not the mean over the folds that `metrics` has.
+
         Raises
         ------
         ParameterError, SchemaError, DataError

@@ -42,7 +42,7 @@ class Result:
     trainer
         The trainer.
     seconds
-        Time of the steps: "preprocessor", "training", "metrics", and "total".
+        The seconds of each step: "preprocessor", "training", "metrics", and "total".
 
     Examples
     --------
@@ -85,7 +85,20 @@ class Result:
     def metric(self, name: str) -> float:
         """Return a metric by any of its names, on the test set if there is one: `result.metric("auc")`.
 
-        Raises ParameterError when it was not computed.
+        Parameters
+        ----------
+        name
+            Rayline's name, that of a framework, or one with its table ("train-auc").
+
+        Returns
+        -------
+        float
+            NaN where the metric is not defined for these rows.
+
+        Raises
+        ------
+        ParameterError
+            When it was not computed.
         """
         resolved = named_metrics.resolve_name(name, list(self.metrics))
         if resolved is None:
@@ -98,9 +111,14 @@ class Result:
         Parameters
         ----------
         data
-            A table or a Dataset; the test set of the fit when omitted.
+            A table or a Dataset, in which no label may be null; the test set of the fit when omitted.
         options
             Those of `InferencePipeline.evaluate`: metrics, by, sample_weight, confidence, ….
+
+        Returns
+        -------
+        Report
+            As `InferencePipeline.evaluate` returns it; a test set is weighted as in the fit.
 
         Raises
         ------
@@ -119,14 +137,19 @@ class Result:
         return self.inference_pipeline.evaluate(data, **options)
 
     def save_report(self, path: str | Path = "report.html", data: Any = None, **options: Any) -> Report:
-        """Evaluate the pipeline and write the report as one file, which loads nothing; return the report.
+        """Evaluate the pipeline and write the report as one file, which loads nothing.
 
         Parameters
         ----------
         path
             Where to write it: ".html" for a page, ".md" for Markdown with its plots beside it.
         data, options
-            As in `evaluate`.
+            As in `evaluate`, nulls too.
+
+        Returns
+        -------
+        Report
+            The report that was written.
 
         Raises
         ------

@@ -78,7 +78,13 @@ class Scaling:
             object.__setattr__(self, "use_gpu", bool(use_gpu))
 
     def check(self) -> None:
-        """Raise ParameterError on a value that is not allowed."""
+        """Raise an error on a value that is not allowed; a trainer calls it, so that the error names the trainer.
+
+        Raises
+        ------
+        ParameterError
+            With the parameter, what it takes and what was given.
+        """
         if isinstance(self.num_workers, tuple):
             _check_range(self.num_workers)
         else:
@@ -113,7 +119,25 @@ class Scaling:
 
     @classmethod
     def of(cls, scaling: Scaling | None, **flat: Any) -> Scaling:
-        """Return the scaling that flat keywords build, or `scaling` when that is given. Raises ParameterError on both."""
+        """Return the scaling that flat keywords build, or `scaling` when that is given.
+
+        Parameters
+        ----------
+        scaling
+            A `Scaling`, or None.
+        flat
+            The fields by name. With a `scaling` they must have their defaults.
+
+        Returns
+        -------
+        Scaling
+            A checked one.
+
+        Raises
+        ------
+        ParameterError
+            On a value that is not allowed, and on a field that is given both ways.
+        """
         if scaling is None:
             result = cls(**flat)
         elif not isinstance(scaling, Scaling):

@@ -76,7 +76,25 @@ class Trainer(BaseTrainer):
         target_columns: Sequence[str] | str | None = None,
         **options: Any,
     ) -> Result:
-        """Train. This is `train.fit(trainer, …)`: see there."""
+        """Train: `train.fit(trainer, …)`, which says more about each argument.
+
+        Parameters
+        ----------
+        preprocessor, train_dataset, test_dataset, target_columns
+            As in `train.fit`, nulls too.
+        options
+            The keyword arguments of `train.fit`: X, y, sample_weight, callbacks, metrics, ….
+
+        Returns
+        -------
+        Result
+            Metrics, history, model, and the inference pipeline.
+
+        Raises
+        ------
+        SchemaError, DataError, ParameterError, ResourceError, TrainingError
+            As `train.fit`.
+        """
         return fit(self, preprocessor, train_dataset, test_dataset, target_columns, **options)
 
     @property

@@ -63,7 +63,7 @@ class Analysis:
     metric, mode
         The metric that was optimised, and whether it was minimised ("min") or maximised ("max").
     seconds
-        How long the run took.
+        How many seconds the run took.
     interrupted
         Whether the user interrupted the run before all trials were finished.
 
@@ -142,16 +142,39 @@ class Analysis:
     def importance(self) -> dict[str, float]:
         """Return the share of the differences between trials that each tuned parameter explains; the shares add up to 1.
 
-        Raises DataError when fewer than 8 trials have a score.
+        Returns
+        -------
+        dict
+            A share by parameter, the largest first; they add up to 1.
+
+        Raises
+        ------
+        DataError
+            When fewer than 8 trials have a score.
         """
         return importance(self.trials)
 
     def learning_curves(self, trial: int | None = None) -> pl.DataFrame:
         """Return the metrics that the framework reports in each iteration of each fold of a trial (default: the best trial).
 
-        Columns `fold`, `iteration` and the framework's metrics, of the training rows ("train-…") and the held-out ones
-        ("test-…"). A search skips these evaluations, which take a fifth of its time, unless it has callbacks or
+        A search skips these evaluations, which take a fifth of its time, unless it has callbacks or
         early stopping, or optimizes a metric that only the framework computes. When they were skipped, the folds are trained again here.
+
+        Parameters
+        ----------
+        trial
+            The number of the trial; the best one when omitted.
+
+        Returns
+        -------
+        polars.DataFrame
+            One row for each fold and iteration: `fold`, `iteration` (counted from 0) and the framework's metrics, of the
+            training rows ("train-…") and the held-out ones ("test-…"). Empty for a framework without iterations.
+
+        Raises
+        ------
+        ParameterError
+            When there is no such trial.
         """
         chosen = self.best_trial if trial is None else self._trial(trial)
         unseen = [fold.fold for fold in chosen.folds if not chosen.histories.get(fold.fold)]
@@ -186,6 +209,11 @@ class Analysis:
             trial).
         ax
             The axis to draw on; a new one when omitted. "slices" draws on a figure of its own and returns its axes.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+            The axis; of "slices" an array of them.
 
         Raises
         ------
@@ -236,10 +264,23 @@ class Analysis:
         return trainer.scheduled([(part.until, space.split_space(part.config).trainer) for part in trial.parts])
 
     def schedule(self, trial: int | None = None) -> pl.DataFrame:
-        """Return the parameters of a trial (the best one when omitted) over its iterations.
+        """Return the parameters of a trial over its iterations.
 
-        One row for each part of the training: `until` (the iterations after it, in all; null where parameters stay the same to
-        the end), `trial` (which one trained it), and one `config/<parameter>` each.
+        Parameters
+        ----------
+        trial
+            The number of the trial; the best one when omitted.
+
+        Returns
+        -------
+        polars.DataFrame
+            One row for each part of the training: `until` (the iterations after it, in all; null where parameters stay the same
+            to the end), `trial` (which one trained it), and one `config/<parameter>` each.
+
+        Raises
+        ------
+        ParameterError
+            When there is no such trial.
         """
         chosen = self.best_trial if trial is None else self._trial(trial)
         return trial_record.schedule(chosen)
@@ -247,8 +288,23 @@ class Analysis:
     def refit(self, trial: Trial | int) -> Result:
         """Train with the configuration of a trial on the whole training set.
 
-        The metrics of the result and of its model have the trial's cross-validated scores too: `cv-<metric>`, the mean over
-        the folds, and `cv_standard_error-<metric>`. As those of the best of many they are slightly optimistic.
+        Parameters
+        ----------
+        trial
+            A trial or its number.
+
+        Returns
+        -------
+        Result
+            Its metrics and those of its model have the trial's cross-validated scores too: `cv-<metric>`, the mean over the
+            folds, and `cv_standard_error-<metric>`. As those of the best of many they are slightly optimistic.
+
+        Raises
+        ------
+        ParameterError
+            When there is no such trial.
+        TrainingError, ResourceError
+            As `train.fit`.
         """
         chosen = self._trial(trial) if isinstance(trial, int) else trial
         result = self._refitted(chosen)
@@ -333,6 +389,11 @@ class Analysis:
         top
             How many of the best trials are candidates.
 
+        Returns
+        -------
+        InferencePipeline
+            Its model is the weighted mean of the chosen ones.
+
         Raises
         ------
         ParameterError
@@ -360,6 +421,11 @@ class Analysis:
         ----------
         trial
             The trial to take; the best one when omitted.
+
+        Returns
+        -------
+        InferencePipeline
+            Each model comes with the stages that were fitted on its fold's training rows.
 
         Raises
         ------
@@ -390,6 +456,11 @@ class Analysis:
             at least 0.
         top
             How many of the best trials take part.
+
+        Returns
+        -------
+        InferencePipeline
+            Raw rows go through all chosen pipelines, their scores through the model on top.
 
         Raises
         ------
@@ -432,6 +503,11 @@ class Analysis:
             omitted.
         trial
             The trial to take; the best one when omitted.
+
+        Returns
+        -------
+        InferencePipeline
+            A new one; the pipeline of `best_result` does not change.
 
         Raises
         ------
@@ -548,7 +624,23 @@ class Analysis:
         return self.predictions(self.best_trial)
 
     def predictions(self, trial: Trial | int) -> Any:
-        """Return the same table as `oof` for any trial that ran all its folds."""
+        """Return the same table as `oof` for any trial that ran all its folds.
+
+        Parameters
+        ----------
+        trial
+            A trial or its number.
+
+        Returns
+        -------
+        table or Dataset
+            The type of the training data, one row for each row that a fold held out.
+
+        Raises
+        ------
+        ParameterError
+            When there is no such trial, or it did not run all its folds.
+        """
         chosen = self._trial(trial) if isinstance(trial, int) else trial
         problem, groups, parts = self._prepared.problem, self._prepared.groups, []
         if groups.is_here:
@@ -558,9 +650,22 @@ class Analysis:
         return stored_rows().held_out(self._stored, problem, self._scores(chosen, mapped=True))
 
     def scores(self, trial: Trial | int) -> list[Array]:
-        """The raw scores (see `Framework.predict`) of the held-out rows of each fold.
+        """Return the raw scores (see `Framework.predict`) of the held-out rows of each fold.
 
-        Raises ParameterError for a trial that did not run all its folds.
+        Parameters
+        ----------
+        trial
+            A trial or its number.
+
+        Returns
+        -------
+        list of ndarray
+            For each fold an array of shape (n,) or (n, outputs), in the order of its held-out rows.
+
+        Raises
+        ------
+        ParameterError
+            When there is no such trial, or it did not run all its folds.
         """
         return self._scores(self._trial(trial) if isinstance(trial, int) else trial)
 

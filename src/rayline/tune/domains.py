@@ -187,6 +187,11 @@ def uniform(lower: float, upper: float) -> Domain:
     lower, upper
         The ends, both included.
 
+    Returns
+    -------
+    Domain
+        A float for each trial.
+
     Examples
     --------
     >>> from rayline import tune
@@ -206,6 +211,11 @@ def quniform(lower: float, upper: float, q: float) -> Domain:
     q
         The step; values are its multiples.
 
+    Returns
+    -------
+    Domain
+        A float for each trial, the nearest multiple of `q`.
+
     Examples
     --------
     >>> from rayline import tune
@@ -222,6 +232,11 @@ def loguniform(lower: float, upper: float) -> Domain:
     ----------
     lower, upper
         The ends, both included.
+
+    Returns
+    -------
+    Domain
+        A float for each trial: 0.001 to 0.01 is as likely as 0.01 to 0.1.
 
     Raises
     ------
@@ -247,6 +262,11 @@ def qloguniform(lower: float, upper: float, q: float) -> Domain:
     q
         The step; values are its multiples.
 
+    Returns
+    -------
+    Domain
+        A float for each trial.
+
     Raises
     ------
     ParameterError
@@ -269,6 +289,11 @@ def randint(lower: int, upper: int) -> Domain:
     lower, upper
         The ends; `upper` is excluded.
 
+    Returns
+    -------
+    Domain
+        An int for each trial.
+
     Examples
     --------
     >>> from rayline import tune
@@ -288,6 +313,11 @@ def qrandint(lower: int, upper: int, q: int = 1) -> Domain:
     q
         The step; values are its multiples.
 
+    Returns
+    -------
+    Domain
+        An int for each trial.
+
     Examples
     --------
     >>> from rayline import tune
@@ -304,6 +334,11 @@ def lograndint(lower: int, upper: int) -> Domain:
     ----------
     lower, upper
         The ends; `upper` is excluded.
+
+    Returns
+    -------
+    Domain
+        An int for each trial: 1 to 9 is as likely as 10 to 99.
 
     Raises
     ------
@@ -329,6 +364,11 @@ def qlograndint(lower: int, upper: int, q: int) -> Domain:
     q
         The step; values are its multiples.
 
+    Returns
+    -------
+    Domain
+        An int for each trial.
+
     Raises
     ------
     ParameterError
@@ -350,6 +390,11 @@ def randn(mean: float = 0.0, sd: float = 1.0) -> Domain:
     ----------
     mean, sd
         The mean and the standard deviation.
+
+    Returns
+    -------
+    Domain
+        A float for each trial, without ends.
 
     Raises
     ------
@@ -375,6 +420,11 @@ def qrandn(mean: float, sd: float, q: float) -> Domain:
     q
         The step; values are its multiples.
 
+    Returns
+    -------
+    Domain
+        A float for each trial, without ends.
+
     Raises
     ------
     ParameterError
@@ -397,6 +447,11 @@ def choice(categories: Iterable[Any]) -> Domain:
     categories
         The values, of any type.
 
+    Returns
+    -------
+    Domain
+        One of the values for each trial, the object itself.
+
     Examples
     --------
     >>> from rayline import tune
@@ -413,6 +468,11 @@ def sample_from(func: Callable[..., Any]) -> Domain:
     ----------
     func
         A function of nothing, or of a mapping with the parameters that are drawn already.
+
+    Returns
+    -------
+    Domain
+        Computed for each trial, after the parameters that it reads.
 
     Examples
     --------
@@ -431,6 +491,11 @@ def grid_search(values: Iterable[Any]) -> dict[str, list[Any]]:
     ----------
     values
         The values, of any type.
+
+    Returns
+    -------
+    dict
+        With the key "grid_search", as Ray Tune writes it.
 
     Examples
     --------

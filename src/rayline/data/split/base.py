@@ -66,6 +66,20 @@ class Splitter(ABC):
     def prepare(self, engine: Engine, data: Any, *, target_columns: Sequence[str] = ()) -> tuple[Folds, ...]:
         """Return the folds of this data: one element for each assignment of cells, each of which one scan can fit.
 
+        Parameters
+        ----------
+        engine
+            The engine of the data (`core.registry.engine_for`).
+        data
+            Any table or a ray.data.Dataset. A null counts as a value of its own, except in a column that rows are ordered by.
+        target_columns
+            The targets, of which a splitter may make its classes.
+
+        Returns
+        -------
+        tuple of Folds
+            One element, but for a splitter that repeats itself.
+
         Raises
         ------
         DataError
@@ -75,9 +89,25 @@ class Splitter(ABC):
         """
 
     def split(self, data: Any, *, target_columns: Sequence[str] | str = ()) -> Iterator[tuple[Any, Any]]:
-        """Yield the training and held-out rows of each fold, in the type of the input (a Ray Dataset stays lazy).
+        """Yield the training and held-out rows of each fold.
 
-        Raises the errors of `prepare`.
+        Parameters
+        ----------
+        data
+            Any table or a ray.data.Dataset, nulls as in `prepare`.
+        target_columns
+            A target or several.
+
+        Yields
+        ------
+        tuple
+            Two tables of the type of the input: the training rows and the held-out rows, each in the order of the data. A Ray
+            Dataset stays lazy.
+
+        Raises
+        ------
+        DataError, SchemaError
+            As `prepare`, when the first fold is asked for.
         """
         targets = [target_columns] if isinstance(target_columns, str) else list(target_columns)
         engine = registry.engine_for(data)

@@ -34,6 +34,11 @@ class Holdout(Splitter):
     time
         A column of dates, times or numbers; the latest rows are held out, and rows of one moment are not divided.
 
+    Raises
+    ------
+    ParameterError
+        When `percentage` is not between 0 and 1, or two of stratify, group and time are given.
+
     Examples
     --------
     >>> import polars as pl

@@ -40,7 +40,8 @@ from rayline.data.split.thresholds import KeyDivision, Sizes
 @known_arguments
 @dataclass(frozen=True, repr=False)
 class KFold(Splitter):
-    """Each row is held out once; the folds differ by one row at most.
+    """Each row is held out once; the folds differ by one row at most. As scikit-learn's KFold with `shuffle=True`, but a hash of the
+    row decides its fold, not its place.
 
     Parameters
     ----------
@@ -48,6 +49,11 @@ class KFold(Splitter):
         The number of folds.
     seed
         Another seed, other folds.
+
+    Raises
+    ------
+    ParameterError
+        When `n_splits` is below 2, or `seed` is no whole number.
 
     Examples
     --------
@@ -76,7 +82,7 @@ class KFold(Splitter):
 @known_arguments
 @dataclass(frozen=True, repr=False)
 class StratifiedKFold(Splitter):
-    """As KFold, with the same share of every class in every fold, to within one row.
+    """As KFold, with the same share of every class in every fold, to within one row, as scikit-learn's.
 
     Parameters
     ----------
@@ -86,6 +92,11 @@ class StratifiedKFold(Splitter):
         The column of classes; the target when omitted.
     seed
         Another seed, other folds.
+
+    Raises
+    ------
+    ParameterError
+        When `n_splits` is below 2; when folds are made, without `column` and with several targets or none.
 
     Examples
     --------
@@ -125,7 +136,7 @@ class StratifiedKFold(Splitter):
 class GroupKFold(Splitter):
     """Folds of whole groups, as equal in rows as the groups allow. Rows without a group are one group.
 
-    Up to 16,384 groups are packed one by one, the largest first; more are divided by their hash.
+    Up to 16,384 groups are packed one by one, the largest first, as scikit-learn does; more are divided by their hash.
 
     Parameters
     ----------
@@ -135,6 +146,11 @@ class GroupKFold(Splitter):
         The column that says which group a row belongs to.
     seed
         Another seed, other folds.
+
+    Raises
+    ------
+    ParameterError
+        Without `column`, and when `n_splits` is below 2.
 
     Examples
     --------
@@ -177,6 +193,11 @@ class TimeSeriesSplit(Splitter):
     column
         The column of dates, times or numbers to order the rows by.
 
+    Raises
+    ------
+    ParameterError
+        Without `column`, and when `n_splits` is below 1.
+
     Examples
     --------
     >>> import polars as pl
@@ -210,7 +231,7 @@ class TimeSeriesSplit(Splitter):
 @known_arguments
 @dataclass(frozen=True, repr=False)
 class RepeatedKFold(Splitter):
-    """KFold several times, each time with another seed. Each repetition is a set of cells of its own.
+    """KFold several times, each time with another seed, as in scikit-learn. Each repetition is a set of cells of its own.
 
     Parameters
     ----------
@@ -220,6 +241,11 @@ class RepeatedKFold(Splitter):
         The number of repetitions.
     seed
         Another seed, other folds.
+
+    Raises
+    ------
+    ParameterError
+        When `n_splits` is below 2 or `n_repeats` below 1.
 
     Examples
     --------
@@ -260,6 +286,11 @@ class Bootstrap(Splitter):
         The number of samples.
     seed
         Another seed, other samples.
+
+    Raises
+    ------
+    ParameterError
+        When `n_splits` is below 1.
 
     Examples
     --------

@@ -21,12 +21,17 @@ EXTRA = "tracking"
 
 
 class Tracker(Callback):
-    """What the three have in common; one of your own is `open` and the four methods of what it returns.
+    """The base of the trackers; one of your own is `open` and the four methods of what it returns.
 
     Parameters
     ----------
     name
         The run's name; the framework and the time when omitted.
+
+    Raises
+    ------
+    MissingExtraError
+        When the tracker's library is not installed.
 
     Examples
     --------
@@ -46,8 +51,22 @@ class Tracker(Callback):
 
     @abstractmethod
     def open(self, name: str, params: Mapping[str, Any], parent: Any = None) -> Any:
-        """Return a new record: an object with `log(step, values)`, `summary(values)`, `file(path)` and `close(failed)`. `parent` is
-        the record of the tuning run that this one is a trial of."""
+        """Return a new record.
+
+        Parameters
+        ----------
+        name
+            The name of the run or trial.
+        params
+            The trainer's arguments, or the configuration of the trial, by flat names.
+        parent
+            The record of the tuning run that this one is a trial of; None for a training.
+
+        Returns
+        -------
+        object
+            With `log(step, values)`, `summary(values)`, `file(path)` and `close(failed)`.
+        """
 
     def on_start(self, run: Run) -> None:
         self._record = self.open(self.name or _name(run.trainer.framework), params_of(run.trainer))
@@ -84,7 +103,13 @@ class Tracker(Callback):
         self._record = None
 
     def finished(self, run: Run) -> None:
-        """Keep what else there is of a training that has succeeded."""
+        """Keep what else there is of a training that has succeeded; nothing by default.
+
+        Parameters
+        ----------
+        run
+            The training, with its `result`. The record is still open.
+        """
 
 
 # -- what a run is called, and what it was made with -------------------------------------------------------------------

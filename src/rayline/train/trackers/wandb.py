@@ -35,6 +35,8 @@ class WandB(Tracker):
     ------
     MissingExtraError
         When wandb is not installed.
+    ParameterError
+        On an unknown `mode`.
 
     Examples
     --------

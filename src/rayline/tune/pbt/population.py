@@ -35,7 +35,7 @@ Random = np.random.Generator
 @known_arguments
 @dataclass(frozen=True, repr=False)
 class Population:
-    """Population based training, as `scheduler=` of `tune.run`; "pbt" uses these defaults.
+    """Population based training (Jaderberg et al., 2017), as `scheduler=` of `tune.run`; "pbt" uses these defaults.
 
     The size of the population is `num_samples`. Parameters of the trainer change; those of stages are drawn once and are
     copied with the model.
@@ -82,12 +82,38 @@ class Population:
             raise ParameterError.value("factors", "a pair of numbers above 0", self.factors, where="Population")
 
     def ends(self, n_iterations: int) -> list[int]:
-        """Return the iterations after which the generations end."""
+        """Return the iterations after which the generations end.
+
+        Parameters
+        ----------
+        n_iterations
+            The iterations of a whole training.
+
+        Returns
+        -------
+        list of int
+            Rising; the last one is `n_iterations`.
+        """
         interval = self.interval or max(1, math.ceil(n_iterations / GENERATIONS))
         return [*range(interval, n_iterations, interval), n_iterations]
 
     def begin(self, config: space.Config, num_samples: int, seed: int | None) -> list[dict[str, Any]]:
-        """Return the initial parameters of every member, drawn as in a random search, with grids expanded."""
+        """Return the initial parameters of every member, drawn as in a random search, with grids expanded.
+
+        Parameters
+        ----------
+        config
+            The search space.
+        num_samples
+            The number of draws; a grid is repeated so many times.
+        seed
+            The same seed draws the same members; None draws others each time.
+
+        Returns
+        -------
+        list of dict
+            The parameters of each member.
+        """
         random = np.random.default_rng(seed)
         return [space.to_plain(variant) for variant in variants(config, num_samples, random)]
 
@@ -98,13 +124,35 @@ class Population:
         ----------
         losses
             The loss of each member by its number; lower is better, and the first of equal ones wins.
+        random
+            A `numpy.random.Generator`.
+
+        Returns
+        -------
+        dict
+            By the number of a member behind that of a member in front.
         """
         order = sorted(losses, key=lambda number: (losses[number], number))
         n = min(math.ceil(len(order) * self.quantile), len(order) // 2)
         return {number: int(random.choice(order[:n])) for number in sorted(order[len(order) - n :])} if n else {}
 
     def changed(self, config: space.Config, searched: space.Config, random: Random) -> dict[str, Any]:
-        """Return the parameters of a copied model: those of the trainer are perturbed or drawn again."""
+        """Return the parameters of a copied model: those of the trainer are perturbed or drawn again.
+
+        Parameters
+        ----------
+        config
+            The parameters of the member in front, which do not change.
+        searched
+            The search space.
+        random
+            A `numpy.random.Generator`.
+
+        Returns
+        -------
+        dict
+            As nested as `config`; parameters of stages stay.
+        """
         changed = dict(config)
         for name in space.split_space(searched).trainer:
             domain = searched[name]
