@@ -20,11 +20,11 @@ from rayline.core.errors import ParameterError
 
 
 class Domain(ABC):
-    """The values of a parameter, and how likely each of them is."""
+    """The distribution of a parameter."""
 
     @abstractmethod
     def sample(self, random: np.random.Generator, config: Any = None) -> Any:
-        """Draw a value; `config` holds the parameters that are drawn already."""
+        """Draw a value; `config` holds the parameters drawn so far."""
 
     @property
     def is_function(self) -> bool:
@@ -134,7 +134,7 @@ class ChoiceDomain(Domain):
 
 @dataclass(frozen=True)
 class FunctionDomain(Domain):
-    """What a function returns, of nothing or of the parameters that are drawn already."""
+    """The value of a function without arguments, or of the parameters drawn so far."""
 
     function: Callable[..., Any]
 
@@ -147,7 +147,7 @@ class FunctionDomain(Domain):
             inspect.signature(self.function).bind(config)
         except TypeError:
             return self.function()
-        except ValueError:  # a function written in C does not say
+        except ValueError:  # a function written in C has no signature
             pass
         return self.function(config)
 
@@ -159,7 +159,7 @@ class FunctionDomain(Domain):
 
 @dataclass(frozen=True)
 class OtherDomain(Domain):
-    """A domain of Ray Tune's that has no counterpart here."""
+    """A domain of Ray Tune without a counterpart here."""
 
     domain: Any
 
@@ -171,7 +171,7 @@ class OtherDomain(Domain):
 
 
 def _on_grid(bound: float, q: float, rounded: Callable[[float], float]) -> float:
-    """The multiple of q that a bound is, or the next one inwards, counted in steps of q."""
+    """Return a bound in steps of q, rounded inwards to a multiple of q."""
     steps = bound / q
     return round(steps) if math.isclose(steps, round(steps)) else rounded(steps)
 
@@ -180,7 +180,7 @@ def _on_grid(bound: float, q: float, rounded: Callable[[float], float]) -> float
 
 
 def uniform(lower: float, upper: float) -> Domain:
-    """Draw a number evenly.
+    """Draw a number from a uniform distribution.
 
     Parameters
     ----------
@@ -202,7 +202,7 @@ def uniform(lower: float, upper: float) -> Domain:
 
 
 def quniform(lower: float, upper: float, q: float) -> Domain:
-    """Draw a multiple of `q` evenly.
+    """Draw a multiple of `q` from a uniform distribution.
 
     Parameters
     ----------
@@ -226,7 +226,7 @@ def quniform(lower: float, upper: float, q: float) -> Domain:
 
 
 def loguniform(lower: float, upper: float) -> Domain:
-    """Draw a number evenly on the logarithmic scale.
+    """Draw a number from a log-uniform distribution.
 
     Parameters
     ----------
@@ -253,7 +253,7 @@ def loguniform(lower: float, upper: float) -> Domain:
 
 
 def qloguniform(lower: float, upper: float, q: float) -> Domain:
-    """Draw a multiple of `q` evenly on the logarithmic scale.
+    """Draw a multiple of `q` from a log-uniform distribution.
 
     Parameters
     ----------
@@ -282,7 +282,7 @@ def qloguniform(lower: float, upper: float, q: float) -> Domain:
 
 
 def randint(lower: int, upper: int) -> Domain:
-    """Draw an integer evenly.
+    """Draw an integer from a uniform distribution.
 
     Parameters
     ----------
@@ -304,7 +304,7 @@ def randint(lower: int, upper: int) -> Domain:
 
 
 def qrandint(lower: int, upper: int, q: int = 1) -> Domain:
-    """Draw a multiple of `q` evenly.
+    """Draw a multiple of `q` from a uniform distribution.
 
     Parameters
     ----------
@@ -328,7 +328,7 @@ def qrandint(lower: int, upper: int, q: int = 1) -> Domain:
 
 
 def lograndint(lower: int, upper: int) -> Domain:
-    """Draw an integer evenly on the logarithmic scale.
+    """Draw an integer from a log-uniform distribution.
 
     Parameters
     ----------
@@ -355,7 +355,7 @@ def lograndint(lower: int, upper: int) -> Domain:
 
 
 def qlograndint(lower: int, upper: int, q: int) -> Domain:
-    """Draw a multiple of `q` evenly on the logarithmic scale.
+    """Draw a multiple of `q` from a log-uniform distribution.
 
     Parameters
     ----------
@@ -467,7 +467,7 @@ def sample_from(func: Callable[..., Any]) -> Domain:
     Parameters
     ----------
     func
-        A function of nothing, or of a mapping with the parameters that are drawn already.
+        A function without arguments, or of a mapping with the parameters drawn so far.
 
     Returns
     -------
@@ -510,8 +510,8 @@ def grid_search(values: Iterable[Any]) -> dict[str, list[Any]]:
 
 
 def from_ray(space: Any) -> Any:
-    """Return a search space in which Ray Tune's domains are replaced by ours. Imports nothing: where there is one, Ray Tune is
-    there."""
+    """Return a search space in which Ray Tune's domains are replaced by ours. Imports nothing: a space that
+    contains them was built with Ray Tune."""
     sample = sys.modules.get("ray.tune.search.sample")
     return space if sample is None else _replaced(space, lambda value: _ours(value, sample))
 

@@ -1,4 +1,4 @@
-"""Whether a framework reports a metric of its own is seen here, on the driver, before hundreds of trials ask for it."""
+"""A check on the driver, before any trial, that the framework reports the requested metrics."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from rayline.tune.evaluate import FoldEvaluator, SearchProblem, reported
 from rayline.tune.row_groups import CELL
 
 ROWS = 64
-"""Enough for one iteration of any framework."""
+"""The number of rows: enough for one iteration of any framework."""
 
 
 def check(problem: SearchProblem, rows: Callable[[int], pl.DataFrame], config: space.Config) -> None:
-    """Train one iteration on a few rows and look for the metrics, where neither we nor the field know one of them.
+    """Train one iteration on a few rows and look for the metrics that neither Rayline nor the framework's list knows.
 
-    What else goes wrong with so few rows says nothing about the search, and is left to the trials.
+    Other errors with so few rows say nothing about the search, and are ignored.
 
     Parameters
     ----------
     problem
         The search.
     rows
-        Returns so many raw rows.
+        A function that returns a number of raw rows.
     config
         A configuration of the space.
 
@@ -50,7 +50,7 @@ def check(problem: SearchProblem, rows: Callable[[int], pl.DataFrame], config: s
     small = replace(problem, trainer=trainer, splits=((FoldCells((0,), (1,)),),))
     try:
         history = FoldEvaluator(small, few).history(replace(small.candidate(config), trainer=trainer), 0)
-    except Exception:  # with so few rows whatever may go wrong
+    except Exception:  # with so few rows, any error may occur
         return
     for name in strange:
         reported(name, history)

@@ -1,7 +1,7 @@
 """Greedy ensemble selection on held-out predictions.
 
-Caruana, Niculescu-Mizil, Crew and Ksikes, "Ensemble selection from libraries of models" (2004): start with nothing, add the
-model that helps most, again and again and with replacement; how often a model was added is its weight.
+Caruana, Niculescu-Mizil, Crew and Ksikes, "Ensemble selection from libraries of models" (2004): start with
+nothing, and repeatedly add the model that improves the score most, with replacement; its weight is the number of times it was added.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rayline.inference.ensemble import averageable
 from rayline.tune.trial_record import mean
 
 ROUNDS = 25
-"""Models that are added, with replacement."""
+"""The number of models that are added, with replacement."""
 
 Array = npt.NDArray[Any]
 
@@ -34,14 +34,14 @@ class HeldOutRows(NamedTuple):
 
 
 class EnsembleSelection(NamedTuple):
-    """How often each candidate was added, and the score of the mean over the folds."""
+    """The number of times each candidate was added, and the mean score over the folds."""
 
     counts: dict[int, int]
     score: float
 
 
 class Mixtures(Protocol):
-    """Mixtures of candidates, to which one after another is added."""
+    """Mixtures of candidates, to which candidates are added one by one."""
 
     n_candidates: int
 
@@ -58,7 +58,7 @@ class TableMixtures:
     Parameters
     ----------
     candidates
-        For each candidate the scores of the held-out rows of each fold.
+        The scores of the held-out rows of each fold, for each candidate.
     folds
         The held-out rows.
     """
@@ -93,7 +93,7 @@ class TableMixtures:
 
 
 def select(mixtures: Mixtures, mode: str) -> EnsembleSelection:
-    """The best ensemble that greedy selection meets on its way."""
+    """Return the best ensemble among all steps of the greedy selection."""
     sign = -1.0 if mode == "max" else 1.0
     added: list[int] = []
     losses: list[float] = []

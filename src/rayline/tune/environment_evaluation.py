@@ -31,7 +31,7 @@ def environment_problem(request: SearchRequest) -> tuple[SearchProblem, str]:
     repeats = data["cv"] if data["cv"] is not None else 1
     if not isinstance(repeats, int) or isinstance(repeats, bool) or repeats < 1:
         raise ParameterError.value(
-            "data_config['cv']", "how often a configuration is trained, each time with another seed", repeats
+            "data_config['cv']", "the number of trainings of a configuration, each with another seed", repeats
         )
     refuse_data(trainer, **{name: value for name, value in data.items() if name != "cv"})
     if not isinstance(metric, (str, type(None))) or mode not in (None, "min", "max"):
@@ -47,7 +47,7 @@ def environment_problem(request: SearchRequest) -> tuple[SearchProblem, str]:
     known = mode or metrics.mode(metric)
     if known is None:
         raise ParameterError.here(
-            f"whether {metric!r} should be small or large is not known.",
+            f"the direction of {metric!r} is unknown.",
             "Expected mode.",
             "pass mode='min' or 'max'.",
         )
@@ -71,7 +71,7 @@ class EnvironmentEvaluator:
 
     @at(WHERE)
     def __call__(self, candidate: TrialCandidate, fold: int) -> FoldEvaluation:
-        """Train with the seed of this fold. Raises RaylineError when the framework fails, or the metric has no value at the end."""
+        """Train with the seed of this fold. Raises RaylineError when the framework fails, or the metric has no final value."""
         problem = self.problem
         history: History = []
         trainer = candidate.trainer
@@ -95,7 +95,7 @@ class EnvironmentEvaluator:
         if not math.isfinite(value):
             raise DataError.here(
                 f"{problem.metric} is {value} after the last iteration.",
-                "Expected a number; before the first episode has ended there is none.",
+                "Expected a number; there is none before the end of the first episode.",
                 "train for more iterations, or with a larger batch.",
             )
         score = FoldScore(
@@ -106,4 +106,4 @@ class EnvironmentEvaluator:
 
 
 def _not_kept(iteration: int, save: Callable[[Path], None]) -> None:
-    """Keep no checkpoint: a training is repeated rather than resumed."""
+    """Store no checkpoint: a training is repeated, not resumed."""

@@ -1,7 +1,7 @@
 """The evaluation of a configuration on a fold: fit the stages on the training slice, train, score the held-out rows.
 
-Nothing here knows Ray. A `FoldEvaluator` has caches: it keeps the results of every scan, the fitted stages, and the prepared
-tables of each fold, so that another configuration recomputes only what it changes.
+This module does not use Ray. A `FoldEvaluator` has caches: it keeps the results of every scan, the fitted stages, and the
+prepared tables of each fold, so that another configuration recomputes only what it changes.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ LABELS = "rayline:labels"
 FITTED = 64
 """The number of fitted preprocessors kept for each fold."""
 
-_checking = threading.Lock()  # adapters that check arguments record warnings, which one thread at a time can do
+_checking = threading.Lock()  # adapters record warnings while they check arguments, which only one thread at a time can do
 
 Array = npt.NDArray[Any]
 History = list[dict[str, float]]
@@ -61,7 +61,7 @@ Memo = dict[Any, Any] | None
 
 
 class Shared(Protocol):
-    """What several evaluators share: what one has made under a key, the others get."""
+    """A cache that several evaluators share: one computes the value of a key, the others get it."""
 
     def get(self, key: tuple[Any, ...], make: Callable[[], Any], /) -> Any: ...
     def parts(self, key: tuple[Any, ...], make: Callable[[], Iterator[pl.DataFrame]], /) -> list[pl.DataFrame]: ...
@@ -87,17 +87,17 @@ class SearchProblem:
     metric
         A name of `rayline.evaluate.metrics`, or of the framework's history.
     seed
-        The seed of the frameworks, where the trainer has none.
+        The seed of the frameworks, if the trainer has none.
     n_threads
         The number of threads of each training.
     tuned
         The stages whose parameters are searched: prepared tables are kept before each of them.
     endless
-        Those among them whose parameters differ in every trial.
+        The tuned stages whose parameters differ in every trial.
     digest
-        A digest of the rows, the split and everything else outside a configuration; empty when results are not kept.
+        A digest of the rows, the split and everything else outside a configuration; empty when results are not stored.
     others
-        Further metrics to be traded off against the first.
+        Further metrics that are traded off against the first.
     log_train_metrics
         Whether the history of every training is needed; otherwise frameworks evaluate their rows only where a metric,
         early stopping or a callback needs it.
@@ -129,12 +129,12 @@ class SearchProblem:
 
     @property
     def custom_used(self) -> list[Any]:
-        """The user's own functions among the metrics."""
+        """The metrics that are custom functions."""
         return [self.custom[name].source for name in self.metrics if name in self.custom]
 
     @property
     def custom(self) -> Custom:
-        """The user's own metrics, by name."""
+        """The custom metrics, by name."""
         return self.trainer.custom_metrics
 
     def computes(self, metric: str) -> bool:
@@ -143,7 +143,7 @@ class SearchProblem:
 
     @property
     def folds(self) -> list[tuple[int, int, FoldCells]]:
-        """All folds: the set of cells, the place in it, and the cells."""
+        """All folds: the index of the set of cells, the index of the fold in it, and the cells."""
         return [(split, place, fold) for split, folds in enumerate(self.splits) for place, fold in enumerate(folds)]
 
     @property
@@ -152,7 +152,7 @@ class SearchProblem:
 
     @property
     def roles(self) -> ColumnRoles:
-        """What the columns of the rows are for."""
+        """The roles of the columns."""
         return ColumnRoles(
             self.schema, self.target.columns, self.weight, self.weight if self.weighs_test else None, self.target.pair
         )
@@ -222,25 +222,25 @@ class TrialCandidate:
 
     @cached_property
     def digests(self) -> Mapping[int, str]:
-        """Of the first stages, up to each place at which prepared tables are kept, and of all stages."""
+        """The digests of the first stages, up to each place where prepared tables are kept, and of all stages."""
         leaves = self.preprocessor.leaves
         names = [path.partition("/")[0] for path, _ in leaves]
         cuts = sorted({names.index(name) for name in self.problem.tuned if name in names} - {0})
         return {cut: fingerprint([list(leaf) for leaf in leaves[:cut]]) for cut in (*cuts, len(names))}
 
     def recurs(self, cut: int | None = None) -> bool:
-        """Whether other trials may have the same first stages: none of them has a parameter of endless values."""
+        """Return whether other trials may have the same first stages: no parameter of these stages is continuous."""
         leaves = self.preprocessor.leaves if cut is None else self.preprocessor.leaves[:cut]
         return not any(path.partition("/")[0] in self.problem.endless for path, _ in leaves)
 
     @property
     def is_seeded(self) -> bool:
-        """Whether another evaluation gives the same score."""
+        """Whether the training is seeded, so that another evaluation gives the same score."""
         return (self.problem.seed if self.trainer.seed is None else self.trainer.seed) is not None
 
     @cached_property
     def labels(self) -> str:
-        """Of the stages of the targets."""
+        """The digest of the target stages."""
         return fingerprint([list(leaf) for leaf in self.preprocessor.target_stages])
 
 
@@ -262,7 +262,7 @@ class TrainingPart(NamedTuple):
 
 
 class FoldEvaluator:
-    """Score configurations on folds; caches avoid computing anything twice.
+    """Score configurations on folds; caches avoid repeated computation.
 
     Parameters
     ----------
@@ -273,16 +273,16 @@ class FoldEvaluator:
     most_bytes
         Memory for prepared tables.
     shared
-        Returns what another evaluator computed under a key, or computes it; None when there are no other evaluators.
+        The cache that is shared with other evaluators; None when there are no others.
     stopping
-        Asked after each iteration of a training: True ends it, and whoever asked for the score lets go of it.
+        A function that is called after each iteration of a training: True ends the training, and its score is not used.
     engine
-        What scans the rows; in this process when omitted.
+        The engine that scans the rows; that of this process when omitted.
     known
-        The statistics that `scan_ahead` has computed.
+        The statistics computed by `scan_ahead`.
 
     Several threads may use one evaluator: they prepare one after another, with all the threads of Polars, and train and
-    predict at the same time. What a framework makes of a table is kept for each of them.
+    predict concurrently. The framework's form of a table is kept for each thread.
     """
 
     def __init__(
@@ -313,7 +313,7 @@ class FoldEvaluator:
 
     @at(WHERE)
     def __call__(self, candidate: TrialCandidate, fold: int, part: TrainingPart | None = None) -> FoldEvaluation:
-        """Fit, train and score; `part` selects a part of the training, all of it when omitted.
+        """Fit, train and score; `part` selects a part of the training, by default all of it.
 
         Raises
         ------
@@ -367,7 +367,7 @@ class FoldEvaluator:
     # -- the rows of a fold ----------------------------------------------------------------------------------------
 
     def _prepared(self, candidate: TrialCandidate, fold: int) -> tuple[Any, Any, TrainingSpec, Memo]:
-        """The training rows and the held-out rows of a fold as a framework takes them, and what was learned of them."""
+        """Return the training and the held-out rows of a fold in the framework's form, and the specification learned from them."""
         with self._preparing:
             return self._prepared_alone(candidate, fold)
 
@@ -377,14 +377,14 @@ class FoldEvaluator:
         leaves, digests, labels = candidate.preprocessor.leaves, candidate.digests, candidate.labels
         digest = digests[len(leaves)]
         fitted, learned = self._fit(candidate, fold, digest + labels)
-        # Weights of classes differ between training and test rows, and so may a stage's work.
+        # Class weights differ between training and test rows, and a stage may treat them differently.
         train = self._transformed(candidate, fold, fitted, learned, training=True)
         test = self._transformed(candidate, fold, fitted, learned, training=False)
         memo = self._tables.memo(prepared_key(fold, digest, training=True))
         if memo is not None:
             memo = memo.setdefault(threading.get_ident(), {})
         if memo is not None and memo.setdefault(LABELS, labels) != labels:
-            memo.clear()  # what frameworks make of a table holds the labels, as the target stages gave them
+            memo.clear()  # the frameworks' forms of a table contain the labels after the target stages
             memo[LABELS] = labels
         return train, test, learned, memo
 
@@ -413,13 +413,13 @@ class FoldEvaluator:
         return fit.leaves, spec
 
     def _make(self, key: tuple[Any, ...], make: Callable[[], Any], recurs: bool) -> Any:
-        """Compute a value, or get it from another evaluator; a value that no other trial can use is not shared."""
+        """Get a value from the shared cache or compute it; a value that no other trial can use is not shared."""
         return self._shared.get(key, make) if self._shared is not None and recurs else make()
 
     def _transformed(
         self, candidate: TrialCandidate, fold: int, fitted: Sequence[Stage], learned: TrainingSpec, *, training: bool
     ) -> pl.DataFrame:
-        """The rows of a side of a fold as a framework takes them, from the longest row of stages that is kept."""
+        """Return the rows of a side of a fold in the framework's form, starting from the last cached stage."""
         leaves, digests = candidate.preprocessor.leaves, candidate.digests
         prepare = learned.prepare(None, test=not training)
 
@@ -429,7 +429,7 @@ class FoldEvaluator:
                 yield rows(frame.lazy()).drop(cs.starts_with(CELL))
 
         def parts(cut: int) -> Iterator[pl.LazyFrame]:
-            """The groups after the first stages."""
+            """Return the groups after the first stages."""
             if not cut:
                 return raw()
             before = max((c for c in digests if c < cut), default=0)
@@ -450,12 +450,12 @@ class FoldEvaluator:
         return kept(key, lambda: (prepare(part).collect() for part in after(len(leaves))), len(leaves))
 
     def _side(self, fold: int, *, training: bool) -> CellSlice:
-        """What takes the rows of a side of a fold, with their cells."""
+        """Return the function that selects the rows of a side of a fold, with their cells."""
         split, _, cells = self._folds[fold]
         return CellSlice(CellColumn(f"{CELL}{split}"), cells.train if training else cells.test)
 
     def _joined(self, key: tuple[Any, ...], make: Callable[[], Iterator[pl.DataFrame]], recurs: bool) -> pl.DataFrame:
-        """The groups of a table below one another, from another evaluator where there is one that has them."""
+        """Concatenate the groups of a table, or get the result from the shared cache."""
         share = self._shared is not None and recurs
         parts = self._shared.parts(key, make) if self._shared is not None and share else [*make()]
         return parts[0] if len(parts) == 1 else pl.concat(parts, rechunk=False)
@@ -482,7 +482,7 @@ class FoldEvaluator:
             return self._stopping()
 
         def checkpoint(iteration: int, save: Callable[[Path], None]) -> None:
-            """Keep the checkpoint at the end of a part; a whole fold is trained again rather than resumed."""
+            """Store the checkpoint at the end of a part; a whole fold is trained again, not resumed."""
             if part is not None and iteration + 1 == part.phase.until:
                 part.keep(save)
 
@@ -505,14 +505,14 @@ class FoldEvaluator:
         return unpack(trainer.adapter, outcomes[0].files or {}, outcomes[0].load_options), history
 
     def _needs_test_rows(self, trainer: Trainer) -> bool:
-        """Whether the framework sees the held-out rows: for early stopping, or for a metric that only it can compute."""
+        """Return whether the framework gets the held-out rows: for early stopping, or for a metric that only it can compute."""
         argument = trainer.adapter.validation_argument(*trainer.args, **trainer.kwargs)
         return bool(argument) or not all(map(self.problem.computes, self.problem.metrics))
 
     def _scored(
         self, candidate: TrialCandidate, native: Any, learned: TrainingSpec, test: Any
     ) -> tuple[Any, Callable[[str], float]]:
-        """The model's scores of the held-out rows, and a function that measures a metric of them."""
+        """Return the model's scores of the held-out rows, and a function that computes a metric of them."""
         trainer, problem = candidate.trainer, self.problem
         if trainer.wants_gpu and trainer.adapter.predicts_on_gpu:
             native = trainer.adapter.place(native, device.select_device(None))
@@ -523,13 +523,13 @@ class FoldEvaluator:
     def _measure(
         self, candidate: TrialCandidate, scores: Array, rows: Callable[[], tuple[Array, Array | None]]
     ) -> Callable[[str], float]:
-        """A function that measures a metric of scores; `rows` returns the labels and the weights."""
+        """Return a function that computes a metric of scores; `rows` returns the labels and the weights."""
         problem = self.problem
 
         @functools.cache
         def shown() -> tuple[Array, Array, Array | None]:
             truth, weight = rows()
-            # The stages of rows are learned from other rows of the fold.
+            # The stages for some rows are learned from other rows of the fold.
             after = cross_fitted(
                 candidate.postprocess, problem.target, scores, truth, weight, candidate.trainer.framework
             )
@@ -545,15 +545,15 @@ class FoldEvaluator:
         if not math.isfinite(score):
             raise DataError.here(
                 f"{metric} of fold {fold + 1} is {score}.",
-                "Expected a number; a ranking needs rows of each class, with weights above 0, among those held out.",
+                "Expected a number; a ranking needs rows of each class, with weights above 0, among the held-out rows.",
                 "use fewer folds, or a stratified split.",
             )
         return float(score)
 
 
 def reported(metric: str, history: History, best: int | None = None) -> float:
-    """A metric of the framework's own, of the best iteration or the last. Raises ParameterError when there is none."""
-    # By its number: the history of a part of a training begins later than with the first.
+    """Return a metric that the framework reports, of the best iteration or the last. Raises ParameterError when there is none."""
+    # By its number: the history of a part of a training does not start with the first iteration.
     last = next((row for row in history if row["iteration"] == best), history[-1] if history else {})
     name = metrics.resolve_name(metric, list(last))
     if name is None:
@@ -568,7 +568,7 @@ def reported(metric: str, history: History, best: int | None = None) -> float:
 
 
 def operations_between(leaves: Leaves, fitted: Sequence[Stage], *, training: bool) -> list[Operation]:
-    """The operations of some stages, of which the held-out rows pass no resampling."""
+    """Return the operations of some stages; held-out rows skip resampling."""
     return [
         operation
         for (path, _), stage in zip(leaves, fitted, strict=True)

@@ -1,4 +1,4 @@
-"""A trial as an actor of Ray Tune: one fold an iteration, in a process that stays warm from trial to trial."""
+"""A trial as an actor of Ray Tune: one fold per iteration, in a process that is reused from trial to trial."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from rayline.tune.trial_log import DEATHS, StopSearch, TrialLog
 from rayline.tune.trial_record import FoldScore
 
 BOX = "rayline"
-"""The key of a result under which a trial hands over what is not for Ray; the driver empties it."""
+"""The key of a result for values that are not for Ray; the driver clears it."""
 
 SEARCH = "rayline:search"
-"""The key of a configuration under which a trial finds the search that it belongs to, in the object store.
+"""The key of a configuration for the reference to the search data in the object store.
 
-It goes with the configuration because Ray Tune keeps what `tune.with_parameters` is given for as long as the driver lives."""
+It is part of the configuration because Ray Tune keeps the arguments of `tune.with_parameters` until the driver ends."""
 
 
 class SearchRef(str):
-    """A reference in a configuration, which Ray Tune takes for a text.
+    """A reference in a configuration, which Ray Tune treats as a string.
 
-    Ray Tune writes configurations and the state of searchers down, and what is written with a reference in it stays in the
-    object store until the driver ends. So the reference travels with the arguments of actors alone.
+    Ray Tune writes configurations and the state of searchers to disk, and an object whose reference is written stays in the
+    object store until the driver ends. So the reference is only passed with the arguments of actors.
     """
 
     ref: ray.ObjectRef[Any]
@@ -55,7 +55,7 @@ class SearchRef(str):
 
 @dataclass(frozen=True)
 class SearchData:
-    """What all trials of a search share.
+    """The data that all trials of a search share.
 
     Attributes
     ----------
@@ -66,17 +66,17 @@ class SearchData:
     known
         Scores of an earlier run, by key.
     modes
-        Of each metric.
+        The direction of each metric.
     most_bytes
         Memory for prepared tables in each actor.
     most_s
-        Folds that are done within so many seconds are reported together.
+        Folds that finish within this many seconds are reported together.
     keeper, n_actors
-        What keeps that which trials share, and how many share it.
+        The actor of the shared cache, and the number of trial actors.
     known_statistics
-        Those of all folds that were computed ahead.
+        The statistics of all folds that were computed in advance.
     in_pieces
-        Whether the rows are a Dataset's: scores of held-out rows stay in the object store, and workers stream their rows from there.
+        Whether the rows come from a Dataset: scores of held-out rows stay in the object store, and workers stream rows from there.
     """
 
     problem: SearchProblem
@@ -92,18 +92,18 @@ class SearchData:
 
 
 def own_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of a trial alone."""
+    """Return only the parameters of a trial."""
     plain: dict[str, Any] = space.to_plain({name: value for name, value in config.items() if name != SEARCH})
     return plain
 
 
 class FoldTrial(tune.Trainable):
-    """Evaluates a configuration fold after fold; Ray Tune sees the running mean and may stop the trial after any.
+    """Evaluates a configuration fold by fold; Ray Tune gets the running mean and may stop the trial after each fold.
 
-    Where nobody stops trials, the folds of `most_s` seconds are one iteration: hearing of a result takes Ray some 10 ms.
+    Without early stopping of trials, the folds of `report_interval_s` seconds are one iteration: a report costs about 10 ms in Ray.
 
-    What raises in a fold ends the trial and is handed over as its error: the actor and what it keeps stay alive, and
-    only the death of the process counts as a failure for Ray.
+    An exception in a fold ends the trial and is reported as its error: the actor and its caches stay alive, and
+    only the death of the process is a failure for Ray.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -116,7 +116,7 @@ class FoldTrial(tune.Trainable):
         )  # fmt: skip
         self._order = list(range(len(problem.folds)))
         if shelf is not None and search.most_s:
-            # Actors begin with different folds, so that each prepares what the others will need.
+            # Actors start with different folds, so that each prepares tables that the others will need.
             first = shelf.place() * len(self._order) // search.n_actors % len(self._order)
             self._order = self._order[first:] + self._order[:first]
         self._problem, self._runner = problem, FoldRunner(problem, self._evaluate, search.known)
@@ -141,7 +141,7 @@ class FoldTrial(tune.Trainable):
         }  # fmt: skip
 
     def _fold(self) -> TrialPayload:
-        """The next fold, and what is handed over of it."""
+        """Evaluate the next fold, and return its report."""
         box = self._runner(self.config, self._order[len(self._scores)], self._made)
         if "fold" in box:
             self._scores.append(FoldScore.from_json(box["fold"]))
@@ -149,7 +149,7 @@ class FoldTrial(tune.Trainable):
             box["scores"] = StoredScores.of(box["scores"])
         return box
 
-    # A scheduler may pause a trial and go on with it in another actor.
+    # A scheduler may pause a trial and continue it in another actor.
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
         return {"scores": [score.to_json() for score in self._scores]}
@@ -159,7 +159,7 @@ class FoldTrial(tune.Trainable):
 
 
 class Waiting(Protocol):
-    """What a search waits for before its first trial."""
+    """The wait of a search for its first trial."""
 
     @property
     def is_due(self) -> bool: ...
@@ -167,20 +167,20 @@ class Waiting(Protocol):
 
 
 class RayTrialLog(tune.Callback):
-    """Passes what Ray Tune says of trials to the log of the search."""
+    """Passes the reports of Ray Tune to the log of the search."""
 
     def __init__(self, log: TrialLog, waiting: Waiting) -> None:
         self._log, self._waiting = log, waiting
         self._numbers: dict[str, int] = {}
 
     def __reduce__(self) -> Any:
-        """Ray pickles callbacks to go on after a crash of the driver; for that we have the journal, and a line in a
-        terminal cannot be pickled."""
+        """Return an empty state: Ray pickles callbacks to resume after a crash of the driver, which we do from the result store,
+        and a progress line in a terminal cannot be pickled."""
         return tune.Callback, ()
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         if self._log.interruption.signal is not None:
-            raise StopSearch  # Ray Tune then ends the actors of all trials
+            raise StopSearch  # Ray Tune then stops the actors of all trials
         self._number(trials)
         if trials and self._waiting.is_due:
             self._log.line.wait(self._waiting())
@@ -189,7 +189,7 @@ class RayTrialLog(tune.Callback):
         self._number(trials)
 
     def _number(self, trials: Sequence[Any]) -> None:
-        """Ray appends new trials to its list, but moves one that it starts again to the end."""
+        """Return the number of a trial: Ray appends new trials to its list, but moves a restarted one to the end."""
         for trial in trials:
             self._numbers.setdefault(trial.trial_id, len(self._numbers))
 
@@ -205,7 +205,7 @@ class RayTrialLog(tune.Callback):
             if isinstance(box.get("scores"), StoredScores):
                 box["scores"] = box["scores"].in_pieces()
         self._log.hear(number, boxes)
-        result.get(BOX, []).clear()  # Ray keeps the result, and writes it down again and again
+        result.get(BOX, []).clear()  # Ray keeps the result and writes it repeatedly
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._log.end(self._begun(trials, trial))
@@ -222,7 +222,7 @@ class RayTrialLog(tune.Callback):
 
 
 def _why(trial: Any) -> str:
-    """What Ray knows of the death of a trial's process: an error, or a text of which the last line says it."""
+    """Return Ray's reason for the death of a trial's process: an error, or the last line of a text."""
     error = trial.get_pickled_error()
     lines = str(trial.get_error() or "").strip().splitlines()
     return told(error) if error is not None else lines[-1] if lines else "unknown reason"

@@ -1,4 +1,4 @@
-"""Scores of folds as files, named after what they were computed from: a run that is started again repeats nothing."""
+"""Scores of folds as files, named by a digest of their inputs: a restarted run does not repeat finished folds."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class ScoresInPieces:
-    """The scores of many rows, of which this process holds one piece at a time.
+    """The scores of many rows, read one piece at a time.
 
     Attributes
     ----------
     n_rows
-        Of all pieces.
+        The number of rows of all pieces.
     pieces
-        Yields them in order: arrays of one type and of one shape but for the first axis.
+        A function that yields the pieces in order: arrays with the same type and the same shape except for the first axis.
     """
 
     n_rows: int
     pieces: Callable[[], Iterator[Array]]
 
     def save(self, file: IO[bytes]) -> None:
-        """Write them as `numpy.save` would."""
+        """Write the scores in the format of `numpy.save`."""
         for number, piece in enumerate(self.pieces()):
             if not number:
                 shape = (self.n_rows, *piece.shape[1:])
@@ -63,8 +63,8 @@ class ResultStore:
     Parameters
     ----------
     directory
-        Where; a temporary one that ends with this object when omitted. Of a URL (s3://…) there is a copy in a temporary directory;
-        what is written goes to both.
+        The location; when omitted, a temporary directory that is removed with this object. For a URL (s3://…) there is a copy in a
+        temporary directory, and files are written to both.
     """
 
     def __init__(self, directory: Path | str | None = None) -> None:
@@ -81,8 +81,8 @@ class ResultStore:
 
     @classmethod
     def named(cls, name: str, storage_path: Path | str | None = None) -> ResultStore:
-        """The store of a run's name, under this directory or URL, or in the user's cache directory. Raises ParameterError on a name
-        with a path in it."""
+        """Return the store of a named run, under this directory or URL, or in the user's cache directory. Raises ParameterError on a
+        name that contains a path."""
         if not isinstance(name, str) or not re.fullmatch(r"[\w][\w .+-]{0,99}", name):
             raise ParameterError.value(
                 "name", "letters, digits, spaces and . + - _, at most 100", name, where="tune.run"
@@ -99,7 +99,7 @@ class ResultStore:
         return cls(Path(base) / "tune" / name)
 
     def known(self) -> dict[str, dict[str, Any]]:
-        """The scores that are there, by key. A file that is not one of ours is computed again rather than trusted."""
+        """Return the stored scores by key. An invalid file is ignored, and its fold is computed again."""
         known = {}
         for path in sorted(self._path.glob("*.json")):
             try:
@@ -111,7 +111,7 @@ class ResultStore:
         return known
 
     def write(self, score: FoldScore, scores: Array | ScoresInPieces) -> None:
-        """Keep a fold; both files come whole or not at all, the scores first."""
+        """Store a fold; both files are written atomically, the scores first."""
         with self._writing(self._scores(score.key)) as file:
             if isinstance(scores, np.ndarray):
                 np.save(file, np.ascontiguousarray(scores), allow_pickle=False)
@@ -121,8 +121,8 @@ class ResultStore:
         self._write(self._path / f"{score.key}.json", strict_json.dumps(data))
 
     def scores(self, key: str, *, mapped: bool = False) -> Array | None:
-        """The model's scores of the held-out rows, in their order; None when they are not there. With `mapped` they are read from
-        the file when they are used."""
+        """Return the model's scores of the held-out rows in their order; None when they are missing. With `mapped` they are
+        memory-mapped."""
         path = self._scores(key)
         if not key or not path.exists():
             return None
@@ -130,8 +130,8 @@ class ResultStore:
         return scores
 
     def drop_scores(self, key: str) -> None:
-        """Forget the scores of a fold in a temporary store; whoever has mapped them still reads them."""
-        with contextlib.suppress(OSError):  # a system that keeps open files
+        """Delete the scores of a fold in a temporary store; processes that have mapped them can still read them."""
+        with contextlib.suppress(OSError):  # a system that does not delete open files
             self._scores(key).unlink(missing_ok=True)
 
     def keep_files(self, key: str, files: Mapping[str, bytes]) -> None:
@@ -143,7 +143,7 @@ class ResultStore:
         self._write(self._files(key), buffer.getvalue())
 
     def files(self, key: str) -> dict[str, bytes]:
-        """The files of a checkpoint. Raises ArtifactError when they are not there, or not ours."""
+        """Return the files of a checkpoint. Raises ArtifactError when they are missing or invalid."""
         try:
             with zipfile.ZipFile(self._files(key)) as archive:
                 names = archive.namelist()
@@ -154,12 +154,12 @@ class ResultStore:
         except (OSError, zipfile.BadZipFile) as error:
             raise ArtifactError(
                 f"tune.run: the checkpoint {self._files(key)} cannot be read: {first_line(error)}.",
-                "Expected what the run of that name has kept.",
+                "Expected a checkpoint that the run of that name has written.",
                 "start without resume=True.",
             ) from error
 
     def drop_files(self, key: str) -> None:
-        """Forget a checkpoint."""
+        """Delete a checkpoint."""
         self._files(key).unlink(missing_ok=True)
         if self._url is not None:
             storage.delete(storage.join(self._url, self._files(key).name))
@@ -195,8 +195,8 @@ def digest(
     weight: str | None,
     adapter: Framework,
 ) -> str:
-    """A digest of the rows in their order and their cells (as digests of groups), the split and the versions: what scores
-    depend on besides the configuration."""
+    """Return a digest of everything besides the configuration that scores depend on: the rows in their order and their cells
+    (as digests of groups), the split and the versions."""
     hasher = hashlib.blake2b(digest_size=16)
     about = [
         schema_to_json(schema),

@@ -1,4 +1,4 @@
-"""The search space: which parameters are tuned, over which values, checked against the trainer and the stages."""
+"""The search space: the tuned parameters and their values, checked against the trainer and the stages."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from rayline.tune.domains import ChoiceDomain, Domain, NumberDomain, from_ray
 from rayline.tune.variants import is_grid
 
 STAGES = "preprocessor"
-"""The key of a configuration under which the stages' parameters stand."""
+"""The key of a configuration for the parameters of the stages."""
 
 POSTPROCESS = "postprocess"
-"""The key of those of the stages after the model."""
+"""The key of a configuration for the parameters of the stages after the model."""
 
 Config = Mapping[str, Any]
 
 
 class ConfigParts(NamedTuple):
-    """A configuration taken apart: what goes to the trainer, and what to which stage before and after the model."""
+    """The parts of a configuration: parameters of the trainer, and of each stage before and after the model."""
 
     trainer: dict[str, Any]
     stages: dict[str, dict[str, Any]]
@@ -31,37 +31,37 @@ class ConfigParts(NamedTuple):
 
 
 def split_space(config: Config) -> ConfigParts:
-    """The trainer's parameters and the stages', before and after the model."""
+    """Split a configuration into the parameters of the trainer, and of the stages before and after the model."""
     plain = to_plain(config)
     stages, after = (plain.pop(name, None) or {} for name in (STAGES, POSTPROCESS))
     return ConfigParts(plain, stages, after)
 
 
 def flatten(config: Config) -> dict[str, Any]:
-    """`{"preprocessor": {"impute": {"strategy": "mean"}}}` as `{"preprocessor/impute/strategy": "mean"}`."""
+    """Convert `{"preprocessor": {"impute": {"strategy": "mean"}}}` to `{"preprocessor/impute/strategy": "mean"}`."""
     return {"/".join(path): value for path, value in _leaves(config)}
 
 
 def tuned(config: Config) -> list[str]:
-    """The flat names of what is searched; the rest is constant."""
+    """Return the flat names of the searched parameters; the others are constant."""
     return [name for name, value in flatten(config).items() if isinstance(value, Domain) or is_grid(value)]
 
 
 def tuned_stages(config: Config) -> list[str]:
-    """The names of the stages of which some parameter is searched."""
+    """Return the names of the stages with a searched parameter."""
     paths = (path for path, value in _leaves(config) if isinstance(value, Domain) or is_grid(value))
     return list(dict.fromkeys(path[1] for path in paths if path[0] == STAGES and len(path) > 1))
 
 
 SAMPLES = 10
-"""Configurations that are drawn when nobody says how many."""
+"""The default number of configurations."""
 
 MANY = 16
-"""A parameter with more values than these is one of which two trials hardly have the same."""
+"""With more values than this, two trials rarely have the same value of a parameter."""
 
 
 def endless_stages(config: Config) -> list[str]:
-    """The names of the stages that have a parameter of more values than trials will repeat."""
+    """Return the names of the stages with a parameter whose values rarely repeat."""
     paths = (path for path, value in _leaves(config) if isinstance(value, Domain) and not _is_short(value))
     return list(dict.fromkeys(path[1] for path in paths if path[0] == STAGES and len(path) > 1))
 
@@ -73,18 +73,18 @@ def _is_short(value: Domain) -> bool:
 
 
 def usual_samples(config: Config) -> int:
-    """How many configurations there are when nobody says: a grid alone is complete after one round, and so are constants."""
+    """Return the default number of configurations: 1 for a space of grids and constants only."""
     return SAMPLES if any(isinstance(value, Domain) for _, value in _leaves(config)) else 1
 
 
 def n_trials(config: Config, num_samples: int) -> int:
-    """How many trials a random or grid search makes of this space."""
+    """Return the number of trials of a random or grid search in this space."""
     grids = [len(value["grid_search"]) for _, value in _leaves(config) if is_grid(value)]
     return num_samples * int(np.prod(grids, dtype=np.int64)) if grids else num_samples
 
 
 def to_plain(value: Any) -> Any:
-    """A sampled configuration with Python's own numbers, so that it prints, compares and saves well."""
+    """Convert the NumPy numbers of a sampled configuration to Python numbers, so that it prints, compares and saves well."""
     if isinstance(value, Mapping):
         return {str(k): to_plain(v) for k, v in value.items()}
     if isinstance(value, np.generic):
@@ -95,7 +95,7 @@ def to_plain(value: Any) -> Any:
 
 
 def cell(value: Any) -> Any:
-    """A parameter's value as it stands in a table: numbers, text and truth values as they are, anything else as text."""
+    """Convert a parameter's value for a table: numbers, strings and booleans are unchanged, other values become text."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     try:
@@ -110,7 +110,7 @@ def check(
     try_trainer: Callable[[Mapping[str, Any]], Any],
     try_postprocess: Callable[[Mapping[str, Any]], Any] | None = None,
 ) -> None:
-    """Raise on a space that some trial could not use: an unknown stage, parameter of a stage, or trainer parameter.
+    """Raise on an invalid space: an unknown stage, parameter of a stage, or parameter of the trainer.
 
     Every value of a choice or a grid is tried on the stage or the trainer that will get it, and one drawn value of
     every other domain; nothing is trained.
@@ -122,9 +122,9 @@ def check(
     preprocessor
         The one that is tuned.
     try_trainer
-        Takes trainer parameters, and raises when the trainer does not.
+        A function that raises on invalid trainer parameters.
     try_postprocess
-        The same of the stages after the model; None where there are none.
+        The same for the stages after the model; None if there are none.
 
     Raises
     ------
@@ -155,7 +155,7 @@ def check(
 
 
 def _refuse_form(config: Any, preprocessor: Preprocessor | None, *, has_postprocess: bool) -> None:
-    """Raise ParameterError unless the config is a dict, of stages that there are."""
+    """Raise ParameterError unless the config is a dict of existing stages."""
     if not isinstance(config, Mapping):
         raise ParameterError.value("config", "a dict of parameters and their search spaces", config, where="tune.run")
     stages = config.get(STAGES, {})
@@ -183,7 +183,7 @@ def _refuse_form(config: Any, preprocessor: Preprocessor | None, *, has_postproc
 
 
 def refuse_elsewhere(arguments: Any, name: str = "") -> None:
-    """Raise ParameterError when a domain stands among a trainer's own arguments, where nobody draws from it."""
+    """Raise ParameterError when an argument of the trainer contains a domain, which would not be sampled."""
     arguments = from_ray(arguments)
     if isinstance(arguments, Domain) or (name and is_grid(arguments)):
         raise ParameterError(
@@ -202,17 +202,17 @@ def refuse_elsewhere(arguments: Any, name: str = "") -> None:
 
 
 def typical(config: Config) -> dict[str, Any]:
-    """One configuration of the space, always the same; without what a function makes of the others."""
+    """Return a fixed configuration of the space, without parameters that are functions of others."""
     return _nest({path: _some(path, value) for path, value in _known(config).items()})
 
 
 def _known(config: Config) -> dict[tuple[str, ...], Any]:
-    """All values of the space but functions: what these make of the other parameters shows only in the trials."""
+    """Yield all values of the space except those of functions, which are known only in the trials."""
     return {path: value for path, value in _leaves(config) if not (isinstance(value, Domain) and value.is_function)}
 
 
 def _hint(path: tuple[str, ...], value: Any, preprocessor: Preprocessor | None) -> str:
-    """What to do about a refused value."""
+    """Return the hint for a refused value."""
     if path[0] != STAGES and preprocessor is not None:
         # "preprocessor/impute/strategy", as the table of results names it, or scikit-learn's "impute__strategy"
         names = path[0].replace("__", "/").removeprefix(f"{STAGES}/").split("/")
@@ -224,7 +224,7 @@ def _hint(path: tuple[str, ...], value: Any, preprocessor: Preprocessor | None) 
     if isinstance(value, (list, tuple, range, set)):
         return "a list to choose from is tune.choice([…])."
     if value is not None and not isinstance(value, (str, int, float, bool, Mapping, Domain)):
-        return "a value or a domain of rayline.tune stands there, such as tune.uniform(0, 1)."
+        return "use a value or a domain of rayline.tune there, such as tune.uniform(0, 1)."
     return "correct the space."
 
 
@@ -257,7 +257,7 @@ def _candidates(value: Any, typical: Any) -> list[Any]:
 
 
 def _some(path: tuple[str, ...], value: Any) -> Any:
-    """One value of a domain, always the same."""
+    """Return a fixed value of a domain."""
     if is_grid(value):
         choices = list(value["grid_search"])
         if not choices:

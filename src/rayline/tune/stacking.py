@@ -1,4 +1,4 @@
-"""The model on top of a stack: trained on held-out scores, and measured on folds that it has not seen."""
+"""The final model of a stack: trained on held-out scores, and measured on folds that it has not seen."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class FinalModel:
-    """The trainer on top of a stack, and what the columns of its rows are for."""
+    """The trainer of the final model of a stack, and the roles of the columns of its rows."""
 
     trainer: Trainer
     target: Target
@@ -41,14 +41,14 @@ class FinalModel:
     def of(
         cls, trainer: Trainer | None, target: Target, group: str | None, event: str | None, weight: str | None
     ) -> Self:
-        """Return the model on top; with None a linear one. Raises ParameterError when there is no linear one for the task."""
+        """Return the final model; a linear one for None. Raises ParameterError when there is no linear model for the task."""
         if trainer is not None and not isinstance(trainer, Trainer):
             raise ParameterError.value("trainer", "a trainer, or None for a linear one", trainer, where=WHERE)
         return cls(_linear(target) if trainer is None else trainer, target, group, event, weight)
 
     def fit(self, parts: Sequence[Any]) -> Result:
-        """Train on the held-out scores and labels of some folds, those of Datasets on a worker. Raises ParameterError when the trainer
-        makes another task of the labels."""
+        """Train on the held-out scores and labels of some folds, for Datasets on a worker. Raises ParameterError when the trainer
+        infers another task from the labels."""
         target, trainer = self.target, self.trainer
         is_here = isinstance(parts[0], pl.DataFrame)
         rows = pl.concat(parts) if is_here else parts[0].union(*parts[1:]) if len(parts) > 1 else parts[0]
@@ -85,7 +85,7 @@ class FinalModel:
 
 @dataclass(frozen=True)
 class FinalRows:
-    """Makes rows of the model on top: labels and weights of held-out rows, and the scores of each trial for them."""
+    """Builds the rows of the final model: labels and weights of held-out rows, and the scores of each trial for them."""
 
     target: Target
     columns: Sequence[str]
@@ -96,8 +96,8 @@ class FinalRows:
 
 
 def honest_score(final: FinalModel, folds: Sequence[Any], metric: str, custom: Custom) -> dict[str, float]:
-    """Return the mean of the metric over the folds, of the model on top trained on the others; nothing with a single fold, and of a
-    metric that only a framework computes."""
+    """Return the mean of the metric over the folds, each with a final model trained on the other folds; empty for a single fold
+    and for a metric that only a framework computes."""
     if len(folds) < 2 or not metrics.is_known(metric, custom):
         return {}
     values = []

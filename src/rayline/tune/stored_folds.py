@@ -1,4 +1,4 @@
-"""The folds of trials with workers over a Dataset: prepared, trained on and scored piece by piece, so that no process holds a fold."""
+"""The folds of trials with workers over a Dataset: prepared, trained and scored piece by piece, so that no process holds a fold."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ Array = npt.NDArray[Any]
 class StoredFoldEvaluator(FoldEvaluator):
     """Score configurations on folds whose rows stay in the object store.
 
-    Tasks prepare the groups of rows, each worker of a training reads its share of what they made, and tasks score the held-out
-    rows. This process gets the model, and of more than `FEW_ROWS` rows the statistics of the metrics in place of the scores.
+    Tasks prepare the groups of rows, each worker of a training reads its share of the result, and tasks score the held-out
+    rows. This process gets the model, and for more than `FEW_ROWS` rows the statistics of the metrics instead of the scores.
     Parameters are those of `FoldEvaluator`.
     """
 
@@ -57,7 +57,7 @@ class StoredFoldEvaluator(FoldEvaluator):
     def _blocks(
         self, candidate: TrialCandidate, fold: int, fitted: Sequence[Stage], learned: TrainingSpec, *, training: bool
     ) -> StoredBlocks:
-        """The rows of a side of a fold as workers take them."""
+        """Return the rows of a side of a fold in the form that workers read."""
         leaves = candidate.preprocessor.leaves
         operations = operations_between(leaves, fitted, training=training)
         function = _PreparedSide(
@@ -108,8 +108,8 @@ class _PreparedSide:
 
 @dataclass(frozen=True)
 class _BlockScores:
-    """Scores a block of prepared rows with a model. Returns the scores on the scale of the labels, and the statistics of metrics, or
-    without them the labels and the weights."""
+    """Scores a block of prepared rows with a model. Returns the scores on the scale of the labels, and either the statistics of
+    metrics or the labels and the weights."""
 
     request: FitRequest
     files: Mapping[str, bytes]
@@ -129,6 +129,6 @@ class _BlockScores:
 
 
 def _joined(parts: Sequence[tuple[Array, Array | None]]) -> tuple[Array, Array | None]:
-    """The labels and the weights of all blocks."""
+    """Concatenate the labels and the weights of all blocks."""
     truth, weight = [array for array, _ in parts], [array for _, array in parts if array is not None]
     return np.concatenate(truth), np.concatenate(weight) if weight else None

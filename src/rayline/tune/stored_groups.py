@@ -1,4 +1,4 @@
-"""The rows of a search in Ray's object store. The driver holds references and summaries; tasks and trials read the groups where they lie."""
+"""The rows of a search in Ray's object store. The driver holds references and summaries; tasks and trials read the groups from the store."""
 
 from __future__ import annotations
 
@@ -40,21 +40,21 @@ from rayline.tune.row_groups import (
 HeldOutFunction: TypeAlias = Callable[[pl.DataFrame, Sequence[Any], int], Any]
 
 UNPLACED: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": "SPREAD"}
-"""Options of the tasks of a trial: they wait for no CPU, and run outside of the trial's placement."""
+"""Options of the tasks of a trial: they need no CPU, and run outside of the trial's placement group."""
 
 UNDER_WAY = 4
-"""Tasks for each CPU of the cluster that wait or run at a time: the others are submitted as these end."""
+"""The number of submitted tasks for each CPU of the cluster: the others are submitted as these finish."""
 
 
 @dataclass(frozen=True)
 class StoredGroup:
-    """References to the rows of a group and to their cells; lists, so that Ray hands over the references."""
+    """References to the rows of a group and to their cells; in lists, so that Ray passes the references."""
 
     rows: list[Any]
     cells: list[Any]
 
     def frame(self) -> pl.DataFrame:
-        """The rows with their cells, where they lie."""
+        """Read the rows with their cells from the object store."""
         frames = [_read(ref) for ref in (*self.rows, *self.cells)]
         return frames[0] if len(frames) == 1 else pl.concat(frames, how="horizontal")
 
@@ -67,11 +67,11 @@ class StoredGroups(RowGroups):
     groups
         References.
     summaries
-        Of each.
+        The summary of each group.
     schema
-        Of the rows with their cells.
+        The schema of the rows with their cells.
     size_bytes
-        Of all rows.
+        The size of all rows.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class StoredGroups(RowGroups):
         return StoredGroups(groups, summaries, schema, self._size)
 
     def joined(self, other: StoredGroups) -> StoredGroups:
-        """These groups, and others after them."""
+        """Return these groups followed by other ones."""
         return StoredGroups(
             [*self.groups, *other.groups], [*self.summaries, *other.summaries], self._schema, self._size + other._size
         )
@@ -120,14 +120,14 @@ class StoredGroups(RowGroups):
 
     @classmethod
     def of_dataset(cls, data: Any, conform: Any, schema: pl.Schema) -> StoredGroups:
-        """Read a Dataset once and keep its rows, after a function, in the object store.
+        """Read a Dataset once, apply a function, and keep the rows in the object store.
 
         Parameters
         ----------
         conform
             A function of tables.
         schema
-            What it makes.
+            The schema of its result.
         """
         stored = registry.engine("ray").groups(data, conform, row_groups.GROUP_ROWS)
         summaries = [GroupSummary(n_rows) for _, n_rows, _ in stored]
@@ -140,32 +140,32 @@ class StoredGroups(RowGroups):
 
 @dataclass(frozen=True)
 class StoredScores:
-    """The scores of held-out rows in the object store, where the process of a trial, or a task of it, has put them."""
+    """The scores of held-out rows in the object store, put there by the process of a trial or one of its tasks."""
 
     n_rows: int
     references: list[Any]
 
     @classmethod
     def of(cls, scores: Any) -> Self:
-        """Put scores into the object store, piece by piece; those that are there stay."""
+        """Put scores into the object store piece by piece, unless they are there already."""
         if isinstance(scores, cls):
             return scores
         size = row_groups.GROUP_ROWS
         return cls(len(scores), [ray.put(scores[at : at + size]) for at in range(0, len(scores), size)])
 
     def in_pieces(self) -> ScoresInPieces:
-        """The scores as the driver reads them."""
+        """Return the scores in the form that the driver reads."""
         return ScoresInPieces(self.n_rows, lambda: (ray.get(reference) for reference in self.references))
 
 
 class TaskGroupEngine(GroupEngine):
-    """Scans the groups in Ray's tasks: for a process that never sees a row.
+    """An engine that scans the groups in Ray's tasks, for a process that must not read rows.
 
     Parameters
     ----------
     n_tasks
-        Of a trial, whose CPUs its workers hold later: so many tasks at a time, which hold none. All CPUs of the cluster when
-        omitted.
+        The number of concurrent tasks of a trial; they hold no CPU, as the trial's workers hold its CPUs later. All CPUs of the
+        cluster when omitted.
     """
 
     has_positions = False
@@ -181,7 +181,7 @@ class TaskGroupEngine(GroupEngine):
         return merged(_bounded(task, [(group, [work]) for group in groups.groups.groups], self._n_tasks))
 
     def collect(self, data: Any, columns: Sequence[str] | None = None) -> pl.DataFrame:
-        """The rows after the functions, in this process: of a few columns, or of what is small."""
+        """Collect the rows after the functions in this process; only for a few columns or small results."""
         groups = data if isinstance(data, MappedGroups) else MappedGroups(data, ())
         frames = [_polars(table) for table in results(_applied(groups))]
         table = pl.concat(frames, rechunk=False)
@@ -189,14 +189,14 @@ class TaskGroupEngine(GroupEngine):
 
 
 def sample(groups: StoredGroups, n_rows: int) -> pl.DataFrame:
-    """A few rows of the first group."""
+    """Return a few rows of the first group."""
     (rows,) = results([_sample.remote(groups.groups[0], n_rows)])
     return _polars(rows)
 
 
 @dataclass(frozen=True)
 class HeldOutPiece:
-    """The rows of a group that a fold holds out, and the places of their scores among those of the fold."""
+    """The held-out rows of a fold in a group, and the position of their scores among those of the fold."""
 
     group: StoredGroup
     fold: int
@@ -206,7 +206,7 @@ class HeldOutPiece:
     stop: int
 
     def frame(self) -> pl.DataFrame:
-        """The rows, where they lie."""
+        """Read the rows from the object store."""
         frame = self.group.frame()
         rows = frame.filter(pl.col(f"{CELL}{self.split}").is_in(list(self.cells)))
         return rows.select(name for name in rows.columns if not name.startswith(CELL))
@@ -220,14 +220,14 @@ def of_held_out(
     Parameters
     ----------
     scores
-        Of each model the scores of each fold, which are read piece by piece.
+        The scores of each fold for each model, which are read piece by piece.
     function
-        Takes the rows, the scores of each model and the number of the fold.
+        A function of the rows, the scores of each model and the number of the fold.
 
     Returns
     -------
     list
-        For each fold references to what the function returns; to an Arrow table where that is a table.
+        References to the results of the function for each fold; tables are stored as Arrow tables.
     """
     work = ray.put(function)
     by_fold: list[list[Any]] = [[] for _ in problem.folds]
@@ -248,13 +248,13 @@ def _held_out_pieces(groups: StoredGroups, problem: SearchProblem) -> Iterator[H
 
 
 def held_out(groups: StoredGroups, problem: SearchProblem, scores: Sequence[Any]) -> ray.data.Dataset:
-    """A Dataset of the rows that the folds hold out, with predictions made of the scores of each fold."""
+    """Return a Dataset of the held-out rows of all folds, with predictions from the scores of each fold."""
     blocks = of_held_out(groups, problem, [scores], _Predicted(problem.target))
     return dataset_of_refs([ref for of_fold in blocks for ref in of_fold])
 
 
 def dataset_of_refs(references: Sequence[Any]) -> ray.data.Dataset:
-    """A Dataset of Arrow tables in the object store."""
+    """Return a Dataset of Arrow tables in the object store."""
     return ray.data.from_arrow_refs(list(references))
 
 
@@ -267,12 +267,12 @@ class _Predicted:
 
 
 def dataset_of(groups: MappedGroups) -> ray.data.Dataset:
-    """The groups after functions of tables, as a Dataset."""
+    """Return the groups after functions of tables as a Dataset."""
     return ray.data.from_arrow_refs(_applied(groups))
 
 
 def _applied(groups: MappedGroups) -> list[Any]:
-    """References to the groups after functions of tables."""
+    """Return references to the groups after functions of tables."""
     assert isinstance(groups.groups, StoredGroups)
     work = ray.put(groups.functions)
     refs = [_map.remote(group, [work]) for group in groups.groups.groups]
@@ -281,7 +281,7 @@ def _applied(groups: MappedGroups) -> list[Any]:
 
 
 def prepared_blocks(groups: StoredGroups, function: TableFunction, n_tasks: int) -> StoredBlocks:
-    """Apply a function to each group in tasks, so many at a time, and return what it makes in the object store.
+    """Apply a function to each group in a limited number of concurrent tasks, and keep the results in the object store.
 
     The objects live as long as the process that calls this.
     """
@@ -294,15 +294,15 @@ def prepared_blocks(groups: StoredGroups, function: TableFunction, n_tasks: int)
 def scored_blocks(
     blocks: StoredBlocks, function: Callable[[pl.DataFrame], tuple[Any, Any]], n_tasks: int
 ) -> tuple[StoredScores, list[Any]]:
-    """Call a function with each block in tasks, so many at a time. Returns the first of its results, the scores, where they
-    are, and the second ones here."""
+    """Call a function with each block in a limited number of concurrent tasks. The first results (scores) stay in the object
+    store, the second ones are returned."""
     work = ray.put(function)
     scored = _numbered(_scored, [([ref], [work]) for ref in blocks.references], n_tasks)
     return StoredScores(blocks.height, [ref for ref, _ in scored]), [parts for _, parts in scored]
 
 
 def _numbered(task: Any, arguments: Sequence[tuple[Any, ...]], n_tasks: int) -> list[tuple[Any, Any]]:
-    """Of each call of a task with two results a reference to the first, and the second."""
+    """Return, for each call of a task with two results, a reference to the first and the value of the second."""
     finished: list[tuple[Any, Any]] = []
     for task_arguments in arguments:
         if len(finished) >= n_tasks:
@@ -312,7 +312,7 @@ def _numbered(task: Any, arguments: Sequence[tuple[Any, ...]], n_tasks: int) -> 
 
 
 def in_a_task(function: Any, *arguments: Any) -> Any:
-    """Run a function in a task of Ray, in which rows may be read, and return what it returns."""
+    """Run a function in a Ray task, which may read rows, and return its result."""
     (result,) = results([_called.remote(function, *arguments)])
     return result
 
@@ -368,7 +368,7 @@ def _called(function: Any, *arguments: Any) -> Any:
 
 
 def _bounded(task: Any, arguments: Sequence[tuple[Any, ...]], most: int | None = None) -> Iterator[Any]:
-    """The results of a task in order, of which some are under way at a time."""
+    """Yield the results of a task in order, with a limited number of concurrent calls."""
     most = most or UNDER_WAY * max(1, int(ray.cluster_resources().get("CPU", 1)))
     running: list[Any] = []
     for task_arguments in arguments:
@@ -379,7 +379,7 @@ def _bounded(task: Any, arguments: Sequence[tuple[Any, ...]], most: int | None =
 
 
 def results(references: Sequence[Any]) -> Iterator[Any]:
-    """The results of tasks, in order. Raises an error of ours as it was raised."""
+    """Yield the results of tasks in order. Raises a RaylineError of a task unchanged."""
     for reference in references:
         with _answering():
             result = ray.get(reference)
@@ -401,7 +401,7 @@ def _answering() -> Iterator[None]:
     except RayError as error:
         raise ResourceError(
             f"tune.run: Ray could not work on the rows: {type(error).__name__}: {first_line(error)}",
-            "Expected enough memory, disk and nodes that stay.",
+            "Expected enough memory and disk, and no loss of nodes.",
             "the error above says what is missing.",
         ) from error
 
@@ -412,7 +412,7 @@ def _put(table: pa.Table) -> Any:
     except RayError as error:
         raise ResourceError(
             f"tune.run: {table.nbytes >> 20} MB of rows do not fit into Ray's object store: {type(error).__name__}.",
-            "Expected room for them once on this machine, in memory or on the disk that it spills to.",
+            "Expected room for one copy on this machine, in memory or on the disk that Ray spills to.",
             "start Ray with a larger object_store_memory, free the disk, or tune on fewer rows.",
         ) from error
 

@@ -1,4 +1,4 @@
-"""Ensemble selection over a Dataset: mixtures of held-out scores are measured in tasks, the driver gets a score of each fold."""
+"""Ensemble selection over a Dataset: mixtures of held-out scores are measured in tasks, the driver gets one score per fold."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Array = npt.NDArray[Any]
 
 
 class MixtureRows(NamedTuple):
-    """The rows of a group that a fold holds out: labels, weights, and the scores of each candidate."""
+    """The held-out rows of a fold in a group: labels, weights, and the scores of each candidate."""
 
     truth: Array
     weight: Array | None
@@ -34,7 +34,7 @@ class MixtureRows(NamedTuple):
 
 @dataclass(frozen=True)
 class _MixtureRowsOf:
-    """Makes `MixtureRows` of held-out rows."""
+    """Creates `MixtureRows` from held-out rows."""
 
     target: Target
     weight: str | None
@@ -56,12 +56,12 @@ class StoredMixtures:
     problem
         The search.
     candidates
-        For each candidate the scores of the held-out rows of each fold, which are read piece by piece.
+        The scores of the held-out rows of each fold for each candidate, which are read piece by piece.
 
     Raises
     ------
     DataError
-        When a fold holds out more rows than the metric takes, which needs all of them at once.
+        When a fold has more held-out rows than a metric that needs all rows at once allows.
     """
 
     def __init__(self, groups: StoredGroups, problem: SearchProblem, candidates: Sequence[Sequence[Any]]) -> None:

@@ -1,4 +1,4 @@
-"""The contract of what suggests the configurations of a search, and a search at random."""
+"""The contract of a suggester of configurations, and random search."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Suggester(ABC):
     Attributes
     ----------
     total
-        How many there will be; None when that is not known.
+        The total number of configurations; None if unknown.
     needs_ray
-        Why only Ray Tune itself can run this search; empty when it need not.
+        The reason why only Ray Tune can run this search; empty when there is none.
     """
 
     total: int | None
@@ -28,44 +28,44 @@ class Suggester(ABC):
 
     @abstractmethod
     def begin(self, max_concurrent: int, mode: str) -> None:
-        """Prepare for so many trials at a time, of which the score is to be small or large."""
+        """Prepare for this number of concurrent trials and this direction of the score."""
 
     @abstractmethod
     def suggest(self, trial_id: str) -> Mapping[str, Any] | None:
-        """Return the next configuration; None when there is none now, before some trial ends, or at all."""
+        """Return the next configuration; None when there is none until a trial ends, or at all."""
 
     @property
     @abstractmethod
     def is_finished(self) -> bool:
-        """Whether there will be no more."""
+        """Whether there will be no more configurations."""
 
     @abstractmethod
     def result(self, trial_id: str, reported: dict[str, Any]) -> None:
-        """Hear what a trial reports after a fold."""
+        """Record the report of a trial after a fold."""
 
     @abstractmethod
     def complete(self, trial_id: str, reported: dict[str, Any] | None, *, error: bool) -> None:
-        """Hear that a trial is over."""
+        """Record the end of a trial."""
 
 
 class DrawnSuggester(Suggester):
-    """A search at random, with grids expanded: what it suggests depends on the seed alone.
+    """Random search with expanded grids: the suggestions depend only on the seed.
 
     Parameters
     ----------
     config
         The search space.
     num_samples
-        Draws; each of them once with every combination of the grids.
+        The number of draws; each is combined with every combination of the grids.
     seed
-        The same seed, the same configurations; a generator is copied.
+        The seed of the configurations; a generator is copied.
     points, constant
         As in `variants`.
 
     Attributes
     ----------
     most
-        There will be no more configurations than these.
+        The maximum number of configurations.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class DrawnSuggester(Suggester):
         self._given = dict(config), num_samples, seed
         self._more: dict[str, Any] = {"points": points, "constant": constant}
         self.most = space.n_trials(config, max(num_samples, len(points)))
-        self.total = None if points else self.most  # a point may say what a grid would
+        self.total = None if points else self.most  # a point may fix the value of a grid
         self.begin(1, "min")
 
     def begin(self, max_concurrent: int, mode: str) -> None:
@@ -99,14 +99,14 @@ class DrawnSuggester(Suggester):
         return self._next is None
 
     def result(self, trial_id: str, reported: dict[str, Any]) -> None:
-        """Nothing is learned."""
+        """Ignore the report: random search does not learn."""
 
     def complete(self, trial_id: str, reported: dict[str, Any] | None, *, error: bool) -> None:
-        """As `result`."""
+        """Ignore the end of a trial, as `result`."""
 
 
 def _seed(seed: Any) -> Any:
-    """A seed for this search alone: the user's generator stays as it is."""
+    """Copy the seed, so that the user's generator is not changed."""
     state = getattr(seed, "get_state", None)
     if state is not None:  # a RandomState of NumPy's older interface
         return np.random.default_rng(int(state()[1][0]))

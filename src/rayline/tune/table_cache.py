@@ -1,4 +1,4 @@
-"""What a warm trial actor keeps: tables by what they were made from, within a budget of bytes."""
+"""The cache of a trial actor: tables by a key of their inputs, within a budget of bytes."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ T = TypeVar("T")
 
 
 class TableCache:
-    """Tables (or what stands for one, and says its `nbytes`) by key; the least recently used go first when there are more bytes than allowed.
+    """A cache of tables (or objects with `nbytes`) by key; the least recently used are evicted when the budget is exceeded.
 
     Parameters
     ----------
     most_bytes
-        The budget. A table that is larger by itself is not kept.
+        The budget. A table that is larger than the budget is not kept.
     """
 
     def __init__(self, most_bytes: int) -> None:
@@ -33,7 +33,7 @@ class TableCache:
         self.hits = self.misses = 0
 
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
-        """The table of this key, made when it is not there."""
+        """Return the table of this key, computed if it is missing."""
         table: T | None = self._tables.get(key)
         if table is not None:
             self.hits += 1
@@ -50,7 +50,7 @@ class TableCache:
         return created
 
     def memo(self, key: Hashable) -> dict[Any, Any] | None:
-        """Where what is made of a table is kept, as long as the table is; None when the table is not kept."""
+        """Return the dict for values derived from a table, which lives as long as the table; None when the table is not kept."""
         return self._memos.setdefault(key, {}) if key in self._tables else None
 
     def __contains__(self, key: Hashable) -> bool:
@@ -65,7 +65,7 @@ def _size(table: Any) -> int:
 
 
 def fingerprint(value: Any) -> str:
-    """A digest of stages, parameters and plain values: the same for the same, in every process."""
+    """Return a digest of stages, parameters and plain values, which is the same in every process."""
     return hashlib.blake2b(strict_json.dumps(_plain(value)), digest_size=16).hexdigest()
 
 
@@ -85,7 +85,7 @@ def _plain(value: Any) -> Any:
 
 
 def _opaque(value: Any) -> str:
-    """An object that is not plain (a function, an array): the digest of how it is sent to workers."""
+    """Represent an object that is not plain (a function, an array) by the digest of its pickled form."""
     from ray import cloudpickle
 
     return hashlib.blake2b(cloudpickle.dumps(value), digest_size=16).hexdigest()

@@ -1,4 +1,4 @@
-"""Small tables for people: the best trials, a leaderboard; in a notebook and in a terminal."""
+"""Display of small tables (the best trials, a leaderboard) in a notebook and in a terminal."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from rayline.inference.svg_plots import number
 from rayline.tune import space
 
 LONGEST = 60
-"""Characters of a value that a notebook shows."""
+"""The number of characters of a value that a notebook shows."""
 
 
 def plain_names(frame: pl.DataFrame) -> pl.DataFrame:
-    """Columns `config/preprocessor/impute/strategy` and `config/eta` as `impute/strategy` and `eta`, where no other is
-    called so."""
+    """Shorten the columns `config/preprocessor/impute/strategy` and `config/eta` to `impute/strategy` and `eta`, unless another
+    column has that name."""
     names = {name: name.removeprefix("config/").removeprefix(f"{space.STAGES}/") for name in frame.columns}
     return frame.rename(names) if len({*names.values()}) == len(names) else frame
 
 
 def table_as_text(frame: pl.DataFrame) -> str:
-    """The table for a terminal. Columns without values are left out."""
+    """Format a table for a terminal. Columns without values are omitted."""
     options: dict[str, Any] = {"tbl_hide_dataframe_shape": True, "tbl_hide_column_data_types": True, "tbl_cols": 12}
     width = shutil.get_terminal_size((120, 24)).columns
     with pl.Config(**options, fmt_str_lengths=LONGEST, tbl_width_chars=width):
@@ -31,7 +31,7 @@ def table_as_text(frame: pl.DataFrame) -> str:
 
 
 def as_html(frame: pl.DataFrame, best: int | None = 0) -> str:
-    """The table for a notebook, the row `best` in bold. Columns without values are left out."""
+    """Format a table for a notebook, with the row `best` in bold. Columns without values are omitted."""
     frame = _filled(frame)
     number = {name: dtype.is_numeric() for name, dtype in frame.schema.items()}
     head = "".join(f"<th style='{_style(number[name])}'>{html.escape(name)}</th>" for name in frame.columns)

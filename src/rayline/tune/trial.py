@@ -1,4 +1,4 @@
-"""A trial wherever it runs: fold after fold is evaluated, and what came of each is handed over."""
+"""The evaluation of a trial fold by fold, in this process or in an actor, with a report of each fold."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from rayline.tune.fold_racing import FOLDS, SCORE
 from rayline.tune.trial_record import FoldScore
 
 WORST = 1e300
-"""What a failed trial reports, as a loss: schedulers compare it, and NaN would stop them."""
+"""The loss that a failed trial reports: schedulers compare it, and would fail on NaN."""
 
 
 class TrialPayload(dict[str, Any]):
-    """What became of a fold. Ray writes every result into its log, shown or not: this one says nothing."""
+    """The report of a fold. Ray writes the repr of every result into its log, so the repr is empty."""
 
     def __repr__(self) -> str:
         return "Box"
 
 
 class FoldRunner:
-    """Evaluates folds, and takes over the scores that are known.
+    """Evaluates folds, and reuses known scores.
 
-    What raises in a fold ends the trial and is handed over as its error.
+    An exception in a fold ends the trial and is reported as its error.
 
     Parameters
     ----------
     problem
-        What is tuned.
+        The problem that is tuned.
     evaluate
-        Trains and scores a candidate on a fold.
+        A function that trains and scores a candidate on a fold.
     known
         Scores of an earlier run, by key.
     """
@@ -48,14 +48,14 @@ class FoldRunner:
         self._problem, self._evaluate, self._known = problem, evaluate, dict(known)
 
     def __call__(self, config: Mapping[str, Any], fold: int, candidates: dict[str, TrialCandidate]) -> TrialPayload:
-        """Evaluate a configuration on a fold; `made` keeps what was made of the configuration until its next fold."""
+        """Evaluate a configuration on a fold; `candidates` keeps the candidate until its next fold."""
         box = TrialPayload()
         try:
             candidate = candidates.get("") or candidates.setdefault("", self._problem.candidate(config))
             score = self._reused(candidate, fold)
             if score is None:
                 score, box["scores"], box["history"] = self._evaluate(candidate, fold)
-                if candidate.is_seeded:  # a small space is drawn from more often than it has values
+                if candidate.is_seeded:  # draws from a small space repeat
                     self._known[score.key] = score.to_json()
             box["fold"] = score.to_json()
         except Exception as error:
@@ -63,7 +63,7 @@ class FoldRunner:
         return box
 
     def _reused(self, candidate: TrialCandidate, fold: int) -> FoldScore | None:
-        """The score of this fold, when an earlier run or an earlier trial here had it."""
+        """Return the score of this fold from an earlier run or an earlier trial, or None."""
         if not self._known:
             return None
         score = self._known.get(candidate.key(fold))
@@ -71,19 +71,19 @@ class FoldRunner:
 
 
 def objectives(n: int) -> list[str]:
-    """The names under which a trial reports the means of so many metrics to searchers and schedulers."""
+    """Return the names under which a trial reports the means of its metrics to searchers and schedulers."""
     return [SCORE, *(f"{SCORE}_{i}" for i in range(1, n))]
 
 
 def trial_report(scores: Sequence[FoldScore], modes: Sequence[str], *, failed: bool) -> dict[str, Any]:
-    """What a trial reports to searchers and schedulers after some folds."""
+    """Return the report of a trial to searchers and schedulers after some folds."""
     worst = [math.copysign(WORST, -1.0 if mode == "max" else 1.0) for mode in modes]
     means = worst if failed or not scores else trial_record.means(scores)
     return {**dict(zip(objectives(len(means)), means, strict=True)), FOLDS: len(scores)}
 
 
 def told(error: BaseException) -> str:
-    """An error as text: ours as they are, others with their type and the place."""
+    """Format an error: a RaylineError unchanged, others with their type and the place."""
     if isinstance(error, RaylineError):
         cause = error.__cause__
         return f"{type(error).__name__}: {error}" + (

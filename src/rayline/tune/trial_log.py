@@ -1,4 +1,4 @@
-"""Record what the trials report, on the driver, wherever they run: keep their scores, and show how far it is."""
+"""The record of all trials on the driver: store their scores, and show the progress."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from rayline.tune.result_store import ResultStore
 from rayline.tune.trial_record import FoldScore, Trial
 
 DEATHS = 3
-"""How often a trial starts again after its process has died."""
+"""The number of restarts of a trial after the death of its process."""
 
 
-class StopSearch(Exception):  # noqa: N818  # no error: the user's wish
+class StopSearch(Exception):  # noqa: N818  # not an error: requested by the user
     """Ends the trials of a search that was interrupted."""
 
 
 @dataclass
 class TrialEntry:
-    """A trial so far."""
+    """The state of a trial."""
 
     trial: Trial
     started: float
@@ -36,7 +36,7 @@ class TrialEntry:
 
 
 class TrialLog:
-    """Writes down what the trials report, keeps their scores, and shows how far it is."""
+    """Records the reports of trials, stores their scores, and shows the progress."""
 
     def __init__(
         self,
@@ -63,24 +63,24 @@ class TrialLog:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether no trial has begun for so long that somebody wants to know why."""
+        """Whether no trial has started for so long that a message is due."""
         return not self._entries and time.monotonic() - self._started > MESSAGE_DELAY_S
 
     @property
     def waited_s(self) -> float:
-        """Since when no trial has begun; 0 when one has."""
+        """The seconds without a started trial; 0 once a trial has started."""
         return 0.0 if self._entries else time.monotonic() - self._started
 
     def trials(self) -> list[Trial]:
-        """The trials in the order of their suggestion."""
+        """Return the trials in the order of their suggestion."""
         for entry in self._entries.values():
             entry.trial.folds = [entry.folds[fold] for fold in sorted(entry.folds)]
         return [self._entries[number].trial for number in sorted(self._entries)]
 
     def begin(self, number: int, config: Mapping[str, Any]) -> None:
-        """Record a trial that starts, or starts again."""
+        """Record the start or restart of a trial."""
         if not self._entries:
-            self._started = time.monotonic()  # what a cluster took to start is no measure of what is to come
+            self._started = time.monotonic()  # the start time of a cluster does not count for the estimate
         if number not in self._entries:
             self._entries[number] = TrialEntry(
                 Trial(number, dict(config), self._n_folds, metrics=self._metrics), time.monotonic()
@@ -88,7 +88,7 @@ class TrialLog:
         self._show()
 
     def hear(self, number: int, boxes: Sequence[Mapping[str, Any]]) -> None:
-        """Record what became of some folds."""
+        """Record the reports of some folds."""
         entry = self._entries[number]
         for box in boxes:
             if "error" in box:

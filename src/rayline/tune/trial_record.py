@@ -1,4 +1,4 @@
-"""What is known of a trial: its configuration, the score of every fold that it ran, and how it ended."""
+"""The record of a trial: its configuration, the score of every completed fold, and its status."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from rayline.tune import space
 
 @dataclass(frozen=True)
 class FoldScore:
-    """One training of a trial.
+    """The score of a trial on a fold.
 
     Attributes
     ----------
     fold
-        Which fold, counted from 0.
+        The number of the fold, counted from 0.
     score
         The metric on the held-out rows.
     n_rows
-        How many rows were held out.
+        The number of held-out rows.
     fit_s, predict_s
         Seconds for preprocessing and training, and for predicting the held-out rows.
     reused
-        Whether it comes from an earlier run (`resume=True`), or an earlier trial with the same parameters, and nothing was
-        trained.
+        Whether the score was taken from an earlier run (`resume=True`) or an earlier trial with the same parameters, without
+        training.
     iterations
-        The iterations that the model has, where training counts them; the best one with early stopping.
+        The number of iterations of the model, if the framework counts them; with early stopping, the best iteration.
     key
-        What it was computed from, as a digest; empty when nothing is kept.
+        A digest of the inputs of the score; empty when results are not stored.
     others
-        The other metrics, where several were asked for.
+        The other metrics, if several were requested.
     """
 
     fold: int
@@ -58,7 +58,7 @@ class FoldScore:
 
 
 class Status(enum.StrEnum):
-    """How a trial ended."""
+    """The status of a trial."""
 
     FINISHED = "finished"
     STOPPED = "stopped early"
@@ -72,7 +72,7 @@ class ScheduledPart:
     Attributes
     ----------
     until
-        The number of iterations after it, in all.
+        The total number of iterations after it.
     config
         The parameters.
     trial
@@ -86,27 +86,27 @@ class ScheduledPart:
 
 @dataclass
 class Trial:
-    """One configuration and what came of it.
+    """A configuration with its results.
 
     Attributes
     ----------
     number
-        The place in the order of suggestions, counted from 0.
+        The position in the order of suggestions, counted from 0.
     config
         The parameters, as nested as the search space.
     n_folds
-        How many folds there are.
+        The number of folds.
     folds
-        Those that ran, in order.
+        The completed folds, in order.
     error
-        Why it failed; empty when it did not.
+        The reason of a failure; empty otherwise.
     seconds
-        From its first fold to its last, waiting included.
+        The time from its first to its last fold, including waiting.
     parts
-        Where parameters change during the training (see `rayline.tune.pbt.population`): which they were until when; `config`
-        is that of the last part. Empty where they stay the same.
+        The parts of a training whose parameters change (see `rayline.tune.pbt.population`); `config` is that of the last part.
+        Empty if the parameters stay the same.
     metrics
-        The names of the metrics, that of the score first.
+        The names of the metrics; the first one is the score.
     """
 
     number: int
@@ -131,28 +131,28 @@ class Trial:
 
     @property
     def score(self) -> float:
-        """The mean over the folds that ran; NaN of none."""
+        """The mean over the completed folds; NaN without any."""
         return mean(self.scores)
 
     @property
     def means(self) -> tuple[float, ...]:
-        """The mean of each metric, the score first."""
+        """The mean of each metric; the score comes first."""
         return means(self.folds)
 
     @property
     def standard_error(self) -> float:
-        """Of the mean over the folds; NaN of fewer than two."""
+        """The standard error of the mean over the folds; NaN with fewer than two folds."""
         return standard_error(self.scores)
 
     @property
     def standard_errors(self) -> tuple[float, ...]:
-        """That of the mean of each metric, the score first; NaN of fewer than two folds."""
+        """The standard error of the mean of each metric; the score comes first. NaN with fewer than two folds."""
         others = zip(*(fold.others for fold in self.folds), strict=True)
         return self.standard_error, *(standard_error(each) for each in others)
 
     @property
     def is_eligible(self) -> bool:
-        """Whether it can be the best: it ran all its folds, and each has a score."""
+        """Whether it can be the best trial: all its folds are complete and have a score."""
         return self.status is Status.FINISHED and math.isfinite(self.score)
 
     def __repr__(self) -> str:
@@ -165,7 +165,7 @@ def mean(scores: Sequence[float]) -> float:
 
 
 def means(folds: Sequence[FoldScore]) -> tuple[float, ...]:
-    """The mean of each metric over these folds, the score first."""
+    """Return the mean of each metric over these folds; the score comes first."""
     return mean([f.score for f in folds]), *(mean(each) for each in zip(*(f.others for f in folds), strict=True))
 
 
@@ -174,14 +174,14 @@ def standard_error(scores: Sequence[float]) -> float:
 
 
 def best(trials: Sequence[Trial], mode: str) -> Trial | None:
-    """The trial with the best mean, the earliest of several; None when none is eligible."""
+    """Return the trial with the best mean, the earliest of equal ones; None when none is eligible."""
     able = [trial for trial in trials if trial.is_eligible]
     sign = -1.0 if mode == "max" else 1.0
     return min(able, key=lambda trial: (sign * trial.score, trial.number), default=None)
 
 
 def pareto(trials: Sequence[Trial], modes: Sequence[str]) -> list[Trial]:
-    """The trials that no other one beats: none is as good in every metric and better in one. Best score first."""
+    """Return the Pareto-optimal trials: no other one is as good in every metric and better in one. The best score comes first."""
     signs = [-1.0 if mode == "max" else 1.0 for mode in modes]
     losses = {t.number: [s * m for s, m in zip(signs, t.means, strict=True)] for t in trials if t.is_eligible}
 
@@ -193,7 +193,7 @@ def pareto(trials: Sequence[Trial], modes: Sequence[str]) -> list[Trial]:
 
 
 def trial_table(trials: Sequence[Trial], others: Sequence[str] = ()) -> pl.DataFrame:
-    """One row a trial: `trial`, `status`, `score`, `standard_error`, one `score/<metric>` and one
+    """Return one row for each trial: `trial`, `status`, `score`, `standard_error`, one `score/<metric>` and one
     `standard_error/<metric>` for each other metric, one `fold_<i>` each, `seconds`, `fit_s`, `predict_s`, `error`, and one `config/<parameter>` each."""
     n_folds = max((trial.n_folds for trial in trials), default=0)
     names = list(dict.fromkeys(name for trial in trials for name in space.flatten(trial.config)))
@@ -219,7 +219,7 @@ def trial_table(trials: Sequence[Trial], others: Sequence[str] = ()) -> pl.DataF
 
 
 def schedule(trial: Trial) -> pl.DataFrame:
-    """One row a part of the training: `until`, `trial`, and one `config/<parameter>` each."""
+    """Return one row for each part of the training: `until`, `trial`, and one `config/<parameter>` each."""
     whole: list[tuple[int | None, dict[str, Any], int]] = [(None, trial.config, trial.number)]
     parts = [(part.until, part.config, part.trial) for part in trial.parts] or whole
     flat = [space.flatten(config) for _, config, _ in parts]

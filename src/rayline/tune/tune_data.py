@@ -1,4 +1,4 @@
-"""The rows of a search and their folds, which depend on no trainer and no stage."""
+"""The rows of a search and their folds, independent of trainers and stages."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ DATA = (
 """The keys of a `data_config`."""
 
 DATA_ARGUMENTS = ("preprocessor", *DATA[1:])
-"""The keywords of `run` that say the same."""
+"""The corresponding keywords of `run`."""
 
 
 @dataclass(frozen=True)
 class TuneData:
-    """The rows of a tuning run and their folds, which depend on no trainer and no stage.
+    """The rows of a tuning run and their folds, independent of trainers and stages.
 
     Attributes
     ----------
     given
         The training rows as the user gave them.
     inputs
-        The data arguments, in one form.
+        The normalized data arguments.
     groups
-        The training rows, and those of the test set below them where it is held out, with their cells.
+        The training rows with their cells, followed by those of the test set if it is held out.
     splits
         The folds of each set of cells.
     n_train
@@ -61,11 +61,11 @@ class TuneData:
 
     @property
     def engine(self) -> GroupEngine:
-        """What scans the rows: in this process, or in Ray's tasks."""
+        """The engine that scans the rows: in this process, or in Ray's tasks."""
         return engine_of(self.groups)
 
     def sample(self, n_rows: int) -> pl.DataFrame:
-        """A few rows."""
+        """Return a few rows."""
         if isinstance(self.groups, TableGroups):
             frame = next(self.groups.frames())
             return frame.sample(min(n_rows, frame.height), seed=0)
@@ -78,7 +78,7 @@ def merge_data_config(data_config: Any, **arguments: Any) -> dict[str, Any]:
     Raises
     ------
     ParameterError
-        When `data_config` is no dict or has an unknown key, and when a value is given twice.
+        When `data_config` is not a dict or has an unknown key, and when a value is given twice.
     """
     data = {} if data_config is None else data_config
     if not isinstance(data, Mapping):
@@ -134,7 +134,7 @@ def read(data: Mapping[str, Any]) -> TuneData:
 
 
 def _splitter(data: Mapping[str, Any], group: str | None = None) -> Splitter:
-    """Return the splitter that `cv` and `groups`, `stratify` or `time` stand for; the groups of a ranking stay whole."""
+    """Return the splitter described by `cv` and `groups`, `stratify` or `time`; the groups of a ranking stay whole."""
     cv = data["cv"]
     if cv is None:
         raise ParameterError.here(
@@ -148,7 +148,7 @@ def _splitter(data: Mapping[str, Any], group: str | None = None) -> Splitter:
 
 @dataclass(frozen=True)
 class _Constant(FoldAssignment):
-    """The same cell for every row."""
+    """Assigns the same cell to every row."""
 
     cell: int
     made_at: str = ""
@@ -159,7 +159,7 @@ class _Constant(FoldAssignment):
 
 
 def _groups(data: Any, schema: Mapping[str, pl.DataType], absent: Mapping[str, pl.DataType]) -> RowGroups:
-    """The rows in the types of the schema, missing values as null: of a table here, of a Dataset in the object store."""
+    """Convert rows to the types of the schema, with missing values as null: a table in this process, a Dataset in the object store."""
     conform = ConformedRows(schema, absent)
     if type(data).__module__.partition(".")[0] == "ray":
         return groups_in_store().StoredGroups.of_dataset(data, conform, pl.Schema({**schema, **absent}))  # type: ignore[no-any-return]
@@ -168,7 +168,7 @@ def _groups(data: Any, schema: Mapping[str, pl.DataType], absent: Mapping[str, p
 
 
 def _joined(train: RowGroups, test: RowGroups) -> RowGroups:
-    """The training rows, and the test rows below them; where one of them is in the object store both are."""
+    """Concatenate the training rows and the test rows; if one of them is in the object store, both are put there."""
     order = list(train.schema)
     if isinstance(train, TableGroups) and isinstance(test, TableGroups):
         return train.joined(TableGroups([frame.select(map(pl.col, order)) for frame in test.frames()]))
@@ -178,7 +178,7 @@ def _joined(train: RowGroups, test: RowGroups) -> RowGroups:
 
 
 def engine_of(groups: RowGroups) -> GroupEngine:
-    """Return what scans these rows from the driver."""
+    """Return the engine that scans these rows from the driver."""
     engine: GroupEngine = GroupEngine() if groups.is_here else groups_in_store().TaskGroupEngine()
     return engine
 

@@ -1,4 +1,4 @@
-"""The configurations of a random or grid search, in their order: the same seed gives the same ones, wherever trials run."""
+"""The configurations of a random or grid search, in a fixed order: the same seed gives the same configurations."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from rayline.tune.domains import Domain
 Path = tuple[Any, ...]
 
 PASSES = 20
-"""How often functions of other parameters are tried, as these may be functions, too."""
+"""The maximum number of passes over functions of other parameters, which may themselves be functions."""
 
 
-class _NotDrawn(Exception):  # noqa: N818  # no error: it is drawn later
+class _NotDrawn(Exception):  # noqa: N818  # not an error: it is drawn later
     """A function reads a parameter that is not drawn yet."""
 
 
 class DrawnConfig(Mapping[str, Any]):
-    """The parameters that are drawn already, as a function of them reads them: `config["x"]`, `config.x`, and `spec.config.x`
-    of Ray's older functions."""
+    """The parameters drawn so far, as functions of them read them: `config["x"]`, `config.x`, and `spec.config.x`
+    in Ray's older functions."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._config = config
@@ -50,7 +50,7 @@ class DrawnConfig(Mapping[str, Any]):
 
 
 def is_grid(value: Any) -> bool:
-    """Whether this is a `tune.grid_search([…])`."""
+    """Return whether this is a `tune.grid_search([…])`."""
     return isinstance(value, Mapping) and set(value) == {"grid_search"}
 
 
@@ -67,7 +67,7 @@ def variants(
     Parameters
     ----------
     points
-        Values that the first samples have, in place of what would be drawn.
+        Fixed values of the first samples, in place of drawn ones.
     constant
         Whether all combinations of the grids have the same draw, rather than one each.
     """
@@ -86,14 +86,14 @@ def _expanded(space: Any, random: np.random.Generator, *, constant: bool) -> Ite
         space = _drawn(space, [path for path in config if path not in grids], random, lenient=True)
     for values in product(
         *(list(config[path]["grid_search"]) for path in reversed(grids))
-    ):  # the first changes fastest
+    ):  # the first one varies fastest
         one = _set(space, dict(zip(reversed(grids), values, strict=True)))
         one = _drawn(one, [path for path in config if path not in grids], random)
         yield from _expanded(one, random, constant=constant)  # a value of a grid may itself be a domain
 
 
 def _drawn(space: Any, paths: Sequence[Path], random: np.random.Generator, *, lenient: bool = False) -> Any:
-    """The space with values in place of these domains; functions of others come after them."""
+    """Draw values in place of these domains; functions of other parameters are evaluated after them."""
     left = [path for path in paths if isinstance(_at(space, path), Domain)]
     for _ in range(PASSES):
         waiting = []
@@ -107,7 +107,7 @@ def _drawn(space: Any, paths: Sequence[Path], random: np.random.Generator, *, le
                 raise ParameterError(
                     f"tune.run: no value of {name!r} can be drawn: {type(error).__name__}: {first_line(error)}.",
                     f"Expected a domain with values, or a function of other parameters; got {_at(space, path)!r}.",
-                    "correct it; a function is given a dict of the parameters that are drawn already.",
+                    "correct it; a function gets a dict of the parameters drawn so far.",
                 ) from error
             else:
                 space = _set(space, {path: value})
@@ -117,12 +117,12 @@ def _drawn(space: Any, paths: Sequence[Path], random: np.random.Generator, *, le
     raise ParameterError(
         f"tune.run: {['/'.join(map(str, path)) for path in left]} are functions of one another.",
         "Expected functions of parameters that are drawn.",
-        "let one of them not read the others.",
+        "change one of them so that it does not read the others.",
     )
 
 
 def _unresolved(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """Domains and grids, by where they stand, also in lists and in dicts that are parameters."""
+    """Return domains and grids by their path, also in lists and in dicts that are parameters."""
     if isinstance(value, Domain) or is_grid(value):
         yield path, value
     elif type(value) is dict:
@@ -149,7 +149,7 @@ def _at(space: Any, path: Path) -> Any:
 
 
 def _set(space: Any, values: Mapping[Path, Any]) -> Any:
-    """A copy with these values; what it is made of is copied only along their paths."""
+    """Return a copy with these values; containers are copied only along their paths."""
     here: dict[Any, dict[Path, Any]] = {}
     for path, value in values.items():
         if not path:
