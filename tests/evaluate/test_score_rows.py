@@ -41,11 +41,11 @@ def same(one: ScoreTable, other: ScoreTable) -> None:
 
 @given(st.lists(singles, min_size=1, max_size=80), st.sampled_from([4, 64, 1000]), st.sampled_from([4, 128]))
 @settings(max_examples=150, deadline=None)
-def test_single_precision_makes_the_same_table(scores: list[float], most: int, bins: int) -> None:
+def test_single_precision_makes_the_same_table(scores: list[float], max_scores: int, bins: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(score_table, "MAX_BINS", bins)
-        one = ScoreTable.of_rows(ScoreRows.of(batch(scores), ("class", 1)), most)
-        other = ScoreTable.of_rows(ScoreRows.of(batch(scores, is_weighted=True), ("class", 1)), most)
+        one = ScoreTable.of_rows(ScoreRows.of(batch(scores), ("class", 1)), max_scores)
+        other = ScoreTable.of_rows(ScoreRows.of(batch(scores, is_weighted=True), ("class", 1)), max_scores)
         same(one, other)
 
 
@@ -82,12 +82,12 @@ def test_rows_in_parts_of_either_precision(parts: list[list[float]]) -> None:
 
 @given(st.lists(st.integers(0, 2**64 - 1), max_size=50), st.integers(1, 20), st.sampled_from([np.uint32, np.uint64]))
 @settings(max_examples=150, deadline=None)
-def test_the_level_is_the_lowest_that_suffices(values: list[int], most: int, kind: Any) -> None:
+def test_the_level_is_the_lowest_that_suffices(values: list[int], max_scores: int, kind: Any) -> None:
     keys = np.sort(np.array([value >> (64 - 8 * kind().itemsize) for value in values], kind))
-    found = level_of(keys, most)
+    found = level_of(keys, max_scores)
     distinct = [len({int(key) >> level for key in keys}) for level in (found - 1, found) if level >= 0]
-    assert distinct[-1] <= most
-    assert found == 0 or distinct[0] > most
+    assert distinct[-1] <= max_scores
+    assert found == 0 or distinct[0] > max_scores
 
 
 @given(st.lists(st.floats(0.0, 1.0, allow_subnormal=False), min_size=2, max_size=50, unique=True))

@@ -40,14 +40,14 @@ def test_a_class_can_be_chosen(make_client: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("case", "most"), [("xgboost", explanations.MAX_EXACT_ROWS), ("forest", explanations.MAX_ESTIMATED_ROWS)]
+    ("case", "n_rows_max"), [("xgboost", explanations.MAX_EXACT_ROWS), ("forest", explanations.MAX_ESTIMATED_ROWS)]
 )
-def test_many_rows_are_refused(case: str, most: int, make_client: Any) -> None:
+def test_many_rows_are_refused(case: str, n_rows_max: int, make_client: Any) -> None:
     client = make_client(fitted(CASES[case][0], "late"), name="m")
-    rows = table(most + 1, seed=1).select(COLUMNS).to_dicts()
+    rows = table(n_rows_max + 1, seed=1).select(COLUMNS).to_dicts()
     refused = client.post("/explain", json=rows)
     assert refused.status_code == 422
-    assert f"at most {most} rows" in refused.json()["error"]
+    assert f"at most {n_rows_max} rows" in refused.json()["error"]
     assert client.post("/explain", json=[{"a": 1}]).status_code == 422
     assert client.post("/explain", content=b"{", headers={"content-type": "application/json"}).status_code == 400
     assert client.get("/explain").status_code == 405

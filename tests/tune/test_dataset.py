@@ -148,7 +148,7 @@ WORKERS = train.XGBoostTrainer(
 def test_a_search_with_workers_gives_the_bits_of_the_table(
     rows: pl.DataFrame, stages: Preprocessor, ray_session: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared_cache, "LEAST_BYTES", 0)  # prepared folds are made and kept where all trials find them
+    monkeypatch.setattr(shared_cache, "MIN_BYTES", 0)  # prepared folds are made and kept where all trials find them
     options: dict[str, Any] = {"trainer": WORKERS, "num_samples": 2, "cv": 2}
     one, other = search(rows, stages, **options), search(data.from_polars(rows).repartition(3), stages, **options)
     assert found(one) == found(other)

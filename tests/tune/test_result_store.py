@@ -20,15 +20,15 @@ from rayline.tune.trial_record import FoldScore
 
 
 def test_write_and_read(tmp_path: Path) -> None:
-    journal = ResultStore(tmp_path)
+    store = ResultStore(tmp_path)
     score, scores = FoldScore(1, 0.5, 3, key="abc"), np.array([[0.1, 0.9], [0.5, 0.5]], dtype=np.float32)
-    journal.write(score, scores)
-    assert journal.known() == {"abc": score.to_json()}
-    found = journal.scores("abc")
+    store.write(score, scores)
+    assert store.known() == {"abc": score.to_json()}
+    found = store.scores("abc")
     assert found is not None
     assert found.dtype == np.float32
     assert np.array_equal(found, scores)
-    assert journal.scores("other") is None
+    assert store.scores("other") is None
     assert sorted(p.name for p in tmp_path.iterdir()) == ["abc.json", "abc.npy"]
 
 
@@ -37,26 +37,26 @@ def test_write_and_read(tmp_path: Path) -> None:
     [b"", b"{", b'{"format_version": 2, "fold": {}}', b'{"format_version": 1, "fold": {"x": 1}}', b"\x80\x04."],
 )
 def test_strange_files_are_not_believed(tmp_path: Path, content: bytes) -> None:
-    journal = ResultStore(tmp_path)
-    journal.write(FoldScore(0, 0.5, 3, key="good"), np.zeros(3))
+    store = ResultStore(tmp_path)
+    store.write(FoldScore(0, 0.5, 3, key="good"), np.zeros(3))
     (tmp_path / "bad.json").write_bytes(content)
     (tmp_path / "bad.npy").write_bytes((tmp_path / "good.npy").read_bytes())
-    assert list(journal.known()) == ["good"]
+    assert list(store.known()) == ["good"]
 
 
 def test_a_score_without_its_predictions_is_computed_again(tmp_path: Path) -> None:
-    journal = ResultStore(tmp_path)
-    journal.write(FoldScore(0, 0.5, 3, key="k"), np.zeros(3))
+    store = ResultStore(tmp_path)
+    store.write(FoldScore(0, 0.5, 3, key="k"), np.zeros(3))
     (tmp_path / "k.npy").unlink()
-    assert journal.known() == {}
+    assert store.known() == {}
 
 
 def test_a_nameless_journal_goes_with_its_object() -> None:
-    journal = ResultStore()
-    journal.write(FoldScore(0, 0.5, 3, key="k"), np.zeros(3))
-    path = journal._path
+    store = ResultStore()
+    store.write(FoldScore(0, 0.5, 3, key="k"), np.zeros(3))
+    path = store._path
     assert path.exists()
-    del journal
+    del store
     gc.collect()
     assert not path.exists()
 

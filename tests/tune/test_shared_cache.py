@@ -19,12 +19,12 @@ from rayline.tune.shared_cache import CacheActor, _packed, _unpacked
 
 def test_one_makes_and_the_others_wait() -> None:
     async def story() -> list[Any]:
-        keeper = CacheActor(100)
-        assert await keeper.ask("a") is None  # the first makes it
-        waiting = [asyncio.ensure_future(keeper.ask("a")) for _ in range(3)]
+        cache_actor = CacheActor(100)
+        assert await cache_actor.ask("a") is None  # the first makes it
+        waiting = [asyncio.ensure_future(cache_actor.ask("a")) for _ in range(3)]
         await asyncio.sleep(0)
         assert not any(w.done() for w in waiting)
-        await keeper.keep("a", [1], 10)
+        await cache_actor.keep("a", [1], 10)
         return [await w for w in waiting]
 
     assert asyncio.run(story()) == [[1]] * 3
@@ -32,28 +32,28 @@ def test_one_makes_and_the_others_wait() -> None:
 
 def test_after_a_failure_or_a_death_another_one_makes() -> None:
     async def story() -> None:
-        keeper = CacheActor(100)
-        assert await keeper.ask("a") is None
-        second = asyncio.ensure_future(keeper.ask("a"))
+        cache_actor = CacheActor(100)
+        assert await cache_actor.ask("a") is None
+        second = asyncio.ensure_future(cache_actor.ask("a"))
         await asyncio.sleep(0)
-        await keeper.keep("a", None)
+        await cache_actor.keep("a", None)
         assert await second is None
-        assert await keeper.ask("a", wait_timeout_s=0.01) is None  # the second is silent for too long
+        assert await cache_actor.ask("a", wait_timeout_s=0.01) is None  # the second is silent for too long
 
     asyncio.run(story())
 
 
 def test_the_least_recently_used_go_first() -> None:
     async def story() -> None:
-        keeper = CacheActor(25)
+        cache_actor = CacheActor(25)
         for key in "ab":
-            await keeper.keep(key, [key], 10)
-        assert await keeper.ask("a") == ["a"]
-        await keeper.keep("c", ["c"], 10)
-        assert await keeper.ask("b") is None
-        assert await keeper.ask("a") == ["a"]
-        await keeper.keep("d", ["d"], 26)  # larger than all there is
-        assert await keeper.ask("d") is None
+            await cache_actor.keep(key, [key], 10)
+        assert await cache_actor.ask("a") == ["a"]
+        await cache_actor.keep("c", ["c"], 10)
+        assert await cache_actor.ask("b") is None
+        assert await cache_actor.ask("a") == ["a"]
+        await cache_actor.keep("d", ["d"], 26)  # larger than all there is
+        assert await cache_actor.ask("d") is None
 
     asyncio.run(story())
 
@@ -89,7 +89,7 @@ def test_trials_that_share_have_the_same_scores(
     data = {"train_dataset": table, "train_pipeline": preprocessor, "cv": 3, "target_columns": ["late"]}
     trainer = train.XGBoostTrainer({"subsample": 0.8}, num_boost_round=5)
     alone = tune.run(trainer, data, SPACE, num_samples=6)
-    monkeypatch.setattr(shared_cache, "LEAST_BYTES", 0)
+    monkeypatch.setattr(shared_cache, "MIN_BYTES", 0)
     shared = tune.run(trainer, data, SPACE, num_samples=6)
     assert [(t.config, t.scores) for t in shared.trials] == [(t.config, t.scores) for t in alone.trials]
     assert shared.oof.equals(alone.oof)
@@ -97,8 +97,8 @@ def test_trials_that_share_have_the_same_scores(
 
 @ray.remote(num_cpus=0)
 class Maker:
-    def __init__(self, keeper: Any) -> None:
-        self.shelf = shared_cache.SharedCache(keeper)
+    def __init__(self, cache_actor: Any) -> None:
+        self.shelf = shared_cache.SharedCache(cache_actor)
 
     def made(self, key: str, seconds: float = 0.0) -> int:
         made = []
@@ -117,13 +117,13 @@ class Maker:
 
 @pytest.mark.ray
 def test_actors_share_and_what_died_is_made_again(ray_session: Any) -> None:
-    keeper = shared_cache.start_cache()
-    one, two = Maker.remote(keeper), Maker.remote(keeper)  # type: ignore[attr-defined]
+    cache_actor = shared_cache.start_cache()
+    one, two = Maker.remote(cache_actor), Maker.remote(cache_actor)  # type: ignore[attr-defined]
     assert sum(ray.get([actor.made.remote("a", 0.5) for actor in (one, two)])) == 1
     assert ray.get(one.made.remote("b")) == 1
     one.die.remote()
     time.sleep(1.0)
     assert ray.get(two.made.remote("b")) == 1  # the object went with its owner
     assert ray.get(two.made.remote("b")) == 0
-    ray.kill(keeper)
+    ray.kill(cache_actor)
     assert ray.get(two.made.remote("c")) == 1  # alone

@@ -461,9 +461,9 @@ def _gcs_client(address: str) -> Any:
     return GcsClient(address=address)
 
 
-def input_files(data: Any, most: int) -> list[tuple[str, int, int]] | None:
+def input_files(data: Any, max_files: int) -> list[tuple[str, int, int]] | None:
     """Return path, size in bytes and time of change (ns) of each file that a Dataset reads; None when it reads anything else, more
-    than `most` files, or what Ray does not say."""
+    than `max_files` files, or what Ray does not say."""
     plan = getattr(data, "_logical_plan", None)
     if plan is None or _LOGICAL_PLAN.find() is None:
         return None
@@ -476,17 +476,17 @@ def input_files(data: Any, most: int) -> list[tuple[str, int, int]] | None:
         system = getattr(operator, "filesystem", None) or getattr(source, "_filesystem", None)
         if not paths or system is None:
             return None
-        listed = _listed(system, list(paths), most)
+        listed = _listed(system, list(paths), max_files)
         if listed is None:
             return None
         files += listed
-    return files if len(files) <= most else None
+    return files if len(files) <= max_files else None
 
 
-def _listed(system: Any, paths: list[str], most: int) -> list[tuple[str, int, int]] | None:
+def _listed(system: Any, paths: list[str], max_files: int) -> list[tuple[str, int, int]] | None:
     from pyarrow import fs
 
-    if len(paths) > most:
+    if len(paths) > max_files:
         return None
     try:
         infos = system.get_file_info(paths)
@@ -495,7 +495,7 @@ def _listed(system: Any, paths: list[str], most: int) -> list[tuple[str, int, in
     except Exception:  # a storage that does not answer now: the reading will say what is wrong
         return None
     files = [info for info in infos if info.type == fs.FileType.File]
-    if len(files) > most or any(info.mtime_ns is None for info in files):
+    if len(files) > max_files or any(info.mtime_ns is None for info in files):
         return None
     return [(info.path, info.size, info.mtime_ns) for info in files]
 

@@ -287,21 +287,21 @@ def _other_form(missing: Iterable[str], present: Iterable[str]) -> str:
     return ""
 
 
-def shorten(names: Iterable[Any], most: int = 8) -> str:
+def shorten(names: Iterable[Any], limit: int = 8) -> str:
     """Format names for a message and cut long lists: `['a', 'b', … 12 more]`."""
     names = list(names)
-    shown = ", ".join(repr(name) for name in names[:most])
-    return f"[{shown}]" if len(names) <= most else f"[{shown}, … {len(names) - most} more]"
+    shown = ", ".join(repr(name) for name in names[:limit])
+    return f"[{shown}]" if len(names) <= limit else f"[{shown}, … {len(names) - limit} more]"
 
 
-def first_line(error: BaseException | str, most: int = LONGEST) -> str:
-    """Return the first line of another library's error, which often goes on with its internals; cut to `most` characters.
+def first_line(error: BaseException | str, limit: int = LONGEST) -> str:
+    """Return the first line of another library's error, which often goes on with its internals; cut to `limit` characters.
 
     >>> first_line(ValueError("no such column: x\\n\\nResolved plan until failure: ..."))
     'no such column: x'
     """
     line = str(error).strip().partition("\n")[0]
-    return line if len(line) <= most else f"{line[: most - 1]}…"
+    return line if len(line) <= limit else f"{line[: limit - 1]}…"
 
 
 def counted(n: int, noun: str) -> str:

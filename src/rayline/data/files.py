@@ -15,7 +15,7 @@ import pyarrow.parquet
 
 from rayline.core.errors import DataError, ParameterError, SchemaError, at, first_line, place
 
-MOST_FILES = 1000
+MAX_FILES = 1000
 """So many files are looked at before the read; of more, the first ones."""
 
 
@@ -113,7 +113,7 @@ def common_schema(
         raise ParameterError.value("missing_columns", "'raise' or 'null'", missing_columns)
     types: dict[str, tuple[pa.DataType, Path]] = {}
     schemas: list[tuple[Path, pa.Schema]] = []
-    for path in paths[:MOST_FILES]:
+    for path in paths[:MAX_FILES]:
         if not path.stat().st_size:
             raise DataError.here(
                 f"{str(path)!r} is empty.",

@@ -160,10 +160,10 @@ class DistributedRun:
         RaylineError
             Raised by the function itself.
         """
-        packed, most = self._call.packed(), self._call.max_failures
+        packed, max_failures = self._call.packed(), self._call.max_failures
         shares: DataShards | None = None
         before: TrainingError | None = None
-        for attempt in range(most + 1):
+        for attempt in range(max_failures + 1):
             plan = self._planned(before)
             try:
                 with self._workers(plan) as group:
@@ -174,8 +174,8 @@ class DistributedRun:
                         results = self._attempt(group, rendezvous, shares)
                 return results
             except WorkerLostError as lost:
-                error = lost.as_error(plan, attempt, most)
-                if attempt == most or not isinstance(error, TrainingError):
+                error = lost.as_error(plan, attempt, max_failures)
+                if attempt == max_failures or not isinstance(error, TrainingError):
                     raise error from lost.error
                 self._listener.begin_again()
                 before = error

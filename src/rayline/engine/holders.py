@@ -11,7 +11,7 @@ from ray.util.placement_group import placement_group_table
 from rayline.compat.ray import live_actors
 from rayline.core.errors import counted
 
-MOST = 4
+MAX_HOLDERS = 4
 """The most holders that a line names."""
 
 PROGRAM = 60
@@ -35,10 +35,10 @@ def holders(resource: str, used: float) -> str:
     actors = _found(resource)
     named = [(amount, n, holder) for holder, (amount, n) in actors.items()]
     named.sort(key=lambda entry: -entry[0])
-    parts = [f"{holder.described(n)} ({amount:g} {resource})" for amount, n, holder in named[:MOST]]
-    rest = used - sum(amount for amount, _, _ in named[:MOST])
+    parts = [f"{holder.described(n)} ({amount:g} {resource})" for amount, n, holder in named[:MAX_HOLDERS]]
+    rest = used - sum(amount for amount, _, _ in named[:MAX_HOLDERS])
     if rest > 0.005:
-        parts.append(f"{'tasks and other actors' if len(named) > MOST else 'tasks'} ({rest:g} {resource})")
+        parts.append(f"{'tasks and other actors' if len(named) > MAX_HOLDERS else 'tasks'} ({rest:g} {resource})")
     return ", ".join(parts)
 
 

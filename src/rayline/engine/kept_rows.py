@@ -261,7 +261,7 @@ class _RecentRows:
     def keep(self, used: Mapping[int, tuple[Dataset, Stamp, KeptRows]]) -> None:
         """Keep the rows of a step, and let go of those whose time is over or that were used longest ago where there are too many."""
         seconds = keep_s()
-        now, most = time.monotonic(), min(RECENT_BYTES, _room())
+        now, max_bytes = time.monotonic(), min(RECENT_BYTES, _room())
         with self._lock:
             for key, (data, stamp, rows) in used.items():
                 self._rows.pop(key, None)
@@ -269,7 +269,7 @@ class _RecentRows:
                     self._rows[key] = _Recent(weakref.ref(data), (stamp, _session()), rows, now + seconds)
             for key in [key for key, kept in self._rows.items() if kept.until <= now or kept.data() is None]:
                 del self._rows[key]
-            while sum(kept.rows.size_bytes for kept in self._rows.values()) > most:
+            while sum(kept.rows.size_bytes for kept in self._rows.values()) > max_bytes:
                 self._rows.popitem(last=False)
             if self._timer is not None:
                 self._timer.cancel()

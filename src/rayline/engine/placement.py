@@ -156,8 +156,8 @@ def busy(what: str, *names: str) -> str:
 
 def _share(cluster: Mapping[str, Mapping[str, float]], num_workers: int, requested: Mapping[str, float]) -> float:
     """Return the largest whole number of CPUs that every worker can have; 0 when there are fewer CPUs than workers."""
-    most = int(max((has.get("CPU", 0.0) for has in cluster.values()), default=0.0))
-    for cpus in range(most, 0, -1):
+    max_cpus = int(max((has.get("CPU", 0.0) for has in cluster.values()), default=0.0))
+    for cpus in range(max_cpus, 0, -1):
         if sum(_fits(has, {**requested, "CPU": cpus}) for has in cluster.values()) >= num_workers:
             return float(cpus)
     return 0.0

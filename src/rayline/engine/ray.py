@@ -184,12 +184,12 @@ class RayEngine(Engine):
         shipped = ray.put(SerializedFunction.of(function))
         under_way: deque[ray.ObjectRef[int]] = deque()
         written: int = 0
-        with _answering("write"), _part_writers(placement) as (most, writer), _cancelled(under_way):
+        with _answering("write"), _part_writers(placement) as (max_tasks, writer), _cancelled(under_way):
             for number, pieces in enumerate(_cut(_rows(_own(data)), files.rows_per_file)):
                 if number in done:
                     written += files.n_rows(number)
                     continue
-                if len(under_way) >= most:
+                if len(under_way) >= max_tasks:
                     written += ray.get(under_way.popleft())
                 under_way.append(writer().remote(number, pieces, shipped, files, placement.batch_size))
             while under_way:
@@ -378,12 +378,17 @@ def _part_writers(placement: Placement) -> Iterator[tuple[int, Callable[[], Any]
 
 
 def _all_rows(
-    train: Any, test: Any, prepare: TableFunction | None, prepare_test: TableFunction | None, most: int, least: int
+    train: Any,
+    test: Any,
+    prepare: TableFunction | None,
+    prepare_test: TableFunction | None,
+    max_workers: int,
+    min_workers: int,
 ) -> tuple[list[BlockSlice], list[BlockSlice] | None]:
-    """Prepare the rows for `least` to `most` workers. Raises DataError when there are too few."""
-    rows, others = _placed(train, prepare, most), _placed(test, prepare_test, most)
+    """Prepare the rows for at most `max_workers` workers, with at least one row for each of `min_workers`. Raises DataError when there are too few."""
+    rows, others = _placed(train, prepare, max_workers), _placed(test, prepare_test, max_workers)
     if train is not None:
-        _refuse_too_few(rows, least)
+        _refuse_too_few(rows, min_workers)
     if test is not None:
         _refuse_too_few(others, 1, " (test data)")
     return rows, None if test is None else others
@@ -451,12 +456,12 @@ def _tasks(
     """Run a function on each block in a task of its own, at most two per CPU at a time, and yield what it made, in order, and its
     rows and bytes."""
     task, shipped = run_on_block.options(num_returns=2), ray.put(work)
-    most = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    max_tasks = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
     under_way: deque[Any] = deque()
     with _cancelled(under_way):
         for bundle in bundles:
             for ref in bundle.block_refs:
-                if len(under_way) >= most:
+                if len(under_way) >= max_tasks:
                     ray.wait([under_way[0][1]])
                     yield under_way.popleft()
                 under_way.append(task.remote(shipped, ref))

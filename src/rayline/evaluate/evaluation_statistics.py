@@ -117,12 +117,12 @@ class SliceStatistics:
             for name, targets in self.parts.items()
         }
 
-    def with_tables(self, most: int) -> Self:
+    def with_tables(self, max_scores: int) -> Self:
         """Return the statistics with sorted tables, exact up to so many different scores, in place of rows."""
 
         def table(part: Part, name: str, place: int) -> Any:
             statistic = self.parts[name][place][part]
-            return ScoreTable.of_rows(statistic, most) if isinstance(statistic, ScoreRows) else statistic
+            return ScoreTable.of_rows(statistic, max_scores) if isinstance(statistic, ScoreRows) else statistic
 
         return type(self)(self.n_rows, self._each(table))
 

@@ -92,17 +92,17 @@ class ScoreTable(ScoreWeights):
         return cls.of_rows(ScoreRows.of(batch, options["of"]), MAX_SCORES)
 
     @classmethod
-    def of_rows(cls, unsorted: ScoreRows, most: int, *, with_buckets: bool = True) -> Self:
+    def of_rows(cls, unsorted: ScoreRows, max_scores: int, *, with_buckets: bool = True) -> Self:
         """Return the table of rows, exact up to so many different scores; without buckets it has no bins."""
         rows = unsorted.sorted(with_buckets=with_buckets)
         if not len(rows.keys):
-            return cls(most=most)
+            return cls(max_scores=max_scores)
         more = 0 if rows.keys.dtype == np.uint64 else SINGLE_BITS  # trailing bits that are 0 in keys of 64 bits
-        level = level_of(rows.keys, most)
+        level = level_of(rows.keys, max_scores)
         starts = run_starts(rows.keys >> rows.keys.dtype.type(level) if level else rows.keys)
         weights = _label_weights(rows, starts, unsorted.n_labels)
         level += more if level else 0
-        table = cls(wide_keys(rows.keys[starts]) >> np.uint64(level), weights, level, most=most)
+        table = cls(wide_keys(rows.keys[starts]) >> np.uint64(level), weights, level, max_scores=max_scores)
         if not (unsorted.n_buckets and with_buckets):
             return table
         places = bin_keys(rows.keys, odds=unsorted.odds)

@@ -136,8 +136,8 @@ class _Trainer(transformers.Trainer):
     def get_train_dataloader(self) -> Any:
         # Not "prepared" by Accelerate, which would give each worker only a part of its rows.
         rows, size = self.train_dataset, self.args.per_device_train_batch_size
-        most, least = _total(len(rows), "MAX"), _total(len(rows), "MIN")
-        batches = _ExampleBatches(rows, int(min(-(-most // size), least)), self.data_collator)
+        n_most, n_least = _total(len(rows), "MAX"), _total(len(rows), "MIN")
+        batches = _ExampleBatches(rows, int(min(-(-n_most // size), n_least)), self.data_collator)
         return torch.utils.data.DataLoader(batches, batch_size=None)
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **more: Any) -> Any:

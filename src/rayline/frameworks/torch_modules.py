@@ -251,12 +251,15 @@ def built(
     module: Any,
     kwargs: Mapping[str, Any],
     inputs: str = "matrix",
-    least: int = 1,
+    min_outputs: int = 1,
     link: str = "identity",
 ) -> Any:
     """Return a new module for the context's features and target with at least this number of outputs, its spec attached."""
     make, features = resolve_module(module), context.train.head
-    shapes = {"in_features": ModuleInputs(features, inputs).width, "out_features": max(context.target.n_outputs, least)}
+    shapes = {
+        "in_features": ModuleInputs(features, inputs).width,
+        "out_features": max(context.target.n_outputs, min_outputs),
+    }
     new, full = build(make, kwargs, shapes)
     about = ModuleSpec(
         make=None if isinstance(make, torch.nn.Module) else make,

@@ -25,7 +25,7 @@ from rayline.inference.svg_plots import SVGPlot, number
 if TYPE_CHECKING:
     from rayline.inference.pipeline import InferencePipeline
 
-MOST = 20
+MAX_FEATURES = 20
 """Features that the importance shows."""
 
 _TASKS = {
@@ -41,7 +41,7 @@ _PAGES, _TEXTS = (".html", ".htm"), (".md", ".markdown")
 EXPLAINED_ROWS = 1_000
 """Rows of `data` whose predictions are explained: the first ones."""
 
-MOST_ROWS = 100_000
+MAX_ROWS = 100_000
 """Rows of `data` that are looked at: the first ones."""
 
 
@@ -128,8 +128,8 @@ def model_card(
 
 
 def _rows(pipeline: InferencePipeline, data: Any) -> pl.DataFrame:
-    few = data.limit(MOST_ROWS) if hasattr(data, "limit") else data
-    table = registry.engine_for(few).collect(few).head(MOST_ROWS)
+    few = data.limit(MAX_ROWS) if hasattr(data, "limit") else data
+    table = registry.engine_for(few).collect(few).head(MAX_ROWS)
     missing = [n for n in (*pipeline.input_schema, *pipeline.target.columns) if n not in table.columns]
     if missing:
         raise SchemaError.missing(missing, table.columns, where="model_card (data)")
@@ -254,13 +254,13 @@ def _ranked(importance: Mapping[str, float] | None) -> list[tuple[str, float]]:
 def _shares(ranked: Sequence[tuple[str, float]]) -> list[tuple[str, float]]:
     """The first ones, each as a share of all."""
     total = sum(abs(value) for _, value in ranked) or 1.0
-    return [(name, abs(value) / total) for name, value in ranked[:MOST]]
+    return [(name, abs(value) / total) for name, value in ranked[:MAX_FEATURES]]
 
 
 def _rest(ranked: Sequence[tuple[str, float]], noun: str) -> str:
     """What is said of those that are not shown."""
     total = sum(abs(value) for _, value in ranked)
-    rest = ranked[MOST:]
+    rest = ranked[MAX_FEATURES:]
     if not rest or not total:
         return ""
     return f"Shares of all {counted(len(ranked), noun)}; those not shown have {sum(abs(v) for _, v in rest) / total:.1%} together."
@@ -334,9 +334,9 @@ def _html(title: str, about: str, sections: Sequence[_Section]) -> str:
         out.append(f"<h2>{html.escape(section.title)}</h2>")
         if section.text:
             out.append(f"<p>{html.escape(section.text)}</p>")
-        most = max((value for _, value in section.bars), default=0.0) or 1.0
+        longest = max((value for _, value in section.bars), default=0.0) or 1.0
         rows: list[Sequence[design.Cell]] = [*section.rows]
-        rows += [(name, (value / most, f"{value:.1%}")) for name, value in section.bars]
+        rows += [(name, (value / longest, f"{value:.1%}")) for name, value in section.bars]
         if rows:
             out.append(design.html_table(section.head, rows))
         if section.plots:

@@ -18,9 +18,9 @@ from rayline.inference.svg_plots import SVGPlot, number
 
 Array = npt.NDArray[Any]
 
-MOST_POINTS = 200
-MOST_DOTS = 800
-MOST_CLASSES = 12
+MAX_POINTS = 200
+MAX_DOTS = 800
+MAX_CLASSES = 12
 BINS = 10
 
 
@@ -84,7 +84,7 @@ def performance(target: Target, scores: Array, table: pl.DataFrame) -> list[SVGP
     plots = [_roc(classes, chances, truth)]
     if len(classes) == 2:
         plots.append(_calibration(classes[1], chances[:, 1], truth))
-    if len(classes) <= MOST_CLASSES:
+    if len(classes) <= MAX_CLASSES:
         counts = np.zeros((len(classes), len(classes)), np.int64)
         np.add.at(counts, (truth, target.codes(scores)[0].astype(np.int64)), 1)
         svg = svg_plots.confusion_table(classes, counts.tolist(), x="predicted", y="true")
@@ -105,7 +105,7 @@ def _roc(classes: Sequence[str], chances: Array, truth: Array) -> SVGPlot:
             x, y = np.concatenate([[0], misses / misses[-1]]), np.concatenate([[0], hits / hits[-1]])
             area = f"{classes[code]} {float(np.trapezoid(y, x)):.3f}"
             areas.append(area)
-            some = np.unique(np.linspace(0, len(x) - 1, MOST_POINTS).astype(int))
+            some = np.unique(np.linspace(0, len(x) - 1, MAX_POINTS).astype(int))
             series[area] = list(zip(x[some].tolist(), y[some].tolist(), strict=True))
     svg = svg_plots.lines(series, x="false positive rate", y="true positive rate", diagonal=True, unit=True)
     some_of = f"The first {len(COLORS)} of {len(classes)} classes. " if len(classes) > len(COLORS) else ""
@@ -131,7 +131,7 @@ def _regression(target: Target, scores: Array, table: pl.DataFrame) -> list[SVGP
             {"true": table[truth].cast(pl.Float64), "got": predicted[column].cast(pl.Float64)}
         ).drop_nulls()
         error = (both["got"] - both["true"]).to_numpy()
-        every = max(1, both.height // MOST_DOTS)
+        every = max(1, both.height // MAX_DOTS)
         dots = both.gather_every(every).rows()
         caption = f"One row in {every} is shown. " * (every > 1) + "On the dashed line the prediction is the truth."
         svg = svg_plots.lines({name: dots}, x=f"true {truth}", y="predicted", diagonal=True, dots=True)

@@ -56,9 +56,11 @@ def ticks(low: float, high: float) -> list[tuple[float, str]]:
     step = 10 ** math.floor(math.log10((high - low) / 4))
     step = next((step * k for k in (1, 2, 2.5, 5, 10) if (high - low) / (step * k) <= 5), step * 10)
     places = [step * k for k in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
-    most = max(map(abs, places), default=0.0)
-    size, unit = next(((s, u) for s, u in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")) if most >= s * 10), (1, ""))
-    if most >= 1e16 or 0 < most < 1e-3:
+    limit = max(map(abs, places), default=0.0)
+    size, unit = next(
+        ((s, u) for s, u in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")) if limit >= s * 10), (1, "")
+    )
+    if limit >= 1e16 or 0 < limit < 1e-3:
         return [(place, f"{place:.2g}") for place in places]
     digits = max(
         0,
@@ -267,17 +269,17 @@ def _range(values: Sequence[float], pad: float) -> tuple[float, float]:
     return low - pad * (high - low), high + pad * (high - low)
 
 
-def _cut(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
-def _wrapped(text: str, most: int) -> list[str]:
+def _wrapped(text: str, limit: int) -> list[str]:
     """A name on one or two lines of so many characters."""
-    if len(text) <= most:
+    if len(text) <= limit:
         return [text]
-    space = text.rfind(" ", 0, most + 1)
-    first, rest = (text[:space], text[space + 1 :]) if space > 0 else (text[: most - 1] + "-", text[most - 1 :])
-    return [first, _cut(rest, most)]
+    space = text.rfind(" ", 0, limit + 1)
+    first, rest = (text[:space], text[space + 1 :]) if space > 0 else (text[: limit - 1] + "-", text[limit - 1 :])
+    return [first, _cut(rest, limit)]
 
 
 def _line(places: Points, color: str, *, dash: str = "") -> str:

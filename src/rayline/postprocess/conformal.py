@@ -162,12 +162,12 @@ class Conformal(PostprocessingStage):
         wanted = self.coverage * (total[-1] + total[-1] / n_rows) if n_rows else math.inf
         place = int(np.searchsorted(total, wanted * (1.0 - 1e-12))) if n_rows else 0
         if place >= len(errors):
-            least = math.ceil(self.coverage / (1.0 - self.coverage) - 1e-9)
+            min_rows = math.ceil(self.coverage / (1.0 - self.coverage) - 1e-9)
             shown = ", ".join("missing" if part == MISSING_GROUP else repr(part) for part in group.split("\x1f"))
             where = f" in the group {shown} of {list(self.group_columns)}" if group else ""
             raise DataError(
                 f"Conformal: {counted(n_rows, 'row')}{where} are too few for a coverage of {self.coverage:g}.",
-                f"Expected at least {least}.",
+                f"Expected at least {min_rows}.",
                 "take more rows or a smaller coverage" + (", or merge rare groups first." if group else "."),
             )
         return float(errors[order[place]])

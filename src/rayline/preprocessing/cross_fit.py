@@ -24,7 +24,7 @@ from rayline.core.statistics.row_counts import RowCount
 from rayline.data.split.fold_cells import CellSlice, FoldCells
 from rayline.preprocessing import fit_planner, schema_check
 
-MOST_PREFIXED = 1_000
+MAX_PREFIXED = 1_000
 """The number of cached scan results per fold for tables after earlier stages; these differ with every tuned parameter."""
 
 
@@ -154,6 +154,6 @@ class FoldFitter:
     @staticmethod
     def _remember(known: ScanResults, results: Mapping[StatisticRequest, Any]) -> None:
         prefixed = [request for request in known if request.prefix]
-        for request in prefixed[: max(0, len(prefixed) + len(results) - len(known) - MOST_PREFIXED)]:
+        for request in prefixed[: max(0, len(prefixed) + len(results) - len(known) - MAX_PREFIXED)]:
             del known[request]
         known.update({request: state for request, state in results.items() if request not in known})

@@ -50,10 +50,10 @@ class RowExplainer:
         """Raise HTTPError when a request has too many rows, or they cannot be explained."""
         if not self.is_possible:
             raise HTTPError(422, "This model cannot be explained: it has no example rows to compare with.")
-        most = MAX_EXACT_ROWS if self.is_exact else MAX_ESTIMATED_ROWS
-        if n_rows > most:
+        max_rows = MAX_EXACT_ROWS if self.is_exact else MAX_ESTIMATED_ROWS
+        if n_rows > max_rows:
             raise HTTPError(
-                422, f"{n_rows} rows are too many to explain in one request. Send at most {most} rows at a time."
+                422, f"{n_rows} rows are too many to explain in one request. Send at most {max_rows} rows at a time."
             )
 
     def explanations(self, table: pl.DataFrame, of: Any) -> list[Any]:

@@ -60,11 +60,11 @@ class HTTPRequest:
         values = parse_qs(self.query.decode("latin-1"), keep_blank_values=True).get(name)
         return values is not None and values[-1].lower() in ("", "1", "true", "yes")
 
-    async def read(self, most: int, memory: BodyBudget, threads: ThreadPoolExecutor) -> None:
-        """Read and decompress the body. Raises HTTPError when it is longer than `most`, or `memory` is full, and ClientDisconnected when the client disconnects."""
+    async def read(self, max_bytes: int, memory: BodyBudget, threads: ThreadPoolExecutor) -> None:
+        """Read and decompress the body. Raises HTTPError when it is longer than `max_bytes`, or `memory` is full, and ClientDisconnected when the client disconnects."""
         declared = self.headers.get(b"content-length", b"")
-        if declared.isdigit() and (len(declared) > 18 or int(declared) > most):
-            raise _too_large(most)
+        if declared.isdigit() and (len(declared) > 18 or int(declared) > max_bytes):
+            raise _too_large(max_bytes)
         parts: list[bytes] = []
         is_open = True
         while is_open:
@@ -73,14 +73,14 @@ class HTTPRequest:
                 raise ClientDisconnected
             part = message.get("body", b"")
             self._take(len(part), memory)
-            if self.size > most:
-                raise _too_large(most)
+            if self.size > max_bytes:
+                raise _too_large(max_bytes)
             parts.append(part)
             is_open = message.get("more_body", False)
         body = parts[0] if len(parts) == 1 else b"".join(parts)
         self.is_read = True
         if b"content-encoding" in self.headers:
-            unpack = partial(_unpacked, body, self.headers[b"content-encoding"], most)
+            unpack = partial(_unpacked, body, self.headers[b"content-encoding"], max_bytes)
             body = await asyncio.get_running_loop().run_in_executor(threads, unpack)
             self._take(len(body), memory)
         self.body = body
@@ -102,8 +102,8 @@ class BodyBudget:
     others.
     """
 
-    def __init__(self, most: int, most_short: int) -> None:
-        self._room = {False: most, True: most_short}
+    def __init__(self, max_bytes: int, max_short_bytes: int) -> None:
+        self._room = {False: max_bytes, True: max_short_bytes}
 
     def take(self, held: int, n: int) -> None:
         """Reserve `n` more bytes for a body that already holds `held` bytes. Raises HTTPError (503) when the budget is exhausted."""
@@ -143,11 +143,11 @@ async def send_answer(send: Send, answer: HTTPResponse) -> None:
     await send({"type": "http.response.body", "body": answer.body})
 
 
-def _too_large(most: int) -> HTTPError:
-    return HTTPError(413, f"The body is longer than {most} bytes.", headers=[(b"connection", b"close")])
+def _too_large(max_bytes: int) -> HTTPError:
+    return HTTPError(413, f"The body is longer than {max_bytes} bytes.", headers=[(b"connection", b"close")])
 
 
-def _unpacked(body: bytes, encoding: bytes, most: int) -> bytes:
+def _unpacked(body: bytes, encoding: bytes, max_bytes: int) -> bytes:
     bits = {b"gzip": 31, b"deflate": 15, b"identity": 0}.get(encoding.strip().lower())
     if bits is None:
         raise HTTPError(415, "Expected a Content-Encoding of gzip, deflate or identity.")
@@ -155,11 +155,11 @@ def _unpacked(body: bytes, encoding: bytes, most: int) -> bytes:
         return body
     try:
         unpacker = zlib.decompressobj(bits)
-        data = unpacker.decompress(body, most + 1)
+        data = unpacker.decompress(body, max_bytes + 1)
     except zlib.error:
         raise HTTPError(400, "The body is not compressed as its Content-Encoding says.") from None
-    if len(data) > most:
-        raise _too_large(most)
+    if len(data) > max_bytes:
+        raise _too_large(max_bytes)
     if not unpacker.eof:
         raise HTTPError(400, "The compressed body was cut off.")
     if unpacker.unused_data:

@@ -95,7 +95,7 @@ class BoundedConnection(CoalescingConnection):
         super().__init__(config, *rest, **more)
         app = config.app
         assert isinstance(app, App)
-        self._overloaded, self._most = app.overloaded, app.settings.max_queued_requests
+        self._overloaded, self._max_queued = app.overloaded, app.settings.max_queued_requests
         self._head_bytes = 0
         self._timer: asyncio.TimerHandle | None = (
             None  # runs until the head, or the rest of an unread body, has arrived
@@ -112,7 +112,7 @@ class BoundedConnection(CoalescingConnection):
 
     def data_received(self, data: bytes) -> None:
         if (
-            len(self.tasks) >= self._most
+            len(self.tasks) >= self._max_queued
             and self._is_between_requests
             and not self._is_answering()
             and _is_complete_post(data)

@@ -16,7 +16,7 @@ from rayline.core.schema import Kind, col, kind_of
 from rayline.core.stage import ColumnStage, ParameterCheck, a_bool, a_string, param
 from rayline.core.statistics.base import Statistic
 from rayline.core.statistics.counts import MAX_CATEGORIES, ValueCounts
-from rayline.core.statistics.sketches import LEAST_SHARE
+from rayline.core.statistics.sketches import MIN_SHARE
 from rayline.core.text_analysis import as_text, key_of, keys_of, row_as_text
 
 _ENCODABLE = (Kind.CATEGORY, Kind.TEXT, Kind.NUMERIC, Kind.BOOLEAN, Kind.DATETIME)
@@ -157,10 +157,10 @@ class RareCategories(ColumnStage):
             kept = counts.table.filter(pl.col("n") >= min_count)["value"].to_list()
             self._refuse_taken_name(column, self.name in kept)
             return {"categories": kept}
-        if min_count < LEAST_SHARE * counts.count:
+        if min_count < MIN_SHARE * counts.count:
             raise DataError(
                 f"RareCategories: column {column!r} has more than {MAX_CATEGORIES:,} distinct values.",
-                f"Expected in this case a min_frequency of at least {LEAST_SHARE * counts.count:,.0f} ({LEAST_SHARE} of the values); got {self.min_frequency}.",
+                f"Expected in this case a min_frequency of at least {MIN_SHARE * counts.count:,.0f} ({MIN_SHARE} of the values); got {self.min_frequency}.",
                 "raise min_frequency, or hash the column (HashEncoder).",
             )
         keys = sorted(key for key, n in counts.sketch.found().items() if n >= min_count)

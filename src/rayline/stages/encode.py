@@ -17,10 +17,10 @@ from rayline.core.stage import ColumnStage, FitContext, ParameterCheck, an_int, 
 from rayline.core.statistics.base import Statistic
 from rayline.core.statistics.counts import ValueCounts
 
-MANY_COLUMNS, MOST_CELLS = 10_000, 2_000_000_000
-"""A column may become more than `MANY_COLUMNS` 0/1 columns only if these have at most `MOST_CELLS` cells (bytes)."""
+MAX_COLUMNS, MAX_CELLS = 10_000, 2_000_000_000
+"""A column may become more than `MAX_COLUMNS` 0/1 columns only if these have at most `MAX_CELLS` cells (bytes)."""
 
-_LEAST = ParameterCheck(
+_MIN_FREQUENCY = ParameterCheck(
     "a count, a share below 1, or None",
     lambda v: v is None or (not isinstance(v, bool) and isinstance(v, (int, float)) and v > 0),
 )
@@ -115,7 +115,7 @@ class OneHotEncoder(ColumnStage):
         return "" if self.min_frequency is None and self.max_categories is None else "the infrequent categories"
 
     handle_unknown: str = param("ignore", one_of("ignore", "error", "infrequent_if_exist"))
-    min_frequency: float | None = param(None, _LEAST)
+    min_frequency: float | None = param(None, _MIN_FREQUENCY)
     max_categories: int | None = param(None, an_int(1, none=True))
     drop: str | dict[str, Any] | None = param(
         None,
@@ -167,10 +167,10 @@ class OneHotEncoder(ColumnStage):
 
     def _refuse_wide(self, column: str, n_columns: int, n_rows: int) -> None:
         """Raise DataError when the 0/1 columns of the training rows would not fit in memory."""
-        if n_columns > MANY_COLUMNS and n_columns * n_rows > MOST_CELLS:
+        if n_columns > MAX_COLUMNS and n_columns * n_rows > MAX_CELLS:
             raise DataError(
                 f"OneHotEncoder: column {column!r} has {n_columns:,} categories, too many for a column each.",
-                f"Expected at most {MOST_CELLS:,} cells; got {n_rows:,} rows × {n_columns:,} columns = {n_rows * n_columns / 1e9:,.1f} GB.",
+                f"Expected at most {MAX_CELLS:,} cells; got {n_rows:,} rows × {n_columns:,} columns = {n_rows * n_columns / 1e9:,.1f} GB.",
                 "lump the rare ones (max_categories, min_frequency), hash the column (FeatureHasher makes one sparse column), or encode it otherwise (TargetEncoder, OrdinalEncoder).",
             )
 
@@ -249,7 +249,7 @@ class OrdinalEncoder(ColumnStage):
     unknown_value: float | str | None = param(-1.0, _CODE)
     encoded_missing_value: float | str | None = param(None, _CODE)
 
-    min_frequency: float | None = param(None, _LEAST)
+    min_frequency: float | None = param(None, _MIN_FREQUENCY)
     max_categories: int | None = param(None, an_int(1, none=True))
     dtype: Any = param("float64", one_of(*_DTYPES))
 

@@ -337,11 +337,11 @@ class SMOTE(Stage):
     def learn(self, context: FitContext, results: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
         by, columns = self._by(context), self._mixed(context)
         table = results[context.request(ValueCounts, by)].table
-        most = max(table["n"].to_list(), default=0)
+        max_count = max(table["n"].to_list(), default=0)
         classes: list[Any] = []
         rates, donors = [], []
         for value, n in table.select("value", "n").rows():
-            rate = max(1.0, self.ratio * most / n)
+            rate = max(1.0, self.ratio * max_count / n)
             if rate > 1.0:
                 class_rows = results[self._request(context)].rows(value).drop("n").drop_nulls()
                 if not all(class_rows[name].is_finite().all() for name in class_rows.columns):

@@ -311,11 +311,11 @@ def _zero_of_falling(slope: Callable[[float], float], center: float, unit: float
 
     It looks within ±1024 units of the center. Where the powers overflow the slope is NaN; that is too far out on the side that is being tried.
     """
-    step, most = max(2.0, 2 * unit), max(1024.0, 1024 * unit)
+    step, max_distance = max(2.0, 2 * unit), max(1024.0, 1024 * unit)
     below, above = step, step
-    while slope(center - below) < 0 and below < most:
+    while slope(center - below) < 0 and below < max_distance:
         below *= 2
-    while slope(center + above) > 0 and above < most:
+    while slope(center + above) > 0 and above < max_distance:
         above *= 2
     low, high = center - below, center + above
     while True:

@@ -280,8 +280,8 @@ class TargetProfiler:
     def _task(self, counts: Sequence[ValueCounts | None]) -> Task | None:
         if self.task != "classification":
             return None if self.task is None else Task(self.task)
-        most = max(count.counts.height for count in counts if count is not None)
-        return Task.MULTICLASS if most > 2 else Task.BINARY
+        max_classes = max(count.counts.height for count in counts if count is not None)
+        return Task.MULTICLASS if max_classes > 2 else Task.BINARY
 
     def _feature(self, name: str, dtype: pl.DataType, count: ValueCounts | None) -> pl.DataType:
         kind = kind_of(dtype)

@@ -78,17 +78,17 @@ class Analysis:
         self,
         trials: Sequence[Trial],
         prepared: PreparedSearch,
-        journal: ResultStore,
+        store: ResultStore,
         *,
         seconds: float,
         verbose: bool | None = None,
         interrupted: bool = False,
     ) -> None:
         self.interrupted = interrupted
-        self.trials, self._prepared, self._journal, self.seconds, self._verbose = (
+        self.trials, self._prepared, self._store, self.seconds, self._verbose = (
             list(trials),
             prepared,
-            journal,
+            store,
             seconds,
             verbose,
         )
@@ -672,7 +672,7 @@ class Analysis:
     def _scores(self, chosen: Trial, *, mapped: bool = False) -> list[Array]:
         trainer = self._prepared.problem.trainer
         search_driver(trainer).check_predictions(trainer)
-        by_fold = [self._journal.scores(fold.key, mapped=mapped) for fold in chosen.folds]
+        by_fold = [self._store.scores(fold.key, mapped=mapped) for fold in chosen.folds]
         if chosen.status is not Status.FINISHED or any(scores is None for scores in by_fold):
             raise ParameterError(
                 f"Analysis: trial {chosen.number} has no predictions of all held-out rows.",

@@ -25,7 +25,7 @@ class Capacity(NamedTuple):
     resources: Any
     concurrency: int
     n_threads: int
-    most_bytes: int
+    max_bytes: int
 
 
 def plan(trainer: Trainer, max_concurrent: int | None, nodes: Sequence[Mapping[str, float]]) -> Capacity:

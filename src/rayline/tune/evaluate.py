@@ -53,7 +53,9 @@ LABELS = "rayline:labels"
 FITTED = 64
 """The number of fitted preprocessors kept for each fold."""
 
-_checking = threading.Lock()  # adapters record warnings while they check arguments, which only one thread at a time can do
+_checking = (
+    threading.Lock()
+)  # adapters record warnings while they check arguments, which only one thread at a time can do
 
 Array = npt.NDArray[Any]
 History = list[dict[str, float]]
@@ -290,7 +292,7 @@ class FoldEvaluator:
         problem: SearchProblem,
         rows: RowGroups | pl.DataFrame,
         *,
-        most_bytes: int = 1 << 30,
+        max_bytes: int = 1 << 30,
         shared: Shared | None = None,
         stopping: Callable[[], bool] = lambda: False,
         engine: GroupEngine | None = None,
@@ -299,7 +301,7 @@ class FoldEvaluator:
         self._rows = rows if isinstance(rows, RowGroups) else TableGroups([rows])
         self.problem, self._shared, self._stopping = problem, shared, stopping
         self._preparing = threading.RLock()
-        self._tables = TableCache(most_bytes)
+        self._tables = TableCache(max_bytes)
         self._fits: list[dict[str, tuple[list[Stage], TrainingSpec]]] = [{} for _ in problem.folds]
         self._folds = problem.folds
         self.fitters = [

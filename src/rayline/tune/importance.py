@@ -13,7 +13,7 @@ from rayline.core.errors import DataError
 from rayline.tune import space
 from rayline.tune.trial_record import Trial
 
-LEAST = 8
+MIN_TRIALS = 8
 """The minimum number of trials for an estimate."""
 
 Matrix = npt.NDArray[np.float64]
@@ -34,10 +34,10 @@ def importance(trials: Sequence[Trial]) -> dict[str, float]:
     from sklearn.inspection import permutation_importance
 
     scored = [trial for trial in trials if math.isfinite(trial.score) and not trial.error]
-    if len(scored) < LEAST:
+    if len(scored) < MIN_TRIALS:
         raise DataError(
             "Analysis.importance: too few trials.",
-            f"Expected at least {LEAST} with a score; got {len(scored)}.",
+            f"Expected at least {MIN_TRIALS} with a score; got {len(scored)}.",
             "tune longer.",
         )
     configs = [space.flatten(trial.config) for trial in scored]

@@ -174,13 +174,13 @@ def _means(lines: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, 
     for line in lines:
         for iteration, value in line:
             scores_by_value.setdefault(iteration, []).append(value)
-    most = max(
+    max_values = max(
         map(len, scores_by_value.values())
     )  # after that some folds have ended, and the mean would cover only the remaining ones
     return [
         (iteration, trial_record.mean(values))
         for iteration, values in sorted(scores_by_value.items())
-        if len(values) == most
+        if len(values) == max_values
     ]
 
 

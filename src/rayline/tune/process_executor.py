@@ -300,8 +300,8 @@ class ProcessExecutor(TrialExecutor):
 
     def __init__(self, prepared: PreparedSearch, max_concurrent: int | None) -> None:
         trainer = prepared.problem.trainer
-        most = max_concurrent if trainer.adapter.thread_safe_training else 1
-        self.capacity = capacity.plan(trainer, most, capacity.here())
+        concurrency = max_concurrent if trainer.adapter.thread_safe_training else 1
+        self.capacity = capacity.plan(trainer, concurrency, capacity.here())
 
     def run(self, trials: TrialRun) -> None:
         problem, n = trials.prepared.problem, self.capacity.concurrency
@@ -328,7 +328,7 @@ class ProcessExecutor(TrialExecutor):
             evaluate = FoldEvaluator(
                 problem,
                 prepared.groups,
-                most_bytes=capacity.most_bytes * capacity.concurrency,
+                max_bytes=capacity.max_bytes * capacity.concurrency,
                 stopping=threads.stopping.is_set,
             )
             try:

@@ -72,13 +72,13 @@ class RayExecutor(TrialExecutor):
         prepared, log, options = trials.prepared, trials.log, trials.options
         scheduler = ray_search.ray_scheduler(trials.scheduler)
         with (
-            _keeper(prepared, self.capacity.concurrency) as keeper,
+            _cache_actor(prepared, self.capacity.concurrency) as cache_actor,
             quiet(),
             scratch.folder("tune") as folder,
             log.interruption.heard(),
         ):
-            most_s = TOGETHER_S if isinstance(scheduler, FIFOScheduler) else 0.0
-            search = SearchRef.of(ray.put(self._data(trials, keeper, most_s)))
+            report_interval_s = TOGETHER_S if isinstance(scheduler, FIFOScheduler) else 0.0
+            search = SearchRef.of(ray.put(self._data(trials, cache_actor, report_interval_s)))
             waiting = _Waiting(self.capacity, log, options.timeout_s)
             tuner = self._tuner(trials, search, scheduler, str(folder), RayTrialLog(log, waiting))
             try:
@@ -98,7 +98,7 @@ class RayExecutor(TrialExecutor):
                     "a searcher or scheduler of your own may not fit this space; Ray's error is shown above this one.",
                 ) from error
 
-    def _data(self, trials: TrialRun, keeper: Any, most_s: float) -> SearchData:
+    def _data(self, trials: TrialRun, cache_actor: Any, report_interval_s: float) -> SearchData:
         """Return the data of the search that every actor gets."""
         prepared = trials.prepared
         return SearchData(
@@ -106,9 +106,9 @@ class RayExecutor(TrialExecutor):
             groups=_stored(prepared),
             known=dict(trials.known),
             modes=prepared.modes,
-            most_bytes=self.capacity.most_bytes // (1 if prepared.groups.is_here else STORED_SHARE),
-            most_s=most_s,
-            keeper=keeper,
+            max_bytes=self.capacity.max_bytes // (1 if prepared.groups.is_here else STORED_SHARE),
+            report_interval_s=report_interval_s,
+            cache_actor=cache_actor,
             n_actors=self.capacity.concurrency,
             known_statistics=_scanned_ahead(prepared),
             in_pieces=not prepared.groups.is_here,
@@ -120,7 +120,7 @@ class RayExecutor(TrialExecutor):
         space: dict[str, Any] = {SEARCH: search}
         if isinstance(suggester, DrawnSuggester):
             suggester.begin(concurrency, prepared.mode)
-            n_trials = suggester.most
+            n_trials = suggester.max_trials
             searcher = ray_search.limited(ray_search.DrawnSearcher(suggester), concurrency, rounds=False)
         else:
             assert isinstance(suggester, ray_search.RaySuggester)
@@ -153,8 +153,8 @@ class RayExecutor(TrialExecutor):
     @contextlib.contextmanager
     def population(self, prepared: PreparedSearch) -> Iterator[PopulationPool]:
         with (
-            _keeper(prepared, self.capacity.concurrency) as keeper,
-            contextlib.closing(RayPopulation(prepared, self.capacity, keeper)) as workers,
+            _cache_actor(prepared, self.capacity.concurrency) as cache_actor,
+            contextlib.closing(RayPopulation(prepared, self.capacity, cache_actor)) as workers,
         ):
             yield workers
 
@@ -197,18 +197,18 @@ def _placement(capacity: Capacity) -> Any:
 
 
 @contextlib.contextmanager
-def _keeper(prepared: PreparedSearch, n_actors: int) -> Iterator[Any]:
+def _cache_actor(prepared: PreparedSearch, n_actors: int) -> Iterator[Any]:
     """Start the shared cache of trials, for a Dataset, or for a large table with several trial actors; otherwise
     yield None."""
     stages, groups = prepared.problem.preprocessor, prepared.groups
     worth = stages is not None and bool(stages.leaves) and n_actors > 1
-    is_large = groups.size_bytes >= shared_cache.LEAST_BYTES
-    keeper = shared_cache.start_cache() if is_large and (worth or not groups.is_here) else None
+    is_large = groups.size_bytes >= shared_cache.MIN_BYTES
+    cache_actor = shared_cache.start_cache() if is_large and (worth or not groups.is_here) else None
     try:
-        yield keeper
+        yield cache_actor
     finally:
-        if keeper is not None:
-            ray.kill(keeper)  # Ray Tune keeps the arguments of trials, and with them the actor
+        if cache_actor is not None:
+            ray.kill(cache_actor)  # Ray Tune keeps the arguments of trials, and with them the actor
 
 
 def _scanned_ahead(prepared: PreparedSearch) -> list[KnownStatistics] | None:
@@ -243,14 +243,14 @@ class PopulationActor:
         self,
         problem: SearchProblem,
         rows: Sequence[ray.ObjectRef[Any]],
-        most_bytes: int,
-        keeper: Any,
+        max_bytes: int,
+        cache_actor: Any,
         *,
         in_pieces: bool,
     ) -> None:
         self._in_pieces = in_pieces
-        shared = None if keeper is None else SharedCache(keeper)
-        evaluate = FoldEvaluator(problem, ray.get(rows[0]), most_bytes=most_bytes, shared=shared)
+        shared = None if cache_actor is None else SharedCache(cache_actor)
+        evaluate = FoldEvaluator(problem, ray.get(rows[0]), max_bytes=max_bytes, shared=shared)
         self._worker = PopulationWorker(problem, evaluate)
 
     def train(self, *arguments: Any) -> Any:
@@ -264,12 +264,12 @@ class PopulationActor:
 class RayPopulation:
     """A fixed number of actors. An actor that dies is replaced, and its task is run again."""
 
-    def __init__(self, prepared: PreparedSearch, capacity: Capacity, keeper: Any) -> None:
+    def __init__(self, prepared: PreparedSearch, capacity: Capacity, cache_actor: Any) -> None:
         wanted = dict(capacity.resources)
         known = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}
         options = {option: wanted.pop(name) for option, name in known.items() if name in wanted} | {"resources": wanted}
         self._kind: Any = ray.remote(**options)(PopulationActor)
-        self._given = prepared.problem, [ray.put(_stored(prepared))], capacity.most_bytes, keeper
+        self._given = prepared.problem, [ray.put(_stored(prepared))], capacity.max_bytes, cache_actor
         self._in_pieces = not prepared.groups.is_here
         self._actors = [self._start() for _ in range(capacity.concurrency)]
 

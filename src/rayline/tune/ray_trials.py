@@ -83,9 +83,9 @@ class SearchData:
     groups: StoredGroups
     known: Mapping[str, Any]
     modes: Sequence[str]
-    most_bytes: int
-    most_s: float
-    keeper: Any
+    max_bytes: int
+    report_interval_s: float
+    cache_actor: Any
     n_actors: int
     known_statistics: Sequence[KnownStatistics] | None = None
     in_pieces: bool = False
@@ -108,19 +108,19 @@ class FoldTrial(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         search: SearchData = ray.get(config[SEARCH].ref)
-        problem, keeper = search.problem, search.keeper
-        shelf = None if keeper is None else SharedCache(keeper)
+        problem, cache_actor = search.problem, search.cache_actor
+        shared = None if cache_actor is None else SharedCache(cache_actor)
         self._evaluate = search_driver(problem.trainer).evaluator(
-            problem, search.groups, most_bytes=search.most_bytes, shared=shelf, known=search.known_statistics,
+            problem, search.groups, max_bytes=search.max_bytes, shared=shared, known=search.known_statistics,
             in_pieces=search.in_pieces,
         )  # fmt: skip
         self._order = list(range(len(problem.folds)))
-        if shelf is not None and search.most_s:
+        if shared is not None and search.report_interval_s:
             # Actors start with different folds, so that each prepares tables that the others will need.
-            first = shelf.place() * len(self._order) // search.n_actors % len(self._order)
+            first = shared.place() * len(self._order) // search.n_actors % len(self._order)
             self._order = self._order[first:] + self._order[:first]
         self._problem, self._runner = problem, FoldRunner(problem, self._evaluate, search.known)
-        self._modes, self._most_s, self._in_pieces = search.modes, search.most_s, search.in_pieces
+        self._modes, self._report_interval_s, self._in_pieces = search.modes, search.report_interval_s, search.in_pieces
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -130,7 +130,7 @@ class FoldTrial(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        n_folds, until = len(self._problem.folds), time.monotonic() + self._most_s
+        n_folds, until = len(self._problem.folds), time.monotonic() + self._report_interval_s
         boxes = [self._fold()]
         while len(self._scores) < n_folds and "error" not in boxes[-1] and time.monotonic() < until:
             boxes.append(self._fold())

@@ -250,13 +250,13 @@ class Search:
     options: SearchOptions
     suggester: Suggester
     scheduler: Any
-    journal: ResultStore
+    store: ResultStore
     is_on_ray: bool
 
     @at(WHERE)
     def run(self, line: progress.ProgressLine, started: float) -> Analysis:
         """Run the trials, and show the progress on this line. Raises ResourceError and TrainingError as `run`."""
-        options, journal, problem = self.options, self.journal, self.prepared.problem
+        options, store, problem = self.options, self.store, self.prepared.problem
         digest = self.prepared.digest() if options.name is not None else secrets.token_hex(16)
         line.now("starting")
         executor = self._executor()
@@ -269,14 +269,14 @@ class Search:
         try:
             for callback in options.callbacks:
                 callback.on_start(training_run)
-            known = journal.known() if options.resume else {}
+            known = store.known() if options.resume else {}
             if isinstance(self.scheduler, Population):
                 with executor.population(prepared) as workers:
-                    generations = PopulationRun(prepared, self.scheduler, options, journal, line, training_run, known)
+                    generations = PopulationRun(prepared, self.scheduler, options, store, line, training_run, known)
                     trials, interruption = generations.run(workers), generations.interruption
             else:
                 log = TrialLog(
-                    journal,
+                    store,
                     line,
                     prepared,
                     self.suggester.total,
@@ -292,7 +292,7 @@ class Search:
                 interruption.raise_again(_interrupted(trials, options))
             refuse_failures(trials)
             analysis = Analysis(
-                trials, prepared, journal, seconds=perf_counter() - started, verbose=options.verbose,
+                trials, prepared, store, seconds=perf_counter() - started, verbose=options.verbose,
                 interrupted=interrupted,
             )  # fmt: skip
             training_run.analysis = analysis

@@ -19,7 +19,7 @@ from ray.exceptions import RayError
 
 from rayline.tune.stored_groups import results
 
-LEAST_BYTES = 32 << 20
+MIN_BYTES = 32 << 20
 """Smaller tables are prepared by every actor more quickly than one more process starts (decision 0011)."""
 
 PART = 4
@@ -48,8 +48,8 @@ class CacheActor:
         The budget; the least recently used objects are evicted first.
     """
 
-    def __init__(self, most_bytes: int) -> None:
-        self._most, self._used = most_bytes, 0
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes, self._used = max_bytes, 0
         self._kept: OrderedDict[Hashable, CachedObject] = OrderedDict()
         self._making: dict[Hashable, asyncio.Event] = {}
         self._places = 0
@@ -84,7 +84,7 @@ class CacheActor:
         if box is not None:
             self._kept[key] = CachedObject(box, size)
             self._used += size
-        while self._used > self._most and self._kept:
+        while self._used > self._max_bytes and self._kept:
             self._used -= self._kept.popitem(last=False)[1].size
         if key in self._making:
             self._making.pop(key).set()
@@ -99,12 +99,12 @@ class SharedCache:
         The actor.
     """
 
-    def __init__(self, keeper: Any) -> None:
-        self._keeper = keeper
+    def __init__(self, cache_actor: Any) -> None:
+        self._cache_actor = cache_actor
 
     def place(self) -> int:
         """Return the number of actors that connected before this one."""
-        return int(ray.get(self._keeper.place.remote()))
+        return int(ray.get(self._cache_actor.place.remote()))
 
     def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """Return the object of this key, created if it is missing. Objects that were lost with a process are created again."""
@@ -117,12 +117,12 @@ class SharedCache:
 
     def run(self, function: Callable[[], Any]) -> Any:
         """Call a function in the cache actor's process, which outlives the trials."""
-        (result,) = results([self._keeper.run.remote([ray.put(function)])])
+        (result,) = results([self._cache_actor.run.remote([ray.put(function)])])
         return result
 
     def _get(self, key: Hashable, make: Callable[[], Iterable[Any]], *, reread: bool = False) -> list[Any]:
         try:
-            box = ray.get(self._keeper.ask.remote(key))
+            box = ray.get(self._cache_actor.ask.remote(key))
         except RayError:
             return [*make()]
         if box is not None:
@@ -138,9 +138,9 @@ class SharedCache:
                 box.append(ray.put(packed))
                 cached.append(None if reread else thing)
         except BaseException:
-            self._keeper.keep.remote(key, None)
+            self._cache_actor.keep.remote(key, None)
             raise
-        self._keeper.keep.remote(key, box, size)
+        self._cache_actor.keep.remote(key, box, size)
         return [_unpacked(each) for each in ray.get(box)] if reread else cached
 
 

@@ -367,12 +367,12 @@ def _called(function: Any, *arguments: Any) -> Any:
     return function(*arguments)
 
 
-def _bounded(task: Any, arguments: Sequence[tuple[Any, ...]], most: int | None = None) -> Iterator[Any]:
+def _bounded(task: Any, arguments: Sequence[tuple[Any, ...]], n_running: int | None = None) -> Iterator[Any]:
     """Yield the results of a task in order, with a limited number of concurrent calls."""
-    most = most or UNDER_WAY * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    n_running = n_running or UNDER_WAY * max(1, int(ray.cluster_resources().get("CPU", 1)))
     running: list[Any] = []
     for task_arguments in arguments:
-        if len(running) >= most:
+        if len(running) >= n_running:
             yield from results([running.pop(0)])
         running.append(task.remote(*task_arguments))
     yield from results(running)

@@ -79,8 +79,8 @@ class DrawnSuggester(Suggester):
     ) -> None:
         self._given = dict(config), num_samples, seed
         self._more: dict[str, Any] = {"points": points, "constant": constant}
-        self.most = space.n_trials(config, max(num_samples, len(points)))
-        self.total = None if points else self.most  # a point may fix the value of a grid
+        self.max_trials = space.n_trials(config, max(num_samples, len(points)))
+        self.total = None if points else self.max_trials  # a point may fix the value of a grid
         self.begin(1, "min")
 
     def begin(self, max_concurrent: int, mode: str) -> None:

@@ -26,8 +26,8 @@ class TableCache:
         The budget. A table that is larger than the budget is not kept.
     """
 
-    def __init__(self, most_bytes: int) -> None:
-        self._most, self._used = most_bytes, 0
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes, self._used = max_bytes, 0
         self._tables: OrderedDict[Hashable, Any] = OrderedDict()
         self._memos: dict[Hashable, dict[Any, Any]] = {}
         self.hits = self.misses = 0
@@ -43,7 +43,7 @@ class TableCache:
         created = make()
         self._tables[key] = created
         self._used += _size(created)
-        while self._used > self._most and self._tables:
+        while self._used > self._max_bytes and self._tables:
             gone, old = self._tables.popitem(last=False)
             self._used -= _size(old)
             self._memos.pop(gone, None)

@@ -40,7 +40,7 @@ class TrialLog:
 
     def __init__(
         self,
-        journal: ResultStore,
+        store: ResultStore,
         line: progress.ProgressLine,
         prepared: PreparedSearch,
         total: int | None,
@@ -51,7 +51,7 @@ class TrialLog:
         self._callbacks, self._log_train_metrics = callbacks, log_train_metrics
         self.interruption = Interruption()
         self.line = line
-        self._journal, self._n_folds = journal, len(prepared.problem.folds)
+        self._store, self._n_folds = store, len(prepared.problem.folds)
         self._metrics, self._mode, self._total, self._budget_s = (
             prepared.problem.metrics,
             prepared.mode,
@@ -97,7 +97,7 @@ class TrialLog:
             score = FoldScore.from_json(box["fold"])
             entry.folds[score.fold] = score
             if "scores" in box:
-                self._journal.write(score, box["scores"])
+                self._store.write(score, box["scores"])
             entry.trial.histories[score.fold] = box.get("history", [])
         entry.trial.seconds = time.monotonic() - entry.started
         self._show()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rayline.core.errors import DataError
 from rayline.core.statistics import counts
 from rayline.core.statistics.counts import ValueCounts
-from rayline.core.statistics.sketches import LEAST_SHARE, N_BUCKETS
+from rayline.core.statistics.sketches import MIN_SHARE, N_BUCKETS
 from rayline.core.text_analysis import key_of
 from rayline.inference.pipeline import Preprocessor
 from rayline.stages import FrequencyEncoder, OneHotEncoder, RareCategories, SimpleImputer
@@ -51,14 +51,14 @@ def test_frequent_values_are_found() -> None:
     random = np.random.default_rng(0)
     n = 400_000
     common = [f"common {i}" for i in range(60)]
-    shares = np.concatenate([np.geomspace(0.05, LEAST_SHARE, 60)])
+    shares = np.concatenate([np.geomspace(0.05, MIN_SHARE, 60)])
     often = np.repeat(common, (shares * n).astype(int))
     values = [*often, *(f"rare {i}" for i in random.integers(0, 10**9, n - len(often)))]
     table = pl.DataFrame({"value": values}).group_by("value").agg(n=pl.len().cast(pl.Int64))
     sketch = counts.FrequentValues.of(table["value"], table["n"])  # type: ignore[attr-defined]
     found, exact = sketch.found(), Counter(values)
     assert sketch.total == n
-    expected = {key_of(name): exact[name] for name in common if exact[name] >= LEAST_SHARE * n}
+    expected = {key_of(name): exact[name] for name in common if exact[name] >= MIN_SHARE * n}
     assert expected.keys() <= found.keys()
     excess = [found[key] - count for key, count in expected.items()]
     assert min(excess) >= 0

@@ -118,7 +118,7 @@ def _between(low: float, high: float, share: float) -> float:
 # The float64 number line as integers: order-preserving, so buckets are runs of neighbouring floats.
 
 _NO_BUCKETS: pl.DataFrame = pl.DataFrame(schema={"key": pl.Int64, "n": pl.Int64})
-_MOST_BINS = 1 << 24  # counted in an array when the keys span no more
+_MAX_BINS = 1 << 24  # counted in an array when the keys span no more
 
 
 def _keys(values: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
@@ -146,7 +146,7 @@ def _level(keys: npt.NDArray[np.int64]) -> int:
 def _counted(keys: npt.NDArray[np.int64]) -> pl.DataFrame:
     if len(keys):
         low, high = int(keys.min()), int(keys.max())
-        if high - low < _MOST_BINS:
+        if high - low < _MAX_BINS:
             n = np.bincount(keys - low)
             places = np.flatnonzero(n)
             return pl.DataFrame({"key": places + low, "n": n[places]}, schema=_NO_BUCKETS.schema)

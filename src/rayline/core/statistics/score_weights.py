@@ -48,7 +48,7 @@ class ScoreWeights(Statistic):
     keys: Array | None = None  # uint64 in the order of the scores, without the `level` trailing bits, ascending
     weights: Array | None = None  # (labels, scores)
     level: int = 0
-    most: int = MAX_SCORES  # different scores up to which it is exact
+    max_scores: int = MAX_SCORES  # different scores up to which it is exact
 
     @classmethod
     def of(cls, *values: Any, **options: Any) -> Self:
@@ -64,11 +64,11 @@ class ScoreWeights(Statistic):
         all_states = list(states)
         filled = [state for state in all_states if state.keys is not None]
         if len(filled) < 2:
-            return filled[0] if filled else cls(most=min((s.most for s in all_states), default=MAX_SCORES))
+            return filled[0] if filled else cls(max_scores=min((s.max_scores for s in all_states), default=MAX_SCORES))
         level = max(state.level for state in filled)
         keys, weights = united([(s.keys, s.weights, level - s.level) for s in filled])
-        most = min(state.most for state in filled)
-        return cls(keys, weights, level, most=most).limited(most)
+        max_scores = min(state.max_scores for state in filled)
+        return cls(keys, weights, level, max_scores=max_scores).limited(max_scores)
 
     # Tables travel from workers in the smallest types that hold them.
 
@@ -86,13 +86,13 @@ class ScoreWeights(Statistic):
             state |= {"keys": (keys.astype(np.uint64) << zeros) + low, "weights": state["weights"].astype(np.float64)}
         self.__dict__.update(state)
 
-    def limited(self, most: int) -> Self:
+    def limited(self, max_scores: int) -> Self:
         """Return the table with at most so many different scores, now and after every merge."""
-        if self.keys is None or self.weights is None or len(self.keys) <= most:
-            return self if self.most == most else replace(self, most=most)
-        raised = level_of(self.keys, most)
+        if self.keys is None or self.weights is None or len(self.keys) <= max_scores:
+            return self if self.max_scores == max_scores else replace(self, max_scores=max_scores)
+        raised = level_of(self.keys, max_scores)
         keys, weights = united([(self.keys, self.weights, raised)])
-        return replace(self, keys=keys, weights=weights, level=self.level + raised, most=most)
+        return replace(self, keys=keys, weights=weights, level=self.level + raised, max_scores=max_scores)
 
     @property
     def is_exact(self) -> bool:
@@ -165,8 +165,8 @@ def _in_order(keys: Array, weights: Array) -> tuple[Array, Array]:
 
 def smallest(values: Array) -> Array:
     """Return numbers of at least 0 in the smallest unsigned type that holds them, or as they are."""
-    most = values.max(initial=0)
-    kind = next((t for t in (np.uint8, np.uint16, np.uint32) if most <= np.iinfo(t).max), None)
+    largest = values.max(initial=0)
+    kind = next((t for t in (np.uint8, np.uint16, np.uint32) if largest <= np.iinfo(t).max), None)
     if kind is None:
         return values
     small = values.astype(kind)
@@ -184,13 +184,13 @@ def run_starts(values: Array) -> Array:
     return np.concatenate([[0], np.flatnonzero(values[1:] != values[:-1]) + 1])
 
 
-def level_of(keys: Array, most: int) -> int:
+def level_of(keys: Array, max_scores: int) -> int:
     """Return the number of trailing bits to drop so that at most so many different keys remain; keys ascend.
 
     >>> level_of(np.array([0, 1, 2, 3], np.uint64), 2)
     1
     """
-    if len(keys) <= most:
+    if len(keys) <= max_scores:
         return 0
     n_bits = 8 * keys.dtype.itemsize
     kind, mantissa, bias = (np.float32, 23, 126) if n_bits == 32 else (np.float64, 52, 1022)
@@ -204,7 +204,7 @@ def level_of(keys: Array, most: int) -> int:
         exponents = (changed.astype(kind).view(keys.dtype) >> keys.dtype.type(mantissa)).astype(np.int64)
         steps += np.bincount(np.maximum(exponents - bias, 0), minlength=n_bits + 1)
     different = 1 + np.append(np.cumsum(steps[:0:-1])[::-1], 0)  # keys that are different at each level
-    return int(np.flatnonzero(different <= most)[0])
+    return int(np.flatnonzero(different <= max_scores)[0])
 
 
 # -- measures of a ranking, of the weights at ascending scores of negative and of positive rows, shape (…, scores) -------------

@@ -27,7 +27,7 @@ N_BUCKETS = 1 << _BITS
 _CHUNK = 1 << 16
 """Values that are added at a time: their bits as numbers take 32 MB."""
 
-LEAST_SHARE = 1e-3
+MIN_SHARE = 1e-3
 """Values with this share of the rows or more are found."""
 
 
@@ -61,30 +61,30 @@ class FrequentValues:
         return type(self)(self.total + other.total, self.cells + other.cells)
 
     def found(self) -> dict[int, int]:
-        """Return the keys of the values with `LEAST_SHARE` of the rows or more, most frequent first, and how often each occurs.
+        """Return the keys of the values with `MIN_SHARE` of the rows or more, most frequent first, and how often each occurs.
 
         A count is never too small, and too large by about what falls into a bucket by chance: total / 8192.
         """
-        least = max(self.total * LEAST_SHARE, 1)
+        min_count = max(self.total * MIN_SHARE, 1)
         candidates: set[int] = set()
         for row in range(N_ROWS):
-            cells = self.cells[row][self.cells[row, :, 64] >= least]
+            cells = self.cells[row][self.cells[row, :, 64] >= min_count]
             ones = (2 * cells[:, :64] > cells[:, 64:]).astype(np.uint64)
             candidates |= set((ones << np.arange(64, dtype=np.uint64)).sum(axis=1, dtype=np.uint64).tolist())
         keys = np.array(sorted(candidates), dtype=np.uint64)
         counts = self._counts(keys).tolist()
-        good = [(key, count) for key, count in zip(keys.tolist(), counts, strict=True) if count >= least]
+        good = [(key, count) for key, count in zip(keys.tolist(), counts, strict=True) if count >= min_count]
         return dict(sorted(good, key=lambda pair: (-pair[1], pair[0])))
 
     def _counts(self, keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
         """Return what all rows of the sketch and all bits allow for each key."""
         bits = ((keys[:, None] >> np.arange(64, dtype=np.uint64)) & np.uint64(1)).astype(bool)
-        most = np.full(len(keys), self.total, dtype=np.int64)
+        upper_bounds = np.full(len(keys), self.total, dtype=np.int64)
         for row in range(N_ROWS):
             cells = self.cells[row][_buckets(keys, row)]
             like = np.where(bits, cells[:, :64], cells[:, 64:] - cells[:, :64])  # rows that agree with the key in a bit
-            most = np.minimum(most, like.min(axis=1))
-        return most
+            upper_bounds = np.minimum(upper_bounds, like.min(axis=1))
+        return upper_bounds
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, FrequentValues):

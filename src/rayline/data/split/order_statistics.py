@@ -30,7 +30,7 @@ MAX_DISTINCT = 1 << 14
 MAX_STRATA = 1 << 12
 """Values of a column that rows can be stratified by."""
 
-MOST_BINS = 1 << 20
+MAX_BINS = 1 << 20
 """Buckets that are counted in an array of their own instead of being sorted."""
 
 ALL = 1 << 64
@@ -281,7 +281,7 @@ def _coarse(keys: Keys) -> tuple[int, KeyCounts]:
     level, _ = _limited(0, KeyCounts.of(keys[: 4 * MAX_DISTINCT]))
     buckets = keys >> np.uint64(level) if level else keys
     low, high = (int(buckets.min()), int(buckets.max())) if len(buckets) else (0, 0)
-    if high - low >= MOST_BINS:
+    if high - low >= MAX_BINS:
         return _limited(level, KeyCounts.of(buckets))
     counts = np.bincount((buckets - np.uint64(low)).astype(np.int64))
     filled = np.flatnonzero(counts)

@@ -304,7 +304,7 @@ class Bootstrap(Splitter):
     n_splits: int = 10
     seed: int = 0
 
-    MOST: ClassVar[int] = 8  # draws of one row; more would be made of one row in a million
+    MAX_DRAWS: ClassVar[int] = 8  # draws of one row; more would be made of one row in a million
 
     def __post_init__(self) -> None:
         check_count(self, "n_splits", 1)
@@ -312,9 +312,9 @@ class Bootstrap(Splitter):
 
     @at("Bootstrap")
     def prepare(self, engine: Engine, data: Any, *, target_columns: Sequence[str] = ()) -> tuple[Folds, ...]:
-        probabilities = list(accumulate(range(1, self.MOST), lambda p, m: p / m, initial=exp(-1.0)))
+        probabilities = list(accumulate(range(1, self.MAX_DRAWS), lambda p, m: p / m, initial=exp(-1.0)))
         cuts = ((0, tuple(int(share * (1 << BITS)) for share in accumulate(probabilities))),)
-        drawn = tuple(cell for cell in range(1, self.MOST + 1) for _ in range(cell))
+        drawn = tuple(cell for cell in range(1, self.MAX_DRAWS + 1) for _ in range(cell))
         key = unique_row_key(engine, data, self.seed, "bootstrap")
         keys = (SaltedKey(key, i) for i in range(self.n_splits))
         return tuple(Folds(ThresholdAssignment(key, None, cuts), (FoldCells(drawn, (0,)),)) for key in keys)

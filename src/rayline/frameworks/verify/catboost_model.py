@@ -177,7 +177,7 @@ def _combination(base: _Table, n_categories: int | None, n_floats: int | None) -
             (splits["index"], n_floats),
             (hot["index"], n_categories),
         )
-        if any((indices < 0).any() or (indices >= most).any() for indices, most in used):
+        if any((indices < 0).any() or (indices >= end).any() for indices, end in used):
             _fail("it encodes a feature that there is not")
     return categories.tobytes(), splits.tobytes(), hot.tobytes(), base.number(1, "<B"), base.number(2)
 

@@ -27,15 +27,15 @@ def no_larger_than(shapes: Mapping[str, tensors.Shape], what: str) -> Iterator[N
     """Raise ArtifactError when the modules that this thread builds have many more parameters, buffers or modules than the saved
     tensors can fill. Tied parameters are counted each time, because they are created before they are tied."""
     thread_id = threading.get_ident()
-    most = {"numbers": 4 * tensors.n_numbers(shapes) + SLACK_NUMBERS, "modules": 64 * len(shapes) + SLACK_MODULES}
-    totals = dict.fromkeys(most, 0)
+    limits = {"numbers": 4 * tensors.n_numbers(shapes) + SLACK_NUMBERS, "modules": 64 * len(shapes) + SLACK_MODULES}
+    totals = dict.fromkeys(limits, 0)
 
     def count(kind: str, n: Callable[[Any], int]) -> Callable[[Any, str, Any], None]:
         def hook(_: Any, name: str, value: Any) -> None:
             if value is None or threading.get_ident() != thread_id:
                 return
             totals[kind] += n(value)
-            if totals[kind] > most[kind]:
+            if totals[kind] > limits[kind]:
                 raise ArtifactError(
                     f"{what} names layers that are larger than the saved numbers.",
                     f"Expected about {tensors.n_numbers(shapes):,} numbers in {len(shapes):,} tensors; got more at {name[:80]!r}.",

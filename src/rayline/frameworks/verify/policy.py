@@ -11,7 +11,7 @@ from rayline.frameworks.verify import tensors
 
 ABOUT, NUMBERS = "policy.json", "policy.safetensors"
 
-MOST_LAYERS, MOST_UNITS = 1 << 10, 1 << 24
+MAX_LAYERS, MAX_UNITS = 1 << 10, 1 << 24
 
 EXTRA_SETTINGS = (
     "num_atoms", "v_min", "v_max", "dueling", "double_q", "epsilon", "std_init", "twin_q", "clip_log_std",
@@ -31,7 +31,7 @@ def check_settings(config: Any, known: Collection[str]) -> None:
     """Raise ArtifactError on settings that RLlib's own modules do not have, or of too many or too large layers."""
     unknown = [name for name in config if name not in {*known, *EXTRA_SETTINGS}]
     sizes = [int(n) for value in config.values() if isinstance(value, list) for n in _whole_numbers(value)]
-    if unknown or len(sizes) > MOST_LAYERS or sum(map(abs, sizes)) > MOST_UNITS:
+    if unknown or len(sizes) > MAX_LAYERS or sum(map(abs, sizes)) > MAX_UNITS:
         raise ArtifactError(
             "policy.json names settings that Rayline does not write.", f"Got {unknown[:8]}.", "save it again."
         )

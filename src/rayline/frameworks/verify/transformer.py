@@ -28,7 +28,7 @@ CODE = re.compile(
 )
 """Keys that no configuration may have: they name code, here or on the internet, or another file."""
 
-MOST = 1 << 20
+MAX_SIZE = 1 << 20
 """Allowance for a number in a configuration beyond the sizes of the saved tensors, for computed positions."""
 
 LONGEST_PATTERN = 2000
@@ -123,12 +123,12 @@ def _refuse_patterns(tokenizer: Any) -> None:
 
 def _refuse_sizes(config: Any, shapes: Mapping[str, tensors.Shape]) -> None:
     # An empty tensor may have dimensions of any length.
-    most = max([MOST, *(n for shape in shapes.values() if math.prod(shape) for n in shape)])
+    limit = max([MAX_SIZE, *(n for shape in shapes.values() if math.prod(shape) for n in shape)])
     for key, value in _pairs(config):
-        if isinstance(value, (int, float)) and abs(value) > most and key not in _NO_SIZE:
+        if isinstance(value, (int, float)) and abs(value) > limit and key not in _NO_SIZE:
             raise ArtifactError(
                 f"config.json names layers that are larger than the saved numbers: {key[:80]!r} is {str(value)[:20]}.",
-                f"Expected at most {most:,}.",
+                f"Expected at most {limit:,}.",
                 "save it again.",
             )
 

@@ -171,8 +171,8 @@ def _splits(tree: Mapping[str, Any], n_categories: Any) -> None:
         _fail("the categories of a tree do not fit together")
     if not np.array_equal(nodes, np.flatnonzero(kind == 1)):
         _fail("a node of a tree has no categories")
-    most = (1 << 24) if n_categories is None else int(n_categories.max(initial=0)) or (1 << 24)
-    if len(values) and (values.min() < 0 or values.max() >= most):
+    limit = (1 << 24) if n_categories is None else int(n_categories.max(initial=0)) or (1 << 24)
+    if len(values) and (values.min() < 0 or values.max() >= limit):
         _fail("a tree asks for a category that there is not")
 
 

@@ -124,7 +124,7 @@ class PopulationRun:
     prepared: PreparedSearch
     population: Population
     options: SearchOptions
-    journal: ResultStore
+    store: ResultStore
     line: progress.ProgressLine
     log_train_metrics: Run
     known: Mapping[str, Any]
@@ -163,13 +163,13 @@ class PopulationRun:
                 break
             for key in kept:
                 if self.is_kept:
-                    self.journal.drop_files(key)
+                    self.store.drop_files(key)
                 else:
-                    self.journal.drop_scores(key)
+                    self.store.drop_scores(key)
             kept = [fold.key for member in alive for fold in member.trial.folds]
         for member in self._members:
             for fold in member.trial.folds if member.is_alive else ():
-                self.journal.write(fold, member.scores[fold.fold])
+                self.store.write(fold, member.scores[fold.fold])
             for callback in options.callbacks:
                 callback.on_trial(self.log_train_metrics, member.trial)
         return [member.trial for member in self._members]
@@ -198,13 +198,13 @@ class PopulationRun:
             trial.parts.append(trial_record.ScheduledPart(until, trial.config, trial.number))
             for fold in range(trial.n_folds):
                 key = self._key(trial, fold)
-                scores = self.journal.scores(key, mapped=True) if key in self.known else None
+                scores = self.store.scores(key, mapped=True) if key in self.known else None
                 if scores is not None:
                     results[trial.number].append(replace(FoldScore.from_json(self.known[key]), reused=True))
                     member.checkpoints[fold], member.scores[fold] = key, scores
                     continue
                 before = member.checkpoints.get(fold)  # for an earlier run, a key of the result store
-                files = self.journal.files(before) if isinstance(before, str) else before
+                files = self.store.files(before) if isinstance(before, str) else before
                 work[trial.number, fold] = trial.config, fold, number, until, files
         for (place, fold), done, checkpoint in workers(work):
             member = self._members[place]
@@ -216,10 +216,10 @@ class PopulationRun:
                 results[place].append(score)
                 in_pieces = isinstance(done.scores, ScoresInPieces)
                 if self.is_kept:
-                    self.journal.keep_files(score.key, workers.fetch(checkpoint))
+                    self.store.keep_files(score.key, workers.fetch(checkpoint))
                 if self.is_kept or in_pieces:
-                    self.journal.write(score, done.scores)
-                scores = self.journal.scores(score.key, mapped=True) if in_pieces else done.scores
+                    self.store.write(score, done.scores)
+                scores = self.store.scores(score.key, mapped=True) if in_pieces else done.scores
                 assert scores is not None
                 member.checkpoints[fold], member.scores[fold] = checkpoint, scores
                 trial.histories.setdefault(fold, []).extend(done.history)
