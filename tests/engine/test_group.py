@@ -68,7 +68,7 @@ def groups(monkeypatch: pytest.MonkeyPatch) -> type[PretendedGroup]:
     monkeypatch.setattr(GroupKey, "of", lambda framework, plan: GroupKey(framework, plan, "session"))
     monkeypatch.setattr("ray.util.get_node_ip_address", lambda: "here")
     monkeypatch.setattr("ray.put", lambda value: value)
-    monkeypatch.setattr("rayline.engine.worker_group.gone", lambda node: None)
+    monkeypatch.setattr("rayline.engine.worker_group.lost_node", lambda node: None)
     return PretendedGroup
 
 

@@ -1,8 +1,8 @@
 """Every stage that scikit-learn has too, against it, on random tables: fitted on one, asked about another.
 
 What has a file of its own with the same kind of test is not repeated here: StandardScaler and MinMaxScaler (test_scale.py), the
-encoders (test_encode.py), SplineTransformer (test_splines.py), KNNImputer (test_neighbours.py), PowerTransformer's λ
-(test_shape.py).
+encoders (test_encode.py), SplineTransformer (test_splines.py), KNNImputer (test_neighbors.py), PowerTransformer's λ
+(test_power.py).
 """
 
 from __future__ import annotations

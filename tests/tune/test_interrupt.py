@@ -190,7 +190,7 @@ def test_nothing_stays_in_the_object_store(data: Any, ray_session: Any) -> None:
 
 
 def test_a_search_says_what_it_waits_for(data: Any, ray_session: Any, monkeypatch: Any, capsys: Any) -> None:
-    monkeypatch.setattr("rayline.tune.trial_log.PATIENCE_S", 0.5)
+    monkeypatch.setattr("rayline.tune.trial_log.MESSAGE_DELAY_S", 0.5)
     monkeypatch.delenv("RAYLINE_QUIET")
 
     @ray_session.remote(num_cpus=2)
