@@ -211,3 +211,80 @@ if __name__ == "__main__":
 @pytest.mark.slow
 def test_a_lost_node_is_survived_and_named(tmp_path: Path) -> None:
     run(LOST_NODE, str(tmp_path))
+
+
+DRAINED_NODE = '''
+import io
+import contextlib
+import sys
+import threading
+import time
+from pathlib import Path
+
+import ray
+import xgboost
+from ray.cluster_utils import Cluster
+from ray.core.generated.autoscaler_pb2 import DrainNodeReason
+
+from rayline import data, train
+from rayline.testing import training_table
+
+folder, elastic = Path(sys.argv[1]), sys.argv[2] == "elastic"
+ROUNDS = 60
+
+
+class Slow(xgboost.callback.TrainingCallback):
+    """Says where it is."""
+
+    def after_iteration(self, model, epoch, evals_log):
+        (folder / f"{ray.get_runtime_context().get_node_id()}-{epoch}").touch()
+        time.sleep(0.3)
+        return False
+
+
+def drain(node):
+    """Announce the end of a node in the middle of a training, and end it, as clouds do with those that they want back."""
+    while not (folder / f"{node.node_id}-6").exists():
+        time.sleep(0.05)
+    until_ms = int((time.time() + 10) * 1000)
+    client = ray._raylet.GcsClient(address=cluster.address)
+    accepted, why = client.drain_node(node.node_id, DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION"), "spot", until_ms)
+    assert accepted, why
+    time.sleep(10)
+    cluster.remove_node(node, allow_graceful=False)
+
+
+if __name__ == "__main__":
+    quick = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 1000, "health_check_failure_threshold": 4}
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, "_system_config": quick}
+    )
+    try:
+        ray.init(cluster.address, log_to_driver=False, logging_level="ERROR")
+        training_table(1200).select("wind", "hour", "late").write_parquet(folder / "t.parquet")
+        rows = data.read_parquet(folder / "t.parquet").repartition(4)
+        node = cluster.add_node(num_cpus=1)
+        cluster.wait_for_nodes()
+        draining = threading.Thread(target=drain, args=[node], daemon=True)
+        draining.start()
+        options = {"num_workers": (1, 2), "checkpoint_every": 5} if elastic else {"num_workers": 2}
+        trainer = train.XGBoostTrainer({"eta": 0.3}, num_boost_round=ROUNDS, seed=1, storage_path=str(folder / "s"), **options)
+        lines = io.StringIO()
+        with contextlib.redirect_stderr(lines):
+            result = trainer.fit(None, rows, None, ["late"], callbacks=[Slow()], verbose=True)
+        draining.join()
+        assert result.history["iteration"].to_list() == list(range(ROUNDS)), result.history
+        assert "which leaves the cluster in" in lines.getvalue(), lines.getvalue()
+        last = max(int(path.name.rpartition("-")[2]) for path in folder.glob(f"{node.node_id}-*"))
+        assert last < ROUNDS - 1, "the node has not left"
+        assert elastic or last < 20, f"the workers moved after iteration {last} only"
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+'''
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["actors", "elastic"])
+def test_a_node_that_says_when_it_leaves_costs_no_failure(tmp_path: Path, kind: str) -> None:
+    run(DRAINED_NODE, str(tmp_path), kind)

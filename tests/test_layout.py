@@ -53,6 +53,7 @@ RAY_ENGINE = {
         "kept_groups",
         "workers",
         "placement",
+        "nodes",
         "checkpoints",
         "train_backend",
     )

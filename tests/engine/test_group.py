@@ -14,7 +14,7 @@ from rayline.engine import group as module
 from rayline.engine.group import DataShards, DistributedRun, TrainingCall
 from rayline.engine.kept_groups import GroupKey, KeptGroups
 from rayline.engine.placement import PlacementPlan
-from rayline.engine.worker_group import WorkerLostError
+from rayline.engine.worker_group import NodeLeavesError, WorkerLostError
 from rayline.engine.workers import WorkerMessage
 
 PLAN = PlacementPlan(["node"] * 2, {}, 0.5, strict=False, n_threads=1)
@@ -147,6 +147,25 @@ def test_a_lost_group_is_replaced_and_resumes_from_the_last_checkpoint(groups: t
     assert "run from b'state'" in groups.log
     with pytest.raises(TrainingError, match=r"rank 1 of 2 was lost(.|\n)*2 groups of workers failed"):
         train(groups, is_lost, is_lost, **options)
+
+
+def test_a_group_that_moves_has_not_failed(groups: type[PretendedGroup]) -> None:
+    heard: list[int] = []
+
+    def moves(on_message: Any) -> list[Any]:
+        on_message(WorkerMessage(0, {"loss": 1.0}))
+        on_message(WorkerMessage(0, checkpoint=b"state"))
+        raise NodeLeavesError
+
+    def goes_on(on_message: Any) -> list[Any]:
+        on_message(WorkerMessage(1, {"loss": 0.5}))
+        return succeeds(on_message)
+
+    options = {"on_report": lambda i, m: bool(heard.append(i)), "max_failures": 0}  # type: ignore[func-returns-value]
+    assert train(groups, moves, goes_on, **options) == ["model", None]
+    assert heard == [0, 1]
+    assert groups.log.count("start") == 2
+    assert "run from b'state'" in groups.log
 
 
 def test_workers_that_start_early_are_used(groups: type[PretendedGroup], monkeypatch: pytest.MonkeyPatch) -> None:

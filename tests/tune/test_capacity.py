@@ -8,7 +8,7 @@ import pytest
 
 from rayline import train
 from rayline.core.errors import ResourceError
-from rayline.tune.capacity import plan
+from rayline.tune.capacity import demand, plan
 
 
 def trainer(**options: Any) -> train.Trainer:
@@ -62,6 +62,18 @@ def test_the_impossible_is_refused_with_the_arithmetic(
 ) -> None:
     with pytest.raises(ResourceError, match=message):
         plan(trainer(**options), None, nodes)
+
+
+def test_trials_wait_for_nodes_that_an_autoscaler_adds() -> None:
+    assert plan(trainer(), 8, [{"CPU": 2}], can_grow=True).concurrency == 8
+    assert plan(trainer(), None, [{"CPU": 2}], can_grow=True).concurrency == 2
+    assert (
+        plan(trainer(num_workers=2), 8, [{"CPU": 4}], can_grow=True).concurrency == 2
+    )  # groups must not wait for one another
+    assert demand(trainer(num_workers=2, use_gpu=True)) == (2, {"CPU": 1.0, "GPU": 1.0})
+    assert demand(trainer(resources_per_worker={"CPU": 3})) == (1, {"CPU": 3.0})
+    with pytest.raises(ResourceError, match="the cluster has 0, and its autoscaler adds no node for it"):
+        plan(trainer(use_gpu=True), None, [{"CPU": 2}], can_grow=True)
 
 
 def test_a_search_may_give_each_trial_a_part_of_a_gpu() -> None:

@@ -407,7 +407,7 @@ def has_unmet_demand() -> bool:
     if reply is None or _CLUSTER_STATE.find() is None or not ray.is_initialized():  # a question would start a Ray
         return False
     try:
-        parsed = reply.FromString(_gcs_client(ray.get_runtime_context().gcs_address).get_cluster_resource_state())
+        parsed = reply.FromString(gcs_client(ray.get_runtime_context().gcs_address).get_cluster_resource_state())
     except Exception:  # the head node does not answer: nobody waits for these workers
         return False
     state = parsed.cluster_resource_state
@@ -455,7 +455,7 @@ def live_actors() -> list[LiveActor]:
 
 
 @functools.cache
-def _gcs_client(address: str) -> Any:
+def gcs_client(address: str) -> Any:
     from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
     return GcsClient(address=address)

@@ -23,7 +23,7 @@ from rayline.engine.checkpoints import CheckpointStore, unpack
 from rayline.engine.kept_groups import KEPT, GroupKey
 from rayline.engine.object_refs import BlockSlice
 from rayline.engine.placement import WHERE, PlacementPlan
-from rayline.engine.worker_group import PLACE_S, RETRY_INTERVAL_S, WorkerGroup, WorkerLostError
+from rayline.engine.worker_group import PLACE_S, RETRY_INTERVAL_S, NodeLeavesError, WorkerGroup, WorkerLostError
 from rayline.engine.workers import WorkerMessage, WorkerStart
 
 Coordinate: TypeAlias = Callable[[int, str], AbstractContextManager[Mapping[str, Any]]]
@@ -154,7 +154,8 @@ class DistributedRun:
         Raises
         ------
         TrainingError
-            When the function fails on a rank, or a worker is lost, more than `max_failures` times.
+            When the function fails on a rank, or a worker is lost, more than `max_failures` times. A group that moves away from a node
+            before that leaves the cluster has not failed.
         ResourceError
             When the workers do not get the resources of the plan.
         RaylineError
@@ -163,7 +164,8 @@ class DistributedRun:
         packed, max_failures = self._call.packed(), self._call.max_failures
         shares: DataShards | None = None
         before: TrainingError | None = None
-        for attempt in range(max_failures + 1):
+        n_failed = 0
+        while True:
             plan = self._planned(before)
             try:
                 with self._workers(plan) as group:
@@ -174,12 +176,13 @@ class DistributedRun:
                         results = self._attempt(group, rendezvous, shares)
                 return results
             except WorkerLostError as lost:
-                error = lost.as_error(plan, attempt, max_failures)
-                if attempt == max_failures or not isinstance(error, TrainingError):
+                error = lost.as_error(plan, n_failed, max_failures)
+                if n_failed == max_failures or not isinstance(error, TrainingError):
                     raise error from lost.error
-                self._listener.begin_again()
-                before = error
-        raise AssertionError
+                n_failed, before = n_failed + 1, error
+            except NodeLeavesError:
+                before = None
+            self._listener.begin_again()
 
     @contextlib.contextmanager
     def _workers(self, plan: PlacementPlan) -> Iterator[WorkerGroup]:

@@ -9,8 +9,9 @@ from typing import Self
 
 import ray
 
-from rayline.core.errors import ParameterError, ResourceError
+from rayline.core.errors import ParameterError, ResourceError, counted
 from rayline.engine.holders import holders
+from rayline.engine.nodes import add_nodes, can_grow, coming, has_room, nodes_for, room, usable_nodes
 
 WHERE = "train.fit"
 
@@ -62,20 +63,24 @@ class PlacementPlan:
             )
         if use_gpu:
             requested.setdefault("GPU", 1.0)
-        cluster = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
         strict = "CPU" in requested
+        cluster = nodes_for(num_workers, requested if strict else {**requested, "CPU": 1.0})
+        if (
+            not strict and not _cpus(cluster) and add_nodes([{"CPU": 1.0}])
+        ):  # not one for each worker, but some to share
+            cluster = usable_nodes()
         whole = requested["CPU"] if strict else _share(cluster, num_workers, requested)
         share = whole or _hundredths(_cpus(cluster) / num_workers)
         needs = {**requested, "CPU": whole}
-        room = {node: _fits(has, needs) for node, has in cluster.items()}
-        if sum(room.values()) < num_workers:
+        fitting = {node: room(has, needs) for node, has in cluster.items()}
+        if sum(fitting.values()) < num_workers:
             raise _too_much(f"{num_workers} workers do", cluster, num_workers, requested)
         if not whole:  # CPUs are divided: as many workers on a node as its part of them
             total = max(_cpus(cluster), 1.0)
-            fair = {n: min(room[n], math.ceil(num_workers * cluster[n].get("CPU", 0.0) / total)) for n in room}
-            room = fair if sum(fair.values()) >= num_workers else room
-        fullest = sorted(room, key=lambda node: -room[node])
-        nodes = [node for node in fullest for _ in range(min(room[node], num_workers))][:num_workers]
+            fair = {n: min(fitting[n], math.ceil(num_workers * cluster[n].get("CPU", 0.0) / total)) for n in fitting}
+            fitting = fair if sum(fair.values()) >= num_workers else fitting
+        fullest = sorted(fitting, key=lambda node: -fitting[node])
+        nodes = [node for node in fullest for _ in range(min(fitting[node], num_workers))][:num_workers]
         held = {name: amount for name, amount in requested.items() if name != "CPU"}
         # A callback may itself use Ray: unless CPUs are requested, one stays free.
         cpus = share if strict else max(0.0, min(share, _hundredths((_cpus(cluster) - 1) / num_workers)))
@@ -95,37 +100,37 @@ class PlacementPlan:
             return cls.of(num_workers[0], {"CPU": 1.0, **(resources or {})}, use_gpu=use_gpu)
         return cls.of(num_workers, resources, use_gpu=use_gpu)
 
+    def has_other_nodes(self) -> bool:
+        """Return whether there is room, or will be, for the same workers on nodes that stay in the cluster."""
+        needs = {**self.held, "CPU": self.cpus} if self.strict else self.held
+        return has_room(usable_nodes(), len(self.nodes), needs) or can_grow()
+
 
 def refuse_no_room(needs: Mapping[str, float], n: int = 1, *, spare_cpus: float = 0.0) -> None:
     """Raise ResourceError when the nodes could never run this number of workers at a time, or when the workers would leave
-    fewer than `spare_cpus` CPUs to the tasks that compute their rows: Ray would wait forever."""
-    cluster = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+    fewer than `spare_cpus` CPUs to the tasks that compute their rows: Ray would wait forever. Wait for nodes that an autoscaler adds."""
     requested = {name: amount for name, amount in needs.items() if amount}
-    if sum(_fits(has, requested) for has in cluster.values()) < n:
+    spare = spare_cpus if requested.get("CPU") else 0.0
+    cluster = nodes_for(n, requested)
+    if not has_room(cluster, n, requested):
         raise _too_much("one worker does" if n == 1 else f"{n} workers do", cluster, n, requested)
     left = _cpus(cluster) - n * requested.get("CPU", 0.0)
-    if requested.get("CPU") and left < spare_cpus:
+    if left < spare and not add_nodes([requested] * n + [{"CPU": spare}]):
         raise ResourceError.here(
             f"{n} × {requested['CPU']:g} CPU for the workers leave {left:g} of {_cpus(cluster):g} to read the data.",
-            f"Expected at least {spare_cpus:g}.",
+            f"Expected at least {spare:g}.",
             "ask for fewer workers (concurrency), or for fewer CPUs for each (num_cpus).",
         )
 
 
 def max_workers(needs: Mapping[str, float], *, spare_cpus: float = 0.0) -> int:
     """Return how many workers of this size the nodes hold at a time when they are empty and `spare_cpus` stay free, at least 1."""
-    cluster = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+    cluster = usable_nodes()
     requested = {name: amount for name, amount in needs.items() if amount}
-    n = sum(_fits(has, requested) for has in cluster.values())
+    n = sum(room(has, requested) for has in cluster.values())
     if requested.get("CPU"):
         n = min(n, int((_cpus(cluster) - spare_cpus) / requested["CPU"]))
     return max(1, n)
-
-
-def lost_node(node_id: str) -> str | None:
-    """Return the address of a node that has left the cluster; None for a node that is alive."""
-    node = next((node for node in ray.nodes() if node["NodeID"] == node_id), None)
-    return None if node is None or node["Alive"] else str(node["NodeManagerAddress"])
 
 
 def held_here(name: str) -> float:
@@ -151,14 +156,14 @@ def busy(what: str, *names: str) -> str:
     free_of = ", ".join(f"{now:g} of {whole:g} {name}" for name, (now, whole) in state.items())
     by = ", ".join(f"{amount:g} {name} by this task itself" for name in state if (amount := held_here(name)))
     held = [holders(name, whole - now) for name, (now, whole) in state.items()]
-    return f"{what}: {free_of} free; held by {', '.join(part for part in (*held, by) if part) or 'nobody'}"
+    return f"{what}: {free_of} free; held by {', '.join(part for part in (*held, by) if part) or 'nobody'}{coming()}"
 
 
 def _share(cluster: Mapping[str, Mapping[str, float]], num_workers: int, requested: Mapping[str, float]) -> float:
     """Return the largest whole number of CPUs that every worker can have; 0 when there are fewer CPUs than workers."""
     max_cpus = int(max((has.get("CPU", 0.0) for has in cluster.values()), default=0.0))
     for cpus in range(max_cpus, 0, -1):
-        if sum(_fits(has, {**requested, "CPU": cpus}) for has in cluster.values()) >= num_workers:
+        if has_room(cluster, num_workers, {**requested, "CPU": cpus}):
             return float(cpus)
     return 0.0
 
@@ -171,20 +176,15 @@ def _hundredths(amount: float) -> float:
     return int(100 * amount) / 100
 
 
-def _fits(has: Mapping[str, float], requested: Mapping[str, float]) -> int:
-    """Return how many workers fit on a node."""
-    rooms = [int((has.get(name, 0.0) + 1e-6) / amount) for name, amount in requested.items() if amount]
-    return min(rooms, default=1 << 20)
-
-
 def _too_much(
     who: str, cluster: Mapping[str, Mapping[str, float]], n: int, requested: Mapping[str, float]
 ) -> ResourceError:
     needs = ", ".join(f"{n} × {amount:g} = {n * amount:g} {name}" for name, amount in requested.items())
     has = "; ".join(", ".join(f"{node.get(name, 0):g} {name}" for name in requested) for node in cluster.values())
     no_gpu = requested.get("GPU") and not any(node.get("GPU") for node in cluster.values())
+    more = ", and an autoscaler that adds none with room for it" if can_grow() else ""
     return ResourceError.here(
         f"{who} not fit into this Ray.",
-        f"Expected {needs}; got {len(cluster)} node{'s' if len(cluster) > 1 else ''} with {has}.",
+        f"Expected {needs}; got {counted(len(cluster), 'node')} with {has}{more}.",
         "do without GPUs: this Ray has none." if no_gpu else "ask for fewer workers, or for less for each.",
     )

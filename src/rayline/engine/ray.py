@@ -60,6 +60,7 @@ from rayline.engine.group import DataShards, DistributedRun, TrainingCall, packe
 from rayline.engine.holders import holders
 from rayline.engine.kept_groups import KEPT, GroupKey
 from rayline.engine.kept_rows import KeptRows, keeping, kept_rows, materialized
+from rayline.engine.nodes import add_nodes, can_grow, coming, nodes_for
 from rayline.engine.object_refs import BlockSlice, kept_together, shared
 from rayline.engine.placement import WHERE, PlacementPlan, busy, held_here, max_workers, refuse_no_room
 from rayline.engine.session import ensure_ray, quietly
@@ -311,6 +312,20 @@ class RayEngine(Engine):
         """Raise ResourceError when no node of the running Ray, even an empty one, has these resources."""
         ensure_ray()
         refuse_no_room(needs)
+
+    def nodes(self, n: int, needs: Mapping[str, float]) -> list[Mapping[str, float]]:
+        """Return the resources of each node of the cluster; where they have no room for so many workers, an autoscaler adds some first,
+        if it can."""
+        ensure_ray()
+        return list(nodes_for(n, needs).values())
+
+    def can_grow(self) -> bool:
+        """Return whether an autoscaler adds nodes to the cluster."""
+        return can_grow()
+
+    def coming(self) -> str:
+        """Return what an autoscaler does, as the last part of a line about a wait; empty where there is none."""
+        return coming()
 
     def holders(self, used: Mapping[str, float]) -> str:
         """Return who holds these amounts of resources, by name."""
@@ -585,7 +600,7 @@ def _refuse_no_cpu_left(data: Dataset) -> None:
     if not held or isinstance(data, MaterializedDataset):
         return
     there = ray.cluster_resources().get("CPU", 0.0)
-    if there - held < 1.0:
+    if there - held < 1.0 and not add_nodes([{"CPU": 1.0}]):
         raise ResourceError(
             f"A Dataset cannot be read inside a task that holds {held:g} of {there:g} CPU of this Ray.",
             f"Expected at least 1 CPU for the tasks that read it; {there - held:g} are left.",

@@ -34,11 +34,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rayline.compat.ray import without_placement_group_cleaner
 from rayline.core import scratch
 from rayline.core.errors import RaylineError, ResourceError, TrainingError, first_line
-from rayline.core.waiting import patience
+from rayline.core.waiting import patience, say
 from rayline.engine.checkpoints import CheckpointStore, pack, unpack
 from rayline.engine.group import Listener, TrainingCall
+from rayline.engine.nodes import LOOK_S, LeavingNodes, lost_node
 from rayline.engine.object_refs import BlockSlice, shared
-from rayline.engine.placement import WHERE, busy, free, lost_node
+from rayline.engine.placement import WHERE, busy, free
 from rayline.engine.worker_group import RETRY_INTERVAL_S
 from rayline.engine.workers import RayWorker, Reporter, WorkerMessage, keep_cause
 
@@ -386,6 +387,7 @@ class RayTrainRun:
         self._lost: Mapping[int, str] = {}  # of the current group
         self._raised: dict[int, Exception] = {}
         self._deadline = 0.0
+        self._leaving = LeavingNodes(())  # of the current group
 
     @property
     def _is_elastic(self) -> bool:
@@ -436,7 +438,9 @@ class RayTrainRun:
         self._deadline = time.monotonic() + START_S
         with contextlib.ExitStack() as coordination, _ended(supervisor), patience(self._waiting) as is_over:
             while True:
-                ready, _ = ray.wait([listening, running], num_returns=1, timeout=1.0)
+                ready, _ = ray.wait([listening, running], num_returns=1, timeout=LOOK_S)
+                if self._leaving.look():
+                    say(f"workers run on {self._leaving.first}")
                 if not ready:
                     self._check_deadline()
                 elif listening in ready:
@@ -476,6 +480,7 @@ class RayTrainRun:
             coordination.__exit__(TrainingError, lost, None)
             self._listener.begin_again()
         self._group, self._lost, self._raised, self._deadline = begun, {}, {}, 0.0
+        self._leaving = LeavingNodes(begun.nodes)
         host = ray.util.get_node_ip_address()
         rendezvous = coordination.enter_context(self._call.coordinate(len(begun.nodes), host))
         ray.get(supervisor.connect.remote(begun.attempt, rendezvous))

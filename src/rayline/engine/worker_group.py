@@ -13,8 +13,9 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rayline.core.errors import RaylineError, ResourceError, TrainingError, counted, first_line
-from rayline.core.waiting import patience
-from rayline.engine.placement import WHERE, PlacementPlan, busy, free, lost_node
+from rayline.core.waiting import patience, say
+from rayline.engine.nodes import LOOK_S, LeavingNodes, is_leaving, lost_node
+from rayline.engine.placement import WHERE, PlacementPlan, busy, free
 from rayline.engine.workers import WorkerActor, WorkerMessage, WorkerStart
 
 START_S = 120.0
@@ -140,6 +141,8 @@ class WorkerGroup:
                     "end what holds these resources, or ask for fewer workers.",
                 ) from error
             except RayError as error:
+                if is_leaving(self.plan.nodes[rank]):  # nothing is lost yet
+                    raise NodeLeavesError from error
                 raise WorkerLostError(rank, error) from error
         if self.plan.cpus:
             self._reserve(n)
@@ -160,14 +163,29 @@ class WorkerGroup:
             )
 
     def run(self, starts: Sequence[WorkerStart], resume: Any, on_message: Callable[[WorkerMessage], bool]) -> list[Any]:
-        """Return the result of each rank. Raises WorkerLostError when one is missing."""
+        """Return the result of each rank.
+
+        Raises
+        ------
+        WorkerLostError
+            When one is missing.
+        NodeLeavesError
+            When a node is about to leave, others have room for the group, and a checkpoint has come since.
+        """
         runs = {actor.run.remote(starts[rank], resume): rank for rank, actor in enumerate(self.actors)}
         results: dict[int, Any] = {}
         self._runs = list(runs)
-        first = self.actors[0]
+        first, leaving = self.actors[0], LeavingNodes(self.plan.nodes)
         listening: Any = first.listen.remote()
         while runs or listening is not None:
-            (ready,), _ = ray.wait([*runs, *([] if listening is None else [listening])], num_returns=1)
+            awaited = [*runs, *([] if listening is None else [listening])]
+            ready_now, _ = ray.wait(awaited, num_returns=1, timeout=LOOK_S)
+            if leaving.look():
+                say(f"workers run on {leaving.first}: they move after the next iteration, if others have room for them")
+                first.checkpoint_soon.remote()
+            if not ready_now:
+                continue
+            (ready,) = ready_now
             try:
                 value = ray.get(ready)
             except RayError as error:
@@ -179,6 +197,9 @@ class WorkerGroup:
             for message in value:
                 if message is not None and on_message(message) and self._stopping is None:
                     self._stopping = first.stop.remote()
+                is_stored = message is not None and message.metrics is None  # a checkpoint
+                if leaving.first and is_stored and self._stopping is None and self.plan.has_other_nodes():
+                    raise NodeLeavesError
             listening = None if None in value else first.listen.remote()
         return [results[rank] for rank in sorted(results)]
 
@@ -208,6 +229,10 @@ class WorkerGroup:
                 error = failure
                 break
         return None if error is None else WorkerLostError(rank, error)
+
+
+class NodeLeavesError(Exception):
+    """Raised when a group has to begin anew because a node of it leaves, and nothing is lost by that."""
 
 
 class WorkerLostError(Exception):

@@ -128,6 +128,7 @@ class WorkerActor:
         training run."""
         self._outbox: queue.SimpleQueue[WorkerMessage | None] = queue.SimpleQueue()
         self._reporter = Reporter(self._rank, self._world_size, self._outbox.put, self._announce)
+        self._is_due = False  # a checkpoint, out of turn
         self._given: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()  # of the other ranks, on rank 0
         self._gathered: queue.SimpleQueue[list[Any]] = queue.SimpleQueue()
         self._function = pickle.loads(packed)  # noqa: S301  # packed by our own driver
@@ -184,6 +185,11 @@ class WorkerActor:
     def stop(self) -> None:
         """Tell rank 0 that training has to stop."""
         self._reporter.stop = True
+
+    @ray.method(concurrency_group="tell")
+    def checkpoint_soon(self) -> None:
+        """Tell rank 0 to store a checkpoint after this iteration, whether or not one is due."""
+        self._is_due = True
 
     @ray.method(concurrency_group="tell")
     def stop_after(self, iteration: int) -> None:
@@ -253,8 +259,9 @@ class WorkerActor:
     def _checkpoint(self, iteration: int, save: Callable[[Path], None]) -> None:
         assert self._start is not None
         every = self._start.checkpoint_every
-        if self._rank or not every or (iteration + 1) % every:
+        if self._rank or not (self._is_due or (every and (iteration + 1) % every == 0)):
             return
+        self._is_due = False
         packed = pack(save)
         storage = self._start.storage
         kept = np.frombuffer(packed, np.uint8) if storage is None else storage.write(iteration, packed)

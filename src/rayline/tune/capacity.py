@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rayline import device
-from rayline.core.errors import ResourceError
+from rayline.core.errors import ResourceError, counted
 from rayline.train.trainer import Trainer
 from rayline.train.training_run import available_cpus
 from rayline.tune.search_driver import search_driver
@@ -28,11 +28,22 @@ class Capacity(NamedTuple):
     max_bytes: int
 
 
-def plan(trainer: Trainer, max_concurrent: int | None, nodes: Sequence[Mapping[str, float]]) -> Capacity:
-    """Compute how the trials fit into the cluster.
+def demand(trainer: Trainer) -> tuple[int, dict[str, float]]:
+    """Return the number of workers of a trial, and what each needs.
 
     A trial that trains in its own process holds one CPU, or its `resources_per_worker`. A trial with
     `num_workers=N` needs N times that, for its workers; the trial itself only waits for them.
+    """
+    worker = {"CPU": 1.0, **(trainer.resources_per_worker or {})}
+    if trainer.wants_gpu:
+        worker.setdefault("GPU", 1.0)
+    return trainer.num_workers or 1, {name: float(amount) for name, amount in worker.items() if amount}
+
+
+def plan(
+    trainer: Trainer, max_concurrent: int | None, nodes: Sequence[Mapping[str, float]], *, can_grow: bool = False
+) -> Capacity:
+    """Compute how the trials fit into the cluster.
 
     Parameters
     ----------
@@ -42,21 +53,20 @@ def plan(trainer: Trainer, max_concurrent: int | None, nodes: Sequence[Mapping[s
         The user's limit.
     nodes
         The resources of each node: a worker is on one of them, so their sum alone says little.
+    can_grow
+        Whether an autoscaler adds nodes for trials that wait: then as many as `max_concurrent` run at a time, whatever fits now.
 
     Raises
     ------
     ResourceError
         When not even one trial fits.
     """
-    worker = {"CPU": 1.0, **(trainer.resources_per_worker or {})}
-    if trainer.wants_gpu:
-        worker.setdefault("GPU", 1.0)
-    worker = {name: float(amount) for name, amount in worker.items() if amount}
-    n_workers = trainer.num_workers or 1
+    n_workers, worker = demand(trainer)
     fitting = sum(_workers(node, worker) for node in nodes) // n_workers
     if not fitting:
-        raise _too_much(worker, n_workers, nodes)
-    concurrency = int(min(fitting, max_concurrent or math.inf))
+        raise _too_much(worker, n_workers, nodes, ", and its autoscaler adds no node for it" if can_grow else "")
+    waits = can_grow and trainer.num_workers is None  # for its node, which a group of workers must not: see below
+    concurrency = max_concurrent if waits and max_concurrent else int(min(fitting, max_concurrent or math.inf))
     # A trial with workers holds one byte of memory, because Ray does not place empty bundles. Each group of workers takes
     # its own resources, and there are never more trials than groups that fit, so no trial waits for resources of another.
     # Workers that a framework starts itself use the trial's own placement group, whose first bundle belongs to the trial.
@@ -80,14 +90,16 @@ def _workers(node: Mapping[str, float], worker: Mapping[str, float]) -> int:
     return min((int((node.get(name, 0.0) + 1e-6) / each) for name, each in worker.items()), default=1 << 20)
 
 
-def _too_much(worker: Mapping[str, float], n_workers: int, nodes: Sequence[Mapping[str, float]]) -> ResourceError:
+def _too_much(
+    worker: Mapping[str, float], n_workers: int, nodes: Sequence[Mapping[str, float]], more: str
+) -> ResourceError:
     sums = {name: math.fsum(node.get(name, 0.0) for node in nodes) for name in worker}
     name = next((name for name, each in worker.items() if sums[name] < n_workers * each), None)
     hint = "use fewer workers or smaller resources_per_worker, or connect to a larger cluster."
     if name is not None:
         need = n_workers * worker[name]
         return ResourceError(
-            f"tune.run: a trial needs {n_workers} × {worker[name]:g} = {need:g} {name}, and the cluster has {sums[name]:g}.",
+            f"tune.run: a trial needs {n_workers} × {worker[name]:g} = {need:g} {name}, and the cluster has {sums[name]:g}{more}.",
             f"Expected at least {need:g} {name} for one trial at a time.",
             hint,
         )
@@ -95,7 +107,7 @@ def _too_much(worker: Mapping[str, float], n_workers: int, nodes: Sequence[Mappi
     has = "; ".join(", ".join(f"{node.get(name, 0):g} {name}" for name in worker) for node in nodes)
     return ResourceError(
         f"tune.run: a trial needs {n_workers} × ({each}), each of them on one node.",
-        f"Expected room for that; got {len(nodes)} node{'s' if len(nodes) > 1 else ''} with {has}.",
+        f"Expected room for that; got {counted(len(nodes), 'node')} with {has}{more}.",
         hint,
     )
 

@@ -64,9 +64,13 @@ class RayExecutor(TrialExecutor):
     """
 
     def __init__(self, prepared: PreparedSearch, max_concurrent: int | None) -> None:
-        registry.engine("ray").connect()
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        self.capacity = capacity.plan(prepared.problem.trainer, max_concurrent, nodes)
+        engine, trainer = registry.engine("ray"), prepared.problem.trainer
+        engine.connect()
+        (n_workers, worker), can_grow = capacity.demand(trainer), engine.can_grow()
+        nodes = engine.nodes(n_workers, worker)
+        if can_grow and max_concurrent and trainer.num_workers is not None:
+            nodes = engine.nodes(n_workers * max_concurrent, worker)
+        self.capacity = capacity.plan(trainer, max_concurrent, nodes, can_grow=can_grow)
 
     def run(self, trials: TrialRun) -> None:
         prepared, log, options = trials.prepared, trials.log, trials.options
@@ -186,8 +190,9 @@ def _waiting(capacity: Capacity) -> str:
     names = [name for name in needs if name != "memory"] or ["CPU"]
     needed = ", ".join(f"{needs.get(name, 0):g} {name}" for name in names)
     state = ", ".join(f"{free.get(name, 0):g} of {there.get(name, 0):g} {name}" for name in names)
-    held = registry.engine("ray").holders({name: there.get(name, 0) - free.get(name, 0) for name in names})
-    return f"waiting for {needed} for a trial: {state} free; held by {held or 'nobody'}"
+    engine = registry.engine("ray")
+    held = engine.holders({name: there.get(name, 0) - free.get(name, 0) for name in names})
+    return f"waiting for {needed} for a trial: {state} free; held by {held or 'nobody'}{engine.coming()}"
 
 
 def _placement(capacity: Capacity) -> Any:
