@@ -151,7 +151,7 @@ def test_early_stopping_is_kept() -> None:
 
 
 def test_what_has_no_form_is_refused_by_name() -> None:
-    with pytest.raises(rl.ParameterError, match="'least-squares' have no form"):
+    with pytest.raises(rl.ParameterError, match="'least-squares' cannot be exported"):
         to_onnx(toy.pipeline())
     trainer = train.XGBoostTrainer({"nthread": 1}, num_boost_round=2)
     strict = rl.Preprocessor(
@@ -162,7 +162,7 @@ def test_what_has_no_form_is_refused_by_name() -> None:
         to_onnx(refused)
     odd = rl.Preprocessor([("bins", KBinsDiscretizer(["size"])), ("onehot", OneHotEncoder())])
     strange = trainer.fit(odd, BINARY, target_columns="late", verbose=False).inference_pipeline
-    with pytest.raises(rl.ParameterError, match="no form in ONNX"):
+    with pytest.raises(rl.ParameterError, match="cannot be exported to ONNX"):
         to_onnx(strange)
 
 
@@ -195,7 +195,7 @@ def test_labels_and_scores_of_estimators(estimator: Any, table: pl.DataFrame) ->
         (LinearSVC(), "LinearSVC gives no probabilities"),
         (RidgeClassifier(), "RidgeClassifier gives no probabilities"),
         (FixedThresholdClassifier(LogisticRegression(), threshold=0.6), "other labels than the likeliest"),
-        (HistGradientBoostingClassifier(max_iter=2), "no form in ONNX"),
+        (HistGradientBoostingClassifier(max_iter=2), "cannot be exported to ONNX"),
         (LinearDiscriminantAnalysis(), "answers otherwise"),  # a fault of the converter's
         (RadiusNeighborsClassifier(3.0), "does not run"),
     ],
@@ -241,7 +241,7 @@ def test_other_objectives_of_xgboost_are_refused(task: str, params: dict[str, An
     from rayline.testing.task_laws import TaskCase
 
     case = TaskCase(task, "xgboost", (params,), {"num_boost_round": 2}, exact=True)
-    with pytest.raises(rl.ParameterError, match=f"the objective {params['objective']} have no form in ONNX"):
+    with pytest.raises(rl.ParameterError, match=f"the objective {params['objective']} cannot be exported to ONNX"):
         to_onnx(case.pipeline)
 
 

@@ -129,7 +129,7 @@ def select_device(use_gpu: UseGPU | None) -> Device:
     raise ResourceError.here(
         f"use_gpu=True, and {'Ray assigned no GPU to this worker' if by_ray else 'this machine has no GPU that this process may use'}.",
         f"Expected a GPU; CUDA_VISIBLE_DEVICES is {os.environ.get('CUDA_VISIBLE_DEVICES', 'not set')!r}.",
-        "ask Ray for one (num_gpus=1)." if by_ray else "leave use_gpu out, or run it where there is one.",
+        "request one from Ray (num_gpus=1)." if by_ray else "leave use_gpu out, or run it on a machine with a GPU.",
     )
 
 
@@ -247,7 +247,7 @@ def out_of_memory(batch: str, model_bytes: float | None, hint: str) -> ResourceE
     """Return the error for a GPU whose memory a batch and a model exceed."""
     return ResourceError.here(
         f"the GPU is out of memory with {batch}{f' and a model of {megabytes(model_bytes)}' if model_bytes else ''}.",
-        "Expected the model, the batch and what is computed from it to fit into the GPU's memory.",
+        "Expected the model, the batch and the intermediate results to fit into the GPU's memory.",
         hint,
     )
 

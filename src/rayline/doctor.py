@@ -129,10 +129,15 @@ def _places() -> Iterator[Finding]:
     free = shutil.disk_usage(place).free
     room = f"{place}, {free / (1 << 30):.1f} GiB free"
     if free < MIN_FREE_BYTES:
-        yield Finding("place", "temporary files", State.PROBLEM, room, "make room, or set TMPDIR to another directory.")
+        yield Finding(
+            "place", "temporary files", State.PROBLEM, room, "free disk space, or set TMPDIR to another directory."
+        )
     elif len(os.fsencode(os.environ.get("RAY_TMPDIR", place))) + RAY_SOCKET_BYTES > MAX_SOCKET_PATH:
         yield Finding(
-            "place", "temporary files", State.OK, f"{room}; too long a path for sockets, which are put elsewhere"
+            "place",
+            "temporary files",
+            State.OK,
+            f"{room}; the path is too long for sockets, which are created in another directory",
         )
     else:
         yield Finding("place", "temporary files", State.OK, room)

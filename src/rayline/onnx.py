@@ -103,7 +103,7 @@ def _native(pipeline: InferencePipeline, width: int) -> Any:
         raise
     except Exception as error:  # a converter may raise anything about a model that it does not support
         raise ParameterError(
-            f"to_onnx: {type(pipeline.model.native).__name__} has no form in ONNX: {first_line(error)}.",
+            f"to_onnx: {type(pipeline.model.native).__name__} cannot be exported to ONNX: {first_line(error)}.",
             "Expected a model that the framework's converter supports.",
             "choose another model, or serve the pipeline with rayline.",
         ) from error
@@ -134,9 +134,9 @@ class _Graph:
         }
         if kind not in kinds:
             raise ParameterError(
-                f"to_onnx: column {name!r} holds {dtype}, which has no form in ONNX.",
+                f"to_onnx: column {name!r} holds {dtype}, which cannot be exported to ONNX.",
                 "Expected numbers, strings and booleans.",
-                "turn it into numbers before the pipeline, or drop it (DropColumns).",
+                "convert it to numbers before the pipeline, or drop it (DropColumns).",
             )
         self.inputs.append(helper.make_tensor_value_info(name, kinds[kind], [None, 1]))
         if kind is Kind.BOOLEAN:
@@ -168,7 +168,7 @@ class _Graph:
             return scores
         if target.quantiles:
             raise ParameterError(
-                "to_onnx: quantiles behind target stages have no form in ONNX here.",
+                "to_onnx: quantiles behind target stages cannot be exported to ONNX.",
                 f"Expected none; got the stages {[name for name, _ in target.stages]}.",
                 "train without target_stages, or serve the pipeline with rayline.",
             )
@@ -260,7 +260,8 @@ def _formula(graph: _Graph, columns: Mapping[str, _Column], formula: Any) -> str
     kind = _NODES.get(name)
     if kind is None:
         raise ParameterError(
-            f"to_onnx: the function {name!r} of a formula has no form in ONNX.", f"Expected some of {sorted(_NODES)}."
+            f"to_onnx: the function {name!r} of a formula cannot be exported to ONNX.",
+            f"Expected some of {sorted(_NODES)}.",
         )
     return graph.node(kind, inputs)
 

@@ -125,7 +125,7 @@ def form_of(forms: Mapping[type, T], step: object, noun: str, hint: str) -> T:
     form = forms.get(type(step))
     if form is None:
         raise ParameterError(
-            f"to_onnx: the {noun} {type(step).__name__} has no form in ONNX.",
+            f"to_onnx: the {noun} {type(step).__name__} cannot be exported to ONNX.",
             f"Expected some of {sorted(kind.__name__ for kind in forms)}.",
             hint,
         )
@@ -150,7 +150,7 @@ def _outputs(tensors: OutcomeTensors, decides: bool) -> dict[str, GraphOutput]:
 
 
 def _labels(tensors: OutcomeTensors, place: int, classes: Sequence[Any]) -> GraphOutput:
-    """Return the predicted labels of a target: strings, truth values or numbers as in the data, of other types their codes."""
+    """Return the predicted labels of a target: strings, booleans or numbers as in the data, of other types their codes."""
     codes = tensors.column(tensors.predicted, place)
     if all(isinstance(label, str) for label in classes):
         keys = {"keys_int64s": list(range(len(classes))), "values_strings": list(classes)}
@@ -226,7 +226,7 @@ def _conformal(tensors: OutcomeTensors, stage: Conformal) -> OutcomeTensors:
     if stage.by is not None or stage.method == "cv+":
         what = f"by={stage.by!r}" if stage.by is not None else f"method={stage.method!r}"
         raise ParameterError(
-            f"to_onnx: Conformal with {what} has no form in ONNX here.",
+            f"to_onnx: Conformal with {what} cannot be exported to ONNX.",
             "Expected method='split' without by=.",
             "serve the pipeline with rayline, or calibrate it with Conformal(coverage=…).",
         )

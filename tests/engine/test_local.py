@@ -18,7 +18,7 @@ from rayline.stages import StandardScaler
 ZONE = "US/Pacific"
 PANDAS: dict[str, tuple[Any, pl.Series]] = {
     "numbers with gaps": (pd.array([1, None], dtype="Int64"), pl.Series([1, None], dtype=pl.Int64)),
-    "truth values with gaps": (pd.array([True, None], dtype="boolean"), pl.Series([True, None])),
+    "booleans with gaps": (pd.array([True, None], dtype="boolean"), pl.Series([True, None])),
     "strings with gaps": (pd.array(["a", None], dtype="string"), pl.Series(["a", None])),
     "Arrow's": (pd.array([1.5, None], dtype="float64[pyarrow]"), pl.Series([1.5, None])),
     "sparse": (pd.arrays.SparseArray([0, 3]), pl.Series([0, 3])),

@@ -77,7 +77,7 @@ def test_assert_better(weak: InferencePipeline, binary: InferencePipeline) -> No
     def mine(y_true: Any, y_pred: Any) -> float:
         return float((y_true == y_pred).mean())
 
-    with pytest.raises(rl.ParameterError, match="small or large"):
+    with pytest.raises(rl.ParameterError, match="direction"):
         rl.compare({"old": weak, "new": binary}, rows(300), metrics=[mine]).assert_better("mine")
     declared = rl.evaluate.metric(mode="max")(mine)
     rl.compare({"old": weak, "new": binary}, rows(3_000, seed=5), metrics=[declared]).assert_better("mine")

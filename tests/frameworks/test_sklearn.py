@@ -309,8 +309,8 @@ def test_types_are_trusted_by_the_caller_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda t: t["nodes"]["left_child"].__setitem__(0, 10**6), "outside of itself"),
-        (lambda t: t["nodes"]["right_child"].__setitem__(0, 0), "two ways lead to one node"),
+        (lambda t: t["nodes"]["left_child"].__setitem__(0, 10**6), "an index outside of the tree"),
+        (lambda t: t["nodes"]["right_child"].__setitem__(0, 0), "has two parents"),
         (lambda t: t["nodes"]["feature"].__setitem__(0, 77), "does not have"),
     ],
 )
@@ -410,7 +410,7 @@ def test_every_estimator_is_loaded_again(name: str, kind: str, tmp_path: Path) -
         (1, lambda a: a.__setitem__(0, -5), "rows that it does not have"),
         (2, lambda a: a["idx_end"].__setitem__(0, 10**9), "rows that it does not have"),
         (2, lambda a: a["is_leaf"].__setitem__(-1, 0), "nodes that it does not have"),
-        (3, lambda a: a[:, :1], "other nodes than it says"),
+        (3, lambda a: a[:, :1], "number of nodes of a tree of neighbors"),
     ],
 )
 def test_trees_of_neighbours_are_looked_at(tmp_path: Path, algorithm: str, place: int, spoil: Any, words: str) -> None:

@@ -38,7 +38,7 @@ def test_one_bad_row_need_not_sink_the_rest(strict: rl.InferencePipeline) -> Non
     bad = table.with_columns(
         city=pl.when(pl.int_range(pl.len()).is_in([3, 17])).then(pl.lit("Atlantis")).otherwise("city")
     )
-    with pytest.raises(rl.DataError, match=r"'onehot' met values of column 'city'.*\n.*Atlantis"):
+    with pytest.raises(rl.DataError, match=r"'onehot' got unknown values in column 'city'.*\n.*Atlantis"):
         strict.transform(bad)
     expected = strict.predict(table)["prediction"].to_list()
     nulls = strict.transform(bad, on_error="null")["prediction"].to_list()

@@ -78,7 +78,7 @@ def test_nothing_else_is(saved: Path) -> None:
         rl.load(saved, **trusted)
     changed = hostile.reseal(held, **{"model/weights.json": weights})  # with all hashes made right
     saved.write_bytes(hostile.as_file(changed))
-    with pytest.raises(rl.ArtifactError, match="was changed after it was signed"):
+    with pytest.raises(rl.ArtifactError, match="was modified after it was signed"):
         rl.load(saved, **trusted)
     saved.write_bytes(whole)
     theirs = signature.sign(held["manifest.json"], OTHER)

@@ -220,7 +220,7 @@ def test_what_has_no_form_in_polars_is_refused_by_name(pipeline: InferencePipeli
 BIG = 2**53 + 1
 IDS: dict[str, Any] = {
     "nullable integers": pd.array([BIG, None], dtype="Int64"),
-    "truth values": pd.array([True, None], dtype="boolean"),
+    "booleans": pd.array([True, None], dtype="boolean"),
     "strings": pd.array(["a", None], dtype="string"),
     "Arrow's integers": pd.array([BIG, None], dtype="int64[pyarrow]"),
     "categories": pd.Categorical([2, None], categories=[1, 2]),
@@ -286,7 +286,7 @@ def test_nor_are_those_of_probabilities_errors_and_stages(pipeline: InferencePip
 CATEGORIES: dict[str, list[Any]] = {
     "integers": [1, 2, 10],
     "floats": [1.0, 2.0, 2.5],
-    "truth values": [True, False],
+    "booleans": [True, False],
     "times": [pd.Timestamp("2020-01-01"), pd.Timestamp("2020-01-02 06:00")],
 }
 
@@ -329,7 +329,7 @@ def test_a_declared_category_is_one_at_every_door(name: str, tmp_path: Any) -> N
         pipeline.predict(rows.assign(c=[[1]] * 6))
 
 
-@pytest.mark.parametrize("name", ["integers", "floats", "truth values"])
+@pytest.mark.parametrize("name", ["integers", "floats", "booleans"])
 def test_labels_that_are_categories_are_classes_in_their_own_type(name: str) -> None:
     table = _categories(name)[["x", "c"]]
     trainer = train.XGBoostTrainer({}, num_boost_round=2)

@@ -124,7 +124,7 @@ def test_what_clients_notice_of_another_pipeline() -> None:
     found = differences({"columns": {"a": "string", "c": "integer", "d": "number"}, "targets": {"z": "string"}}, old)
     assert found == [
         "the column 'a' was integer and is string", "the column 'c' was number and is integer", "the column 'd' is new",
-        "the target 'z' is new", "the target 'y' is gone",
+        "the target 'z' is new", "the target 'y' was removed",
     ]  # fmt: skip
     assert interface(odd()) == {"columns": {"x": "number"}, "targets": {"y": "number"}}
 

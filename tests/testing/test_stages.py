@@ -164,7 +164,7 @@ def test_every_stage_has_a_case() -> None:
     ours = {n for n in registry.stages() if registry.stage(n).__module__.startswith("rayline.")}
     assert {type(stage).__name__ for stage, _ in CASES.values()} >= ours
     assert all(name.partition(":")[0] == type(stage).__name__ for name, (stage, _) in CASES.items())
-    assert set(DECLARED) == set(CASES), "outcomes are declared of a case that is gone"
+    assert set(DECLARED) == set(CASES), "outcomes are declared of a case that does not exist"
 
 
 if __name__ == "__main__":

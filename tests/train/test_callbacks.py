@@ -48,7 +48,7 @@ def test_early_stopping_waits_for_a_value() -> None:
 def test_early_stopping_says_what_it_does_not_know() -> None:
     with pytest.raises(rl.ParameterError, match="'logless'(.|\n)*test-logloss"):  # noqa: RUF043
         play(EarlyStopping("logless"), [0.5])
-    with pytest.raises(rl.ParameterError, match="small or large"):
+    with pytest.raises(rl.ParameterError, match="direction"):
         play(EarlyStopping("mystery"), [0.5], "test-mystery")
     with pytest.raises(rl.ParameterError, match="patience"):
         EarlyStopping("auc", patience=0)

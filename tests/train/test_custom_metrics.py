@@ -173,7 +173,7 @@ def test_a_function_is_called_for_so_many_replicates(table: pl.DataFrame, monkey
     report = result.evaluate(metrics={"wrong": counted}, replicates=60)
     assert len(calls) == 41
     assert len(converted) == 1
-    assert report.notes == ["The interval of wrong is of 40 replicates, not 60: a function is called anew for each."]
+    assert report.notes == ["The interval of wrong uses 40 replicates, not 60: a function is called again for each."]
     assert report.metrics["wrong"].value == usual.metrics["wrong"].value
     assert report.metrics["wrong"].low == pytest.approx(usual.metrics["wrong"].low, abs=0.05)
     scorer = sk.make_scorer(sk.roc_auc_score, response_method="predict_proba")

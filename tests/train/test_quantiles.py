@@ -157,7 +157,7 @@ def test_several_quantiles_have_no_single_error() -> None:
             lambda: train.XGBoostTrainer({"objective": "reg:quantileerror", "quantile_alpha": [0.5, 0.5]}),
             "quantile_alpha",
         ),
-        (lambda: train.LightGBMTrainer({"objective": "quantile", "alpha": [0.1, 0.9]}), "one quantile in a model"),
+        (lambda: train.LightGBMTrainer({"objective": "quantile", "alpha": [0.1, 0.9]}), "one quantile per model"),
         (lambda: train.CatBoostTrainer({"loss_function": "MultiQuantile:alpha=0.1,2"}), "alpha"),
         (lambda: train.TorchTrainer("Linear", quantile_alpha=[0.1, "x"]), "quantile_alpha"),  # type: ignore[list-item]
         (lambda: train.TorchTrainer("Linear", quantile_alpha=[0.1], loss="mse_loss"), "quantile_alpha"),

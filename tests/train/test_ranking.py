@@ -181,7 +181,7 @@ def test_wrong_labels_and_groups() -> None:
         table.with_columns(relevance=pl.col("relevance") * 20),
         "lightgbm xendcg",
     )
-    fails("no whole number", table.with_columns(relevance=pl.col("relevance") / 2), "lightgbm xendcg")
+    fails("not an integer", table.with_columns(relevance=pl.col("relevance") / 2), "lightgbm xendcg")
 
 
 def test_folds_that_divide_groups_are_refused() -> None:

@@ -48,8 +48,8 @@ def test_stages_without_a_column_are_named_on_the_line(capsys: pytest.CaptureFix
     p = train.Preprocessor([("words", Vectorizer()), ("scale", StandardScaler()), ("onehot", OneHotEncoder())])
     trainer().fit(p, table, target_columns="y", verbose=True)
     line = capsys.readouterr().err
-    assert "'words' does nothing: no text columns (strings of four words or more in the mean)" in line
-    assert "'scale' does nothing: no numeric columns" in line
+    assert "'words' selects no text columns (strings with four or more words on average)" in line
+    assert "'scale' selects no numeric columns" in line
     assert "'onehot' does nothing" not in line
 
 

@@ -191,7 +191,7 @@ def test_wrong_target_stages_are_refused() -> None:
         (HashEncoder(), SchemaError, "wrong type"),
         (Concatenator(), SchemaError, "one number for each target"),
         (Log(["speed"]), SchemaError, r"target stage 'target0' \(Log\).*'speed'"),
-        (LabelEncoder(), DataError, "makes classes of the target"),
+        (LabelEncoder(), DataError, "converts the target to classes"),
     ]
     for stage, error, words in refused:
         with pytest.raises(error, match=words):
@@ -205,12 +205,12 @@ def test_wrong_target_stages_are_refused() -> None:
     with pytest.raises(ParameterError, match="outermost"):
         train.Preprocessor([("inner", preprocessor(Log()))])
     classes = ONE.with_columns(price=pl.col("x") > 0)
-    with pytest.raises(DataError, match=r"'target0' \(Log\) makes numbers of classes"):
+    with pytest.raises(DataError, match=r"'target0' \(Log\) converts classes to numbers"):
         train.XGBoostTrainer({"objective": "binary:logistic"}).fit(
             preprocessor(Log()), classes, target_columns="price", verbose=False
         )
     fitted = preprocessor(Log()).fit(ONE, target_columns=["price"])
-    with pytest.raises(SchemaError, match="fitted on 'price', which is no target now"):
+    with pytest.raises(SchemaError, match="fitted on 'price', which is not a target now"):
         ridge().fit(fitted, ONE.rename({"price": "cost"}), target_columns="cost", verbose=False)
 
 
@@ -244,7 +244,7 @@ def test_label_encoder_makes_classes_of_numbers_and_refuses_other_labels() -> No
     assert result.model.classes == [4, 3, 2, 1, 0]
     assert result.inference_pipeline.predict(data)["prediction"].dtype == pl.Int64
     few = train.Preprocessor(target_stages=[("labels", LabelEncoder(classes=[0, 1]))])
-    with pytest.raises(DataError, match="'size' has 24 rows whose label is no class"):
+    with pytest.raises(DataError, match="'size' has 24 rows whose label is not among the classes"):
         train.XGBoostTrainer({}).fit(few, data.select("age", "size"), target_columns="size", verbose=False)
 
 

@@ -476,10 +476,10 @@ class OnnxExport(Ability):
         Raises
         ------
         ParameterError
-            When the framework, or this model, has no form in ONNX.
+            When the framework, or this model, cannot be exported to ONNX.
         """
         raise ParameterError(
-            f"to_onnx: models of {self.name!r} have no form in ONNX here.",
+            f"to_onnx: models of {self.name!r} cannot be exported to ONNX.",
             "Expected a framework whose adapter implements to_onnx.",
         )
 

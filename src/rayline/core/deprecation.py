@@ -46,7 +46,7 @@ def deprecated(*, since: str, removal: str, instead: str) -> Callable[[Callable[
 
     def mark(function: Callable[P, R]) -> Callable[P, R]:
         DEPRECATED[f"{function.__module__}.{function.__qualname__}"] = removal
-        text = f"{function.__qualname__} is deprecated since Rayline {since} and goes away in {removal}; use {instead}."
+        text = f"{function.__qualname__} is deprecated since Rayline {since} and will be removed in {removal}; use {instead}."
 
         @functools.wraps(function)
         def warning(*args: P.args, **kwargs: P.kwargs) -> R:

@@ -144,7 +144,7 @@ class Features:
             if d == pl.String or d in (pl.Date, pl.Datetime) or isinstance(d, pl.List):
                 raise SchemaError(
                     f"Model input: feature {name!r} holds {d}, and this framework takes numbers only.",
-                    "Expected numbers, truth values, categories or vectors after preprocessing.",
+                    "Expected numbers, booleans, categories or vectors after preprocessing.",
                     "add a stage that encodes it (OneHotEncoder, OrdinalEncoder, Vectorizer) or drops it (DropColumns).",
                 )
 

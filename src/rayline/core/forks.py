@@ -21,8 +21,8 @@ def refuse_after_fork() -> None:
     """Raise ResourceError in a process that was forked from one which had worked on tables."""
     if _state["forked"]:
         raise ResourceError.here(
-            "this process was forked from one that had worked on tables already, and would hang.",
-            "Expected a process that was started anew.",
+            "this process was forked from a process that had already used Polars, and would deadlock.",
+            "Expected a newly started process.",
             'start it with multiprocessing.get_context("spawn"); see docs/values.md.',
         )
     _state["used"] = True

@@ -27,8 +27,8 @@ def refuse_unusable(
         if isinstance(schema[column], pl.List):
             raise SchemaError.here(
                 f"the target {column!r} holds lists ({schema[column]}), and a label is one value.",
-                "Expected strings, truth values or numbers.",
-                "make a 0/1 column of each label (polars: .list.contains), and name them all in target_columns.",
+                "Expected strings, booleans or numbers.",
+                "make a 0/1 column of each label (polars: .list.contains), and pass them all in target_columns.",
             )
     for column, count in zip(columns, counts, strict=True):
         if count is not None and count.n_null:
@@ -188,7 +188,7 @@ def finite_values(series: pl.Series) -> pl.Series:
     bad = texts.filter(~values.is_finite().fill_null(value=False))
     if len(bad):
         raise DataError(
-            f"The target {series.name!r} has {counted(len(bad), 'value')} that {'is' if len(bad) == 1 else 'are'} no finite number.",
+            f"The target {series.name!r} has {counted(len(bad), 'value')} that {'is' if len(bad) == 1 else 'are'} not finite.",
             f"Expected a finite number in every row; got {bad.unique(maintain_order=True).head(5).to_list()!r}.",
             "drop or correct these rows first.",
         )

@@ -41,5 +41,5 @@ def _same(value: Any, default: Any) -> bool:
         return True
     try:
         return type(value) is type(default) and bool(value == default)
-    except Exception:  # arrays and expressions compare to more than a truth value
+    except Exception:  # arrays and expressions compare to more than a boolean
         return False

@@ -110,7 +110,7 @@ def remembered_schema(schema: Mapping[str, pl.DataType]) -> pl.Schema:
         if "\x00" in name:
             raise SchemaError(
                 f"The column {name!r} has a NUL character in its name.",
-                "Expected a name that Arrow can carry.",
+                "Expected a name that Arrow supports.",
                 "rename it.",
             )
         if dtype == pl.Object:
@@ -228,7 +228,7 @@ def other_zone(name: str, dtype: pl.DataType, got: Any) -> SchemaError:
     return SchemaError.here(
         f"column {name!r} holds {held}.",
         f"Expected {dtype}; got {got}, and no zone is assumed.",
-        f"say what is meant: pl.col({name!r}).dt.replace_time_zone({zone!r}).",
+        f"specify the zone: pl.col({name!r}).dt.replace_time_zone({zone!r}).",
     )
 
 

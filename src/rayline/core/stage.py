@@ -326,8 +326,8 @@ class Stage(ParameterizedStage):
     """Whether training rows are dropped, added or repeated; such a stage does nothing in prediction."""
 
     unsupported_params: ClassVar[Mapping[str, str]] = {
-        "copy": "leave it out: what is passed in is never changed",
-        "n_jobs": "leave it out: all cores work",
+        "copy": "leave it out: the input is never modified",
+        "n_jobs": "leave it out: all cores are used",
         "dtype": "leave it out: numbers are Float64, 0/1 columns UInt8",
         "sparse_output": "leave it out: 0/1 columns are UInt8, texts become sparse vectors",
         "order": "leave it out: tables are stored by column",

@@ -112,7 +112,7 @@ class Target:
         for name, stage in stages:
             if not stage.labels:
                 raise DataError.here(
-                    f"target stage {name!r} ({type(stage).__name__}) makes numbers of classes.",
+                    f"target stage {name!r} ({type(stage).__name__}) converts classes to numbers.",
                     f"Expected a regression; got a classification of {list(columns)}.",
                     f"leave {name!r} out, or choose a regression objective.",
                 )
@@ -150,16 +150,16 @@ class Target:
         for name, stage in self.stages:
             if stage.labels:
                 raise DataError.here(
-                    f"target stage {name!r} ({type(stage).__name__}) makes classes of the target.",
+                    f"target stage {name!r} ({type(stage).__name__}) converts the target to classes.",
                     "Expected a classification; the trainer's objective is a regression.",
                     f"leave {name!r} out, or choose a classification objective.",
                 )
         after = schema_after(self._forth, self._schema)
         if set(after) != set(self.columns) or not all(dtype.is_numeric() for dtype in after.values()):
             raise SchemaError.here(
-                f"the target stages make {after} of {list(self.columns)}.",
+                f"the target stages convert {list(self.columns)} to {after}.",
                 "Expected one number for each target.",
-                "take stages that change a column in place, such as Log or StandardScaler.",
+                "use stages that change a column in place, such as Log or StandardScaler.",
             )
         _ = self.back
 
@@ -254,9 +254,9 @@ class Target:
                 bad = frame[column].filter(~encoded[column].is_finite().fill_null(False))
                 if len(bad):
                     raise DataError(
-                        f"The target {column!r} has {counted(len(bad), 'value')} that target stage {name!r} cannot take.",
-                        f"Expected values such as it was fitted on; got {bad.unique().sort().head(5).to_list()!r}.",
-                        "drop or mend these rows, or choose another target stage.",
+                        f"The target {column!r} has {counted(len(bad), 'value')} that target stage {name!r} does not accept.",
+                        f"Expected values like those of its fit; got {bad.unique().sort().head(5).to_list()!r}.",
+                        "drop or correct these rows, or choose another target stage.",
                     )
         return encoded.to_series().to_numpy(writable=True) if encoded.width == 1 else encoded.to_numpy(writable=True)
 

@@ -89,8 +89,8 @@ class Typed:
                     block = block.set_column(place, field.name, block.column(place).cast(field.type))
                 except pa.ArrowException as error:
                     raise SchemaError(
-                        f"read_json: column {field.name!r} holds what is no {field.type}: {first_line(error)}.",
-                        "Expected the type that the files begin with, or that schema= says.",
+                        f"read_json: column {field.name!r} contains values that are not {field.type}: {first_line(error)}.",
+                        "Expected the type at the beginning of the files, or that of schema=.",
                         f"say another, schema={{{field.name!r}: pl.Float64}}.",
                     ) from error
         rest = [name for name in block.column_names if name not in self.schema.names]
@@ -134,7 +134,7 @@ def common_schema(
                 raise SchemaError.here(
                     f"column {field.name!r} is {field.type} in {str(path)!r} and {known} in {str(first)!r}.",
                     "Expected one type in all files.",
-                    "say it, schema={…}, or what means a missing value, null_values=[…]."
+                    "specify it (schema={…}), or the strings of missing values (null_values=[…])."
                     if place() == "read_csv"
                     else "convert one of them.",
                 )

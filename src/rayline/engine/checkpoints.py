@@ -88,8 +88,8 @@ class CheckpointStore:
         except FileNotFoundError as error:
             raise ResourceError(
                 f"train.fit: storage_path {self.path!r} is not the same place on {socket.gethostname()} as on the driver.",
-                f"Expected {self.run!r} in it, which the driver made.",
-                "give a directory that all nodes share, or a URL (s3://…, gs://…).",
+                f"Expected {self.run!r} in it, which the driver created.",
+                "use a directory that all nodes share, or a URL (s3://…, gs://…).",
             ) from error
 
     def opened(self) -> tuple[Any, str]:

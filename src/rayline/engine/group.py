@@ -210,9 +210,9 @@ class DistributedRun:
                     raise
                 if time.monotonic() > until:
                     raise ResourceError(
-                        f"{WHERE}: the workers that were lost cannot start again on the nodes that are left.",
+                        f"{WHERE}: the lost workers cannot be restarted on the remaining nodes.",
                         f"Expected room for them within {PLACE_S:.0f} s; {error.within(WHERE)}",
-                        "add a node, or ask for fewer workers or for less for each.",
+                        "add a node, or request fewer workers or fewer resources for each.",
                     ) from before
                 time.sleep(RETRY_INTERVAL_S)
 
@@ -256,8 +256,8 @@ def packed_function(function: Callable[..., Any]) -> bytes:
         packed: bytes = cloudpickle.dumps(function)
     except Exception as error:
         raise ParameterError(
-            f"{WHERE}: what is to run on the workers cannot be sent to them: {first_line(error)}.",
+            f"{WHERE}: the training function cannot be sent to the workers: {first_line(error)}.",
             "Expected arguments and callbacks that can be pickled.",
-            "take out open files, locks and connections.",
+            "remove open files, locks and connections.",
         ) from error
     return packed

@@ -74,14 +74,14 @@ def computing() -> Iterator[None]:
         reason = first_line(error)
         if isinstance(error, pl.exceptions.ColumnNotFoundError):
             raise SchemaError(
-                f"The table has not the columns that it says: {reason}.",
+                f"The table does not have the declared columns: {reason}.",
                 "Expected the same columns in every file or part of it.",
                 "read it so that a column which a file lacks is missing: polars.scan_parquet(…, missing_columns='insert').",
             ) from error
         raise DataError(
             f"The table could not be read or computed: {type(error).__name__}: {reason}.",
             "Expected rows that Polars can work with.",
-            "the error above is its own; table.collect() makes the same one for a LazyFrame.",
+            "the error above comes from Polars; table.collect() raises the same one for a LazyFrame.",
         ) from error
 
 
@@ -150,7 +150,7 @@ def to_polars(data: Any) -> pl.DataFrame:
     if isinstance(data, (str, Path)):
         hint = f"read the file first: rayline.data.read_parquet({str(data)!r}), or polars.scan_parquet."
     elif isinstance(data, np.ndarray):
-        hint = "name its columns, polars.DataFrame(array, schema=[…]), or hand it to train.fit as X=… with y=…."
+        hint = "name its columns, polars.DataFrame(array, schema=[…]), or pass it to train.fit as X=… with y=…."
     raise SchemaError(
         f"A {type(data).__name__} is not a table.",
         "Expected a ray.data.Dataset, a pandas, Polars or Arrow table, a LazyFrame, a dict of arrays or a list of rows.",
@@ -269,7 +269,7 @@ def _of_array(name: str, values: Any) -> pl.Series:
         return pl.Series(name, values)
     except local_columns.UNREADABLE as error:
         raise SchemaError(
-            f"Column {name!r} holds a {type(values).__name__} that is no column: {first_line(error)}.",
+            f"Column {name!r} holds a {type(values).__name__} that is not a column: {first_line(error)}.",
             "Expected an array or a list with one entry for each row.",
             f"convert {name!r} first.",
         ) from error

@@ -23,7 +23,7 @@ UNREADABLE = (Exception, pl.exceptions.PanicException)
 def from_arrow(table: pa.Table) -> pl.DataFrame:
     """Return an Arrow table as a Polars table, without a copy where the types allow it.
 
-    A dictionary of numbers, dates or truth values is a category (see `category_of`). Raises SchemaError for a column of a
+    A dictionary of numbers, dates or booleans is a category (see `category_of`). Raises SchemaError for a column of a
     type that has no form in Polars.
     """
     series: dict[int, pl.Series] = {}
@@ -128,8 +128,8 @@ def _decimal(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def _no_form(name: str, kind: Any) -> SchemaError:
     return SchemaError(
-        f"Column {name!r} holds {kind}, which has no form in Polars.",
-        "Expected numbers, truth values, strings, categories, dates, times, or lists of these.",
+        f"Column {name!r} holds {kind}, which Polars cannot represent.",
+        "Expected numbers, booleans, strings, categories, dates, times, or lists of these.",
         f"convert {name!r}, or drop it.",
     )
 
@@ -159,7 +159,7 @@ def of_values(name: str, values: Sequence[Any]) -> pl.Series:
         kinds = sorted({type(item).__name__ for item in items if item is not None})
         if len(kinds) == 1:
             raise SchemaError(
-                f"Column {name!r} holds values of type {kinds[0]} that no type of column can hold.",
+                f"Column {name!r} holds values of type {kinds[0]} that no column type can hold.",
                 f"Expected numbers of at most 128 bits, text, dates or lists; got {first_line(error)}.",
                 f"convert {name!r}, or drop it.",
             ) from error

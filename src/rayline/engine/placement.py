@@ -119,7 +119,7 @@ def refuse_no_room(needs: Mapping[str, float], n: int = 1, *, spare_cpus: float 
         raise ResourceError.here(
             f"{n} × {requested['CPU']:g} CPU for the workers leave {left:g} of {_cpus(cluster):g} to read the data.",
             f"Expected at least {spare:g}.",
-            "ask for fewer workers (concurrency), or for fewer CPUs for each (num_cpus).",
+            "request fewer workers (concurrency), or for fewer CPUs for each (num_cpus).",
         )
 
 
@@ -186,5 +186,5 @@ def _too_much(
     return ResourceError.here(
         f"{who} not fit into this Ray.",
         f"Expected {needs}; got {counted(len(cluster), 'node')} with {has}{more}.",
-        "do without GPUs: this Ray has none." if no_gpu else "ask for fewer workers, or for less for each.",
+        "do without GPUs: this Ray has none." if no_gpu else "request fewer workers, or fewer resources for each.",
     )

@@ -84,10 +84,10 @@ MERGED_TOGETHER = 4
 GPU_ROWS = 4096
 """Default batch size of a worker with a GPU, in rows."""
 
-FIRST = "the first rows of a Dataset take long; what fits into a quarter of the object store is kept for this step"
+FIRST = "the first rows of a Dataset take long; rows that fit into a quarter of the object store are kept for this step"
 
 COSTLY = (
-    "the first rows of a Dataset take long, and are made anew each time it is read: materialize() it first (docs/path.md says how "
+    "the first rows of a Dataset take long, and are computed again each time it is read: materialize() it first (docs/path.md says how "
     "often each step reads it)"
 )
 
@@ -680,8 +680,8 @@ def _answering(what: str) -> Iterator[None]:
         if "CSV conversion error" in str(cause):
             raise DataError(
                 f"A CSV file could not be read: {first_line(cause)}.",
-                "Expected the types that the beginnings of the files have.",
-                "say the column's type, data.read_csv(…, schema={'x': pl.Float64}), or what is missing, null_values=['NA'].",
+                "Expected the types at the beginning of the files.",
+                "specify the column's type, data.read_csv(…, schema={'x': pl.Float64}), or the strings of missing values, null_values=['NA'].",
             ) from error
         raise DataError(
             f"The dataset could not be read: {type(cause).__name__}: {first_line(cause)}.",
@@ -691,7 +691,7 @@ def _answering(what: str) -> Iterator[None]:
     except RayError as error:
         raise ResourceError(
             f"Ray could not finish a {what}: {type(error).__name__}: {first_line(error)}.",
-            "Expected enough memory, disk and nodes that stay.",
+            "Expected enough memory and disk, and no loss of nodes.",
             "the error above says what is missing.",
         ) from error
 

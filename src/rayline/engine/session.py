@@ -57,8 +57,8 @@ def _start() -> None:
     except Exception as error:
         raise ResourceError(
             f"Ray could not be {'started' if address == 'local' else f'reached at RAY_ADDRESS={address}'}: {first_line(error)}.",
-            "Expected a Ray that answers, or to start one on this machine.",
-            "check RAY_ADDRESS, or call ray.init() yourself to see what stops it.",
+            "Expected a running Ray, or to start one on this machine.",
+            "check RAY_ADDRESS, or call ray.init() yourself to see the reason.",
         ) from error
     for handler in _consoles():
         handler.setLevel(logging.ERROR)

@@ -466,9 +466,9 @@ class RayTrainRun:
     def _check_deadline(self) -> None:
         if self._deadline and time.monotonic() > self._deadline:
             raise ResourceError(
-                f"{WHERE}: a group of {self._call.num_workers} workers did not begin within {START_S:.0f} s.",
+                f"{WHERE}: a group of {self._call.num_workers} workers did not start within {START_S:.0f} s.",
                 f"Expected {dict(self._plan.held)} and {self._plan.cpus:g} CPU for each; free are {free()}.",
-                "end what holds these resources, or ask for fewer workers or for less for each.",
+                "stop the jobs that hold these resources, or request fewer workers or fewer resources for each.",
             )
 
     def _begin(self, begun: GroupBegun, supervisor: Any, coordination: contextlib.ExitStack) -> None:
@@ -516,13 +516,13 @@ class RayTrainRun:
             raise ResourceError(
                 f"{WHERE}: Ray Train could not run {self._call.num_workers} workers: {first_line(cause)}",
                 f"Expected {dict(self._plan.held)} and {self._plan.cpus:g} CPU for each; free are {free()}.",
-                "end what holds these resources, or ask for fewer workers.",
+                "stop the jobs that hold these resources, or request fewer workers.",
             ) from error
         except RayActorError as error:
             raise TrainingError(
                 f"{WHERE}: the process that runs Ray Train has ended.",
                 "Expected it to stay until the training ends.",
-                "look for a lack of memory on the driver's node.",
+                "check for a lack of memory on the driver's node.",
             ) from error
 
     def _error(self, group: GroupBegun) -> RaylineError:
@@ -535,7 +535,7 @@ class RayTrainRun:
             training_error = TrainingError(
                 f"{WHERE}: rank {rank} of {n} failed: {type(error).__name__}: {first_line(error)}",
                 "Expected every rank to finish.",
-                "the error of the worker stands above this one.",
+                "the error of the worker is shown above this one.",
             )
             training_error.__cause__ = error
             return training_error
@@ -549,7 +549,7 @@ class RayTrainRun:
         return TrainingError(
             f"{WHERE}: rank {rank} of {n} {how}.",
             f"Expected every rank to finish; {self._failures or 1} groups of workers failed, and max_failures is {self._call.max_failures}.",
-            "look for a lack of memory or a crash in native code; max_failures=1 resumes from the last checkpoint.",
+            "check for a lack of memory or a crash in native code; max_failures=1 resumes from the last checkpoint.",
         )
 
 

@@ -138,7 +138,7 @@ class WorkerGroup:
                 raise ResourceError(
                     f"{WHERE}: rank {rank} of {n} did not start within {START_S:.0f} s.",
                     f"Expected a worker with {held or 'no resources'}; free are {free()}.",
-                    "end what holds these resources, or ask for fewer workers.",
+                    "stop the jobs that hold these resources, or request fewer workers.",
                 ) from error
             except RayError as error:
                 if is_leaving(self.plan.nodes[rank]):  # nothing is lost yet
@@ -159,7 +159,7 @@ class WorkerGroup:
             raise ResourceError(
                 f"{WHERE}: the CPUs of {counted(n, 'worker')} were not free within {PLACE_S:.0f} s.",
                 f"Expected {n} × {self.plan.cpus:g} = {n * self.plan.cpus:g} CPU; free are {free()}.",
-                "end what holds them, or ask for less (resources_per_worker).",
+                "stop the jobs that hold them, or request less (resources_per_worker).",
             )
 
     def run(self, starts: Sequence[WorkerStart], resume: Any, on_message: Callable[[WorkerMessage], bool]) -> list[Any]:
@@ -259,7 +259,7 @@ class WorkerLostError(Exception):
             return TrainingError(
                 f"{WHERE}: rank {self.rank} of {n} failed: {type(cause).__name__}: {first_line(cause)}",
                 "Expected every rank to finish.",
-                "the error of the worker stands above this one.",
+                "the error of the worker is shown above this one.",
             )
         node = lost_node(plan.nodes[self.rank])
         failed = f"{attempt + 1} group{'s' * (attempt > 0)} of workers failed, and max_failures is {max_failures}"
@@ -267,13 +267,13 @@ class WorkerLostError(Exception):
         if node is not None:
             return TrainingError(
                 f"{WHERE}: rank {self.rank} of {n} was lost with its node {node}, which has left the cluster.",
-                f"Expected every node to stay; {failed}.",
+                f"Expected no node to leave the cluster; {failed}.",
                 f"see why the node ended (preempted, out of memory, unreachable){more}.",
             )
         return TrainingError(
             f"{WHERE}: rank {self.rank} of {n} was lost: its process ended before its work did.",
             f"Expected every rank to finish; {failed}.",
-            f"look for a lack of memory or a crash in native code{more}.",
+            f"check for a lack of memory or a crash in native code{more}.",
         )
 
 

@@ -74,7 +74,7 @@ class ScoredBatch:
         Parameters
         ----------
         rows
-            Their places: integers of shape (m,), truth values of shape (n,), or a slice.
+            Their places: integers of shape (m,), booleans of shape (n,), or a slice.
 
         Returns
         -------

@@ -103,7 +103,7 @@ class PipelineComparison:
         mode = self._results.plan.metrics[metric].mode
         if mode is None:
             raise ParameterError(
-                f"assert_better: whether {metric!r} should be small or large is not known.",
+                f"assert_better: the direction of {metric!r} is unknown.",
                 "Expected a metric with a direction.",
                 "declare it: rayline.evaluate.metric(function, mode='min').",
             )
@@ -118,7 +118,7 @@ class PipelineComparison:
                 f"assert_better: {name!r} is not better than {self.baseline!r} in {metric} by {by:g}: {new:.6g} against {old:.6g}.",
                 f"Expected an improvement of at least {by:g} with {self._results.confidence:.0%} confidence; got {value:.3g}, "
                 f"between {low:.3g} and {high:.3g}.",
-                "evaluate more rows for a narrower interval, or ask for less.",
+                "evaluate more rows for a narrower interval, or lower by=.",
             )
 
     def _check_interval(self, metric: str, difference: Estimate) -> None:

@@ -162,7 +162,7 @@ class CustomMetric(Metric):
         requested, computed = len(multiplicity) - 1, self._replicates(len(batch))
         if requested > computed:
             remarks.append(
-                f"The interval of {self.name} is of {computed} replicates, not {requested}: a function is called anew for each."
+                f"The interval of {self.name} uses {computed} replicates, not {requested}: a function is called again for each."
             )
         return remarks
 
@@ -294,7 +294,7 @@ def metric(function: Callable[..., Any] | None = None, *, mode: Mode, name: str 
         raise ParameterError.value("mode", "'min' or 'max'", mode, where="evaluate.metric")
     if function is not None and (not callable(function) or isinstance(function, type)):
         raise ParameterError(
-            f"evaluate.metric: {function!r:.200} is no function.",
+            f"evaluate.metric: {function!r:.200} is not a function.",
             "Expected a function (y_true, y_pred), or a scorer of scikit-learn.",
             "metrics of Rayline's have a direction already: pass their names.",
         )
@@ -503,7 +503,7 @@ def _naming(statistic: Any) -> Iterator[None]:
             f"metric {statistic.name!r}: the statistic {statistic.__name__} failed with {type(error).__name__}: {first_line(error)}",
             "Expected of(batch) and merge(other) to return statistics of this class, value() a number, and a constructor "
             "without arguments (or empty()) for no rows.",
-            "the error above is the class's own; call its methods with a few rows by hand.",
+            "the error above was raised by the class; call its methods with a few rows to find the cause.",
         ) from error
 
 

@@ -167,7 +167,7 @@ def _metrics(wanted: Any, pipeline: InferencePipeline, data: Any) -> dict[str, M
         raise ParameterError.here(
             f"the metric {without[0]!r} measures intervals, and the pipeline gives none.",
             "Expected the stage Conformal after the model, or a model of several quantiles.",
-            "learn them from rows kept aside: pipeline.calibrated([Conformal(coverage=0.9)], rows).",
+            "learn them from held-back rows: pipeline.calibrated([Conformal(coverage=0.9)], rows).",
         )
     named.check(supported, target, custom)
     return {name: named.get(name, custom) for name in plain}

@@ -164,7 +164,7 @@ def _grid(engine: Any, rows: Any, column: str, dtype: pl.DataType, grid: int | S
         raise DataError(
             f"{WHERE}: column {column!r} has no values in these rows.",
             "Expected at least one that is not missing.",
-            "take other rows, or pass the values as grid=[…].",
+            "use other rows, or pass the values as grid=[…].",
         )
     return values
 

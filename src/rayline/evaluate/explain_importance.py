@@ -64,7 +64,7 @@ def importance(
         raise ParameterError(
             f"{WHERE}: by='feature' with kind={kind!r}.",
             "Expected by='raw': these importances are those of the raw columns.",
-            "leave by= out, or take kind='gain'.",
+            "leave by= out, or use kind='gain'.",
         )
     if kind == "shap":
         return _by_contributions(pipeline, pipeline.examples if rows is None else rows, background, seed)
@@ -122,7 +122,7 @@ def _by_permutation(
     if rows is None:
         raise ParameterError(
             f"{WHERE}: kind='permutation' needs rows with labels.",
-            "Expected a table or a Dataset, best one that the model was not trained on.",
+            "Expected a table or a Dataset, preferably one that the model was not trained on.",
             "pass rows=test_rows.",
         )
     integer("n_repeats", n_repeats)
@@ -132,7 +132,7 @@ def _by_permutation(
     mode = metrics.mode(chosen, custom)
     if mode is None:
         raise ParameterError.here(
-            f"whether {chosen!r} should be small or large is not known.",
+            f"the direction of {chosen!r} is unknown.",
             "Expected a metric with a direction.",
             "declare it: rayline.evaluate.metric(function, mode='min').",
         )

@@ -112,7 +112,7 @@ def register_metric(statistic: type[MetricStatistic]) -> type[MetricStatistic]:
 def _statistic(statistic: Any) -> StatisticMetric:
     if not isinstance(statistic, type) or not issubclass(statistic, MetricStatistic):
         raise ParameterError.here(
-            f"{statistic!r:.200} is no statistic.",
+            f"{statistic!r:.200} is not a statistic.",
             "Expected a class derived from rayline.evaluate.MetricStatistic.",
             "pass a function in metrics= instead of registering it.",
         )

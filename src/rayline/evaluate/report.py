@@ -185,7 +185,7 @@ class EvaluationReport(Report):
         """
         if not isinstance(path, (str, Path)):
             raise ParameterError(
-                f"report.save: {path!r:.200} is no path.",
+                f"report.save: {path!r:.200} is not a path.",
                 "Expected the path of a file, a string or a Path.",
                 f"end it with one of {[*_SUFFIXES]}.",
             )
@@ -193,7 +193,7 @@ class EvaluationReport(Report):
         suffix = Path(place).suffix.lower()
         if suffix not in _SUFFIXES:
             raise ParameterError(
-                f"report.save: {place!r} is no kind of file that it writes.",
+                f"report.save: {place!r} is not a supported file type.",
                 f"Expected one of {[*_SUFFIXES]}.",
                 "change the suffix.",
             )

@@ -98,7 +98,7 @@ def refuse_many(n: int, names: Sequence[str] = ()) -> None:
     if n > MAX_SLICES:
         of = f" of {', '.join(map(repr, names))}" if names else ""
         raise ParameterError(
-            f"{WHERE}: by={list(names) or '…'} makes more than {MAX_SLICES:,} slices{of}; {n:,} were met so far.",
+            f"{WHERE}: by={list(names) or '…'} makes more than {MAX_SLICES:,} slices{of}; {n:,} were found so far.",
             f"Expected at most {MAX_SLICES:,} different values.",
             "choose a column of fewer values, or put numbers into bins first.",
         )

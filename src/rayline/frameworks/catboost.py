@@ -198,7 +198,7 @@ class CatBoost(Framework):
         if (params or {}).get("task_type") == "CPU":
             return "task_type='CPU' is the CPU"
         return (
-            "CatBoost takes no callbacks of its own on a GPU (rayline.train.Callback hears of every iteration, after the training)"
+            "CatBoost takes no callbacks of its own on a GPU (rayline.train.Callback gets every iteration, after the training)"
             if callbacks
             else ""
         )
@@ -273,7 +273,7 @@ class CatBoost(Framework):
         loss = _loss(model.get_all_params())
         if loss in EXPONENTIAL or (loss != "MultiClass" and loss.startswith(("Multi", "RMSEWith"))):
             raise ParameterError(
-                f"to_onnx: CatBoost models of the loss {loss} have no form in ONNX.",
+                f"to_onnx: CatBoost models of the loss {loss} cannot be exported to ONNX.",
                 "Expected Logloss, CrossEntropy, MultiClass, or a regression of one number.",
                 "serve the pipeline with rayline, or train with another loss.",
             )

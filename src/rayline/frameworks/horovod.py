@@ -17,7 +17,7 @@ from rayline.frameworks.torch import Torch
 from rayline.frameworks.torch_loop import SingleProcess
 
 RECIPE = (
-    "it has no wheels. `make horovod` of Rayline's sources builds it in a few minutes; by hand: "
+    "there are no wheels. `make horovod` of Rayline's sources builds it in a few minutes; by hand: "
     "pip install torch wheel 'setuptools<81' packaging cloudpickle psutil pyyaml cffi cmake; "
     "an executable file g++17 with the lines '#!/bin/sh' and 'exec g++ \"$@\" -std=gnu++17'; "
     "CXX=$PWD/g++17 CMAKE_POLICY_VERSION_MINIMUM=3.5 HOROVOD_WITH_PYTORCH=1 HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_MPI=1 "

@@ -205,7 +205,7 @@ def _columns(schema: pl.Schema) -> list[str]:
         raise SchemaError(
             f"huggingface trainer: the features are {dict(schema)!r}.",
             "Expected one column of text, or two that are read as a pair.",
-            "choose them with SelectColumns in the preprocessor.",
+            "select them with SelectColumns in the preprocessor.",
         )
     return columns
 

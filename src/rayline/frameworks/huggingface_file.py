@@ -21,7 +21,7 @@ def save(model: Any, tokenizer: Any, directory: Path, about: Mapping[str, Any]) 
     if has_adapters(model):
         raise ArtifactError(
             f"The {type(model).__name__} has adapters (peft): `transformers` would save these without the model.",
-            "Expected a model whose weights are its own.",
+            "Expected a model with its own weights.",
             "merge the adapters into the weights (merge_and_unload of peft) and save the merged model.",
         )
     model.save_pretrained(directory, max_shard_size="100TB")
@@ -37,7 +37,7 @@ def save(model: Any, tokenizer: Any, directory: Path, about: Mapping[str, Any]) 
         raise ArtifactError(
             f"The tokenizer {type(tokenizer).__name__} is saved as {strange[:5]}.",
             "Expected one that is saved as tokenizer.json.",
-            "take the fast form of it (AutoTokenizer, with the package 'tokenizers').",
+            "use its fast version (AutoTokenizer, with the package 'tokenizers').",
         )
 
 
@@ -63,6 +63,6 @@ def load(directory: Path) -> tuple[Any, Any, dict[str, Any]]:
     wrong = {kind: sorted(map(str, names))[:3] for kind, names in loading_info.items() if names}
     if wrong:
         raise ArtifactError(
-            "config.json names other layers than the saved numbers have.", f"Got {wrong}.", "save it again."
+            "config.json describes other layers than the saved tensors.", f"Got {wrong}.", "save it again."
         )
     return model, tokenizer, about

@@ -232,7 +232,7 @@ class LightGBM(Framework):
             raise MissingExtraError.of("to_onnx of a LightGBM model", "onnxmltools", "onnx") from error
         if _head(model).get("objective", "").startswith("multiclassova"):
             raise ParameterError(
-                "to_onnx: LightGBM models of the objective multiclassova have no form in ONNX here.",
+                "to_onnx: LightGBM models of the objective multiclassova cannot be exported to ONNX.",
                 "Expected classes that are learned together, or a regression.",
                 "train with objective='multiclass', or serve the pipeline with rayline.",
             )
@@ -286,7 +286,7 @@ def _is_built_for(what: str) -> bool:
 def _best(file: Path, n_iterations: int) -> int:
     text = file.read_text(encoding="ascii", errors="replace")
     if not re.fullmatch(r"\d{1,9}", text, re.ASCII) or not 1 <= int(text) <= n_iterations:
-        raise ArtifactError("The saved LightGBM model is damaged: its best iteration is none.", "", "save it again.")
+        raise ArtifactError("The saved LightGBM model is damaged: its best iteration is invalid.", "", "save it again.")
     return int(text)
 
 

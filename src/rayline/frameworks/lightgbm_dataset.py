@@ -36,7 +36,7 @@ def _whole(relevance: Array) -> Array:
     broken = relevance != np.floor(relevance)
     if broken.any():
         raise DataError(
-            f"lightgbm trainer: {counted(int(broken.sum()), 'relevance')} of the target is no whole number.",
+            f"lightgbm trainer: {counted(int(broken.sum()), 'relevance')} of the target is not an integer.",
             f"Expected 0, 1, 2, …, whose gains label_gain sets; got {np.unique(relevance[broken])[:5].tolist()}.",
             "round the target, or rank with XGBoost or CatBoost.",
         )

@@ -131,7 +131,7 @@ def refuse(metrics: Iterable[str]) -> None:
     strange = [name for name in metrics if name.partition("@")[0] in ("auc_mu",)]
     if strange:
         raise ParameterError(
-            f"lightgbm trainer: the metric {strange[0]!r} is not known of all rows on several workers.",
+            f"lightgbm trainer: the metric {strange[0]!r} cannot be computed over all rows on several workers.",
             f"Expected some of {sorted({*MEANS, *OF_ALL})}.",
             "choose another, or train in one process (num_workers=None).",
         )

@@ -171,7 +171,7 @@ def check(params: Any) -> None:
     about = objective(params)
     if len(about.quantiles) > 1:
         raise ParameterError.here(
-            "LightGBM learns one quantile in a model.",
+            "LightGBM learns one quantile per model.",
             f"Expected one number as alpha; got {value(params, 'alpha')!r}.",
             "train one model for each, or several quantiles at once with XGBoost (reg:quantileerror), CatBoost (MultiQuantile), "
             "PyTorch (quantile_alpha) or scikit-learn (quantile_alpha).",

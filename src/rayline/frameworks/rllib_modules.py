@@ -129,9 +129,9 @@ def refuse_memory(module: Any) -> None:
     """Raise ParameterError when a module needs more than the observation."""
     if module.is_stateful():
         raise ParameterError(
-            f"rllib trainer: {type(module).__name__} has a memory.",
+            f"rllib trainer: {type(module).__name__} has a recurrent state.",
             "Expected a policy of the observation alone.",
-            "put what it must remember into the observation.",
+            "include its state in the observation.",
         )
 
 
@@ -169,7 +169,7 @@ def actions(module: Any, rows: Features) -> Array:
     observations = rows.matrix(np.float32).reshape(rows.n_rows, *shape)
     if not np.isfinite(observations).all():
         raise DataError(
-            "The policy is asked with an observation that is missing or not finite.",
+            "The policy got an observation that is missing or not finite.",
             "Expected finite numbers.",
             "leave these rows out.",
         )

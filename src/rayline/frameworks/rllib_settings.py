@@ -37,7 +37,7 @@ def settings_of(algorithm: Any, env: Any, config: Mapping[str, Any] | None) -> A
     config_values = dict(config or {})
     for name in OWN.keys() & config_values.keys():
         raise ParameterError(
-            f"rllib trainer: config says {name!r}.", f"Expected {OWN[name]}.", f"take {name!r} out of config."
+            f"rllib trainer: config sets {name!r}.", f"Expected {OWN[name]}.", f"remove {name!r} from config."
         )
     known = {
         name for name in dir(settings) if not name.startswith("_") and not callable(getattr(type(settings), name, None))
@@ -79,7 +79,7 @@ def _refuse_unseen(settings: Any) -> None:
     problems = {
         "it uses RLlib's old API": not settings.enable_rl_module_and_learner,
         "it has several agents": settings.is_multi_agent,
-        f"its module has a memory ({', '.join(memory)})": bool(memory),
+        f"its module has a recurrent state ({', '.join(memory)})": bool(memory),
         "it has custom connectors": has_connectors(settings),
         "no environment is given": settings.env is None,
     }
@@ -87,7 +87,7 @@ def _refuse_unseen(settings: Any) -> None:
         raise ParameterError(
             f"rllib trainer: {problem}.",
             "Expected one agent in an environment, whose policy is a module of the observation alone: it is saved as data.",
-            "leave this out; what the policy must see belongs into the environment's observation.",
+            "leave this out; include what the policy needs in the environment's observation.",
         )
 
 

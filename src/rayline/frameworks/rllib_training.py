@@ -50,7 +50,7 @@ def environment_errors(settings: Any) -> Iterator[None]:
         raise TrainingError(
             f"train.fit: rllib failed{on_worker}",
             "Expected an environment that runs until its episodes end, and workers that keep running.",
-            "the error above is its own; max_failures=1 replaces a lost worker.",
+            "the error above comes from RLlib; max_failures=1 replaces a lost worker.",
         ) from cause
     finally:
         delete_cluster_value(settings.rayline_error_key)

@@ -143,7 +143,7 @@ class Sklearn(Framework):
     def to_onnx(self, model: Any, width: int) -> Any:
         if isinstance(model, QuantileModels):
             raise ParameterError(
-                "to_onnx: several quantile regressors have no form in ONNX here.",
+                "to_onnx: several quantile regressors cannot be exported to ONNX.",
                 "Expected one estimator.",
                 "export the pipeline of each quantile, or serve this one with rayline.",
             )

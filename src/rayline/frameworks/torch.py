@@ -213,7 +213,7 @@ class Torch(Framework):
                 arguments,
                 {*arguments} - BESIDE_LIGHTNING,
                 "lightning_module",
-                "the LightningModule or trainer_args say it",
+                "the LightningModule or trainer_args define it",
             )
             _lightning().check(arguments.get("trainer_args") or {})
         else:
@@ -223,7 +223,7 @@ class Torch(Framework):
                 raise ParameterError.value(
                     "train_loop", "a function of the module and the TrainContext", loop, where="torch trainer"
                 )
-            _refuse(arguments, LOOP - {*_named_by(loop)}, "train_loop", "let it have a parameter of that name")
+            _refuse(arguments, LOOP - {*_named_by(loop)}, "train_loop", "give it a parameter of that name")
         wanted = arguments.get("module", "MLP") if lightning is None else lightning
         modules.check(wanted, arguments.get("module_kwargs") or {})
         LoopSettings(**{name: value for name, value in arguments.items() if name in SETTINGS}).check()

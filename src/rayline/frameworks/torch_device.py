@@ -81,7 +81,7 @@ def compiled(module: Any, how: bool | Mapping[str, Any]) -> Any:
 
 
 def check_compile(how: Any) -> None:
-    """Raise ParameterError when `how` is neither a truth value nor arguments of `torch.compile`."""
+    """Raise ParameterError when `how` is neither a boolean nor arguments of `torch.compile`."""
     known = {*inspect.signature(torch.compile).parameters} - {"model"}
     if isinstance(how, Mapping) and (unknown := {*how} - known):
         raise ParameterError.unknown(unknown, known, where=f"{place()}: compile")

@@ -63,7 +63,7 @@ def fit(
         built = modules.built(context, module, module_kwargs, inputs)
         if not isinstance(built, lightning.LightningModule):
             raise ParameterError.value(
-                "lightning_module", "something that makes a LightningModule", built, where="torch trainer"
+                "lightning_module", "a class or function that creates a LightningModule", built, where="torch trainer"
             )
         listener, gpu = _LightningReporter(context), select_device(context.use_gpu)
         trainer = lightning.Trainer(
@@ -117,7 +117,7 @@ def check(trainer_args: Mapping[str, Any]) -> None:
         raise ParameterError(
             f"torch trainer: trainer_args set {ours[0]!r}.",
             "Expected further arguments of lightning.Trainer.",
-            "it follows from the trainer's own arguments.",
+            "it is derived from the trainer's own arguments.",
         )
     known = {*inspect.signature(lightning.Trainer.__init__).parameters} - {"self"} - OURS
     unknown = [name for name in trainer_args if name not in known]

@@ -437,7 +437,7 @@ class WeightedLoss:
             raise ParameterError(
                 f"torch trainer: the module gives outputs of shape {tuple(output.shape)} for targets of shape {tuple(target.shape)}.",
                 f"Expected {self._expected()}.",
-                "let the module's class take out_features, which is filled in, or change its last layer.",
+                "let the module's class take out_features, which is set automatically, or change its last layer.",
             )
         target = target if classes else target.float()
         if self._function is None:
@@ -456,7 +456,7 @@ class WeightedLoss:
                 raise ParameterError(
                     "torch trainer: the loss gives one number for a batch, and rows have weights.",
                     "Expected one for each row.",
-                    "make the loss with reduction='none', or leave the weights out.",
+                    "create the loss with reduction='none', or leave the weights out.",
                 )
             return row_losses * len(output)
         row_losses = row_losses if row_losses.ndim == 1 else row_losses.flatten(1).mean(dim=1)

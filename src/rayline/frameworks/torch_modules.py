@@ -124,7 +124,7 @@ def check(module: Any, kwargs: Mapping[str, Any]) -> None:
         strict_json.dumps(dict(kwargs))
     except (TypeError, ValueError) as error:
         raise ParameterError(
-            f"torch trainer: module_kwargs hold something that is no plain value: {first_line(error)}.",
+            f"torch trainer: module_kwargs hold a value that is not plain: {first_line(error)}.",
             "Expected numbers, strings, lists and dicts, as they are saved with the model.",
             "pass a function of plain values that makes the module.",
         ) from error
@@ -242,7 +242,9 @@ def build(make: Any, kwargs: Mapping[str, Any], shapes: Mapping[str, int]) -> tu
     full = {**{name: value for name, value in shapes.items() if name in takes}, **kwargs}
     module = make(**full)
     if not isinstance(module, torch.nn.Module):
-        raise ParameterError.value("module", "something that makes a torch.nn.Module", module, where="torch trainer")
+        raise ParameterError.value(
+            "module", "a class or function that creates a torch.nn.Module", module, where="torch trainer"
+        )
     return module, full
 
 
@@ -346,8 +348,8 @@ def _column(series: pl.Series) -> Array:
         inner = inner.inner
     if not (inner.is_numeric() or inner == pl.Boolean):
         raise SchemaError(
-            f"Model input: feature {series.name!r} holds {series.dtype}, which is no tensor.",
-            "Expected numbers, truth values or vectors.",
+            f"Model input: feature {series.name!r} holds {series.dtype}, which cannot be a tensor.",
+            "Expected numbers, booleans or vectors.",
             "add a stage that encodes it, or take inputs='matrix'.",
         )
     whole = inner.is_integer() and not series.null_count()

@@ -70,9 +70,9 @@ def to_onnx(module: Any, width: int) -> Any:
             )
     except torch.onnx.errors.OnnxExporterError as error:
         raise ParameterError(
-            f"to_onnx: PyTorch finds no form in ONNX for {type(module).__name__}: {first_line(error)}",
+            f"to_onnx: PyTorch cannot export {type(module).__name__}: {first_line(error)}",
             "Expected a module of tensors alone, for any number of rows.",
-            "the error above says what stands against it.",
+            "the error above gives the reason.",
         ) from error
     finally:
         log.setLevel(level)

@@ -276,7 +276,7 @@ class XGBoost(Framework):
         objective, _ = _kind(model)
         if objective.startswith(("rank:", "survival:", xgboost_params.QUANTILES)):
             raise ParameterError(
-                f"to_onnx: XGBoost models of the objective {objective} have no form in ONNX here.",
+                f"to_onnx: XGBoost models of the objective {objective} cannot be exported to ONNX.",
                 "Expected a classification, or a regression of values or counts.",
                 "serve the pipeline with rayline, or rank with LightGBM.",
             )

@@ -48,7 +48,7 @@ class XGBoostMetrics:
             metric_names = []  # XGBoost merges the areas of groups itself
             if function is not None:
                 raise ParameterError(
-                    f"xgboost trainer: custom_metric measures no {context.target.task} on several workers.",
+                    f"xgboost trainer: custom_metric does not support {context.target.task} on several workers.",
                     "Expected metrics of XGBoost's own, or one worker.",
                     "leave num_workers out, or pass the function as metrics=[…].",
                 )

@@ -144,7 +144,7 @@ def opened(path: Path, max_bytes: int = MAX_BYTES) -> Iterator[ArchiveMembers]:
     except PermissionError as error:
         raise ArtifactError(
             f"{path} may not be read: {error.strerror}.",
-            "Expected a file that is open to this user.",
+            "Expected a file that this user can read.",
             "change its rights.",
         ) from error
     except RaylineError:

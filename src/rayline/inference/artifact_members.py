@@ -137,7 +137,7 @@ def read_members(
     (directory / "model").mkdir(exist_ok=True)
     with _refusing(f"{framework} cannot read its model", ParameterError if options else ArtifactError):
         native = read_model(adapter, directory / "model", options)
-    with _refusing("its parts do not fit together"):
+    with _refusing("its parts are inconsistent"):
         model = Model(framework, native, features, target, metrics=metrics, data=data)
         pipeline = Scorer(preprocessor, model, postprocessing)
         chain.StageChain(postprocessing, target).verify(pipeline.input_schema)
@@ -207,7 +207,7 @@ def _check_golden(pipeline: Scorer[Any], golden: Any) -> None:
         ) from error
     if not near:
         raise ArtifactError.here(
-            "the golden rows give other predictions than when it was saved.",
+            "the predictions of the golden rows differ from those at the time of saving.",
             f"Expected {expected.to_list()[:5]}; got {got.to_list()[:5]}.",
             "install the library versions of its manifest (made_by), or train again.",
         )

@@ -139,7 +139,7 @@ class BatchPredictor:
 
 
 def check_interval(interval: Any) -> None:
-    """Raise ParameterError when `interval` is no truth value, such as the coverage, which is learned."""
+    """Raise ParameterError when `interval` is no boolean, such as the coverage, which is learned."""
     if interval is not None and not isinstance(interval, (bool, np.bool_)):
         raise ParameterError(
             f"InferencePipeline.predict: interval={interval!r:.80}.",
@@ -153,7 +153,7 @@ def no_intervals(pipeline: Scorer[Any]) -> ParameterError:
     return ParameterError(
         "InferencePipeline.predict: interval=True, and no stage of the pipeline gives intervals.",
         f"Expected the stage Conformal; got {[type(stage).__name__ for stage in pipeline.postprocessing]}.",
-        "learn them from rows kept aside: pipeline.calibrated([Conformal(coverage=0.9)], rows).",
+        "learn them from held-back rows: pipeline.calibrated([Conformal(coverage=0.9)], rows).",
     )
 
 

@@ -82,7 +82,7 @@ def calibrated(pipeline: Scorer[Any], stages: Sequence[Any], rows: Any, weight: 
             raise ParameterError(
                 f"{WHERE}: {lacking[0]} learns from rows, and there is no calibration_set.",
                 "Expected rows with labels that the model was not trained on.",
-                "keep some aside with rayline.data.train_test_split and pass them.",
+                "hold some back with rayline.data.train_test_split and pass them.",
             )
         return (*kept, *chain.learn(new, chain.no_rows(pipeline.target)))
     return (*kept, *chain.learn(new, _scanned(base, new, rows, weight)))
@@ -204,7 +204,7 @@ def refuse_classes_only(scores: Scores, target: Target, framework: str) -> None:
     """Raise ParameterError for a classifier that answers with classes only: there is nothing to learn from."""
     if only_codes(scores, target) or (scores.dtype.names == ("code",) and not has_probabilities(scores)):
         raise ParameterError(
-            f"{WHERE}: this {framework} model answers with classes, and the stages need probabilities.",
+            f"{WHERE}: this {framework} model predicts classes only, and the stages need probabilities.",
             "Expected a classifier with scores.",
             "train with an objective that gives probabilities.",
         )

@@ -111,7 +111,7 @@ def model_card(
     path = None if path is None else Path(path)
     if path is not None and path.suffix.lower() not in (*_PAGES, *_TEXTS):
         raise ParameterError(
-            f"model_card: {path} is no kind of file that it writes.",
+            f"model_card: {path} is not a supported file type.",
             f"Expected one of {[*_PAGES, *_TEXTS]}.",
             "change the suffix.",
         )

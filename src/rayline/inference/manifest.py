@@ -89,7 +89,7 @@ def parse(
     digest = hashlib.sha256(text).hexdigest()
     if stored_digest.decode("ascii", "replace").strip() != digest:
         raise ArtifactError(
-            f"{place()} is damaged: its manifest has another digest than it says.", "", "copy it again."
+            f"{place()} is damaged: its manifest does not have the stored digest.", "", "copy it again."
         )
     if expected_digest is not None and expected_digest != digest:
         raise ArtifactError(
@@ -117,7 +117,7 @@ def parse(
         )
     for name, about in listed.items():
         if not isinstance(about, dict) or about.get("size_bytes") != members.sizes[name]:
-            raise ArtifactError.here(f"member {name!r} has another size than its manifest says.", "", "copy it again.")
+            raise ArtifactError.here(f"member {name!r} does not have the size in the manifest.", "", "copy it again.")
     return manifest
 
 
@@ -135,7 +135,7 @@ def extract(members: archive.ArchiveMembers, manifest: Mapping[str, Any], direct
                 raise
             raise no_room(place(), error) from error
         if digest != about.get("sha256"):
-            raise ArtifactError.here(f"member {name!r} has another hash than its manifest says.", "", "copy it again.")
+            raise ArtifactError.here(f"member {name!r} does not have the hash in the manifest.", "", "copy it again.")
 
 
 def no_room(what: str, error: OSError) -> ArtifactError:
@@ -143,7 +143,7 @@ def no_room(what: str, error: OSError) -> ArtifactError:
     return ArtifactError(
         f"{what} cannot be written to {tempfile.gettempdir()}: {error.strerror or error}.",
         "Expected room for its files there.",
-        "make room, or set the environment variable TMPDIR.",
+        "free disk space, or set the environment variable TMPDIR.",
     )
 
 

@@ -282,9 +282,9 @@ class Model:
             builds = self.adapter.predicts_on_gpu and not self.adapter.predicts_on_cpu(self.native)
             kind = ResourceError if builds else ParameterError
             raise kind.here(
-                f"a GPU is asked for that nothing would compute on: {reason}.",
+                f"a GPU is requested, but the model cannot use it: {reason}.",
                 "Expected a model that predicts on a GPU (XGBoost, CatBoost, PyTorch, Hugging Face, RLlib; not LightGBM, scikit-learn).",
-                "leave use_gpu and num_gpus out (a framework of your own says predicts_on_gpu = True).",
+                "leave use_gpu and num_gpus out (a custom framework sets predicts_on_gpu = True).",
             )
 
     def place(self) -> None:
@@ -418,7 +418,7 @@ class Model:
             raise PredictionError(
                 f"Model.predict: {self.framework} cannot predict: {type(error).__name__}: {first_line(error)}.",
                 f"Expected rows as in training, with the features {shorten(self.schema)}.",
-                "the error above is the library's own.",
+                "the error above was raised by the library.",
             ) from error
 
     def _refuse_other_shape(self, scores: Scores, n_rows: int) -> None:

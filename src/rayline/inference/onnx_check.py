@@ -66,7 +66,7 @@ def expected(model: Model, matrix: Array) -> Array:
         likeliest = [part.argmax(axis=1) for part in np.split(probabilities, ends, axis=1)]
         if any((one != other).any() for one, other in zip(model.target.codes(scores), likeliest, strict=True)):
             raise ParameterError(
-                f"to_onnx: {kind} predicts other labels than the likeliest classes, which is all that the graph can say.",
+                f"to_onnx: {kind} predicts other labels than the likeliest classes, which is all that the graph can represent.",
                 "Expected a model whose labels follow from its probabilities.",
                 "apply the threshold where the graph is used, and export the estimator inside.",
             )
@@ -128,7 +128,7 @@ def compare_pipeline(pipeline: InferencePipeline, graph: Any) -> None:
     for name, series in zip(rows.columns, rows.get_columns(), strict=True):
         if series.dtype == pl.Boolean:
             if series.null_count():
-                return  # a truth value cannot be missing in the graph
+                return  # a boolean cannot be missing in the graph
             values = series.to_numpy()
         elif series.dtype.is_numeric():
             values = series.cast(pl.Float64).fill_null(float("nan")).to_numpy()
@@ -159,7 +159,7 @@ def _answers(model: Model, graph: Any, feed: Any) -> list[Array]:
         raise ParameterError(
             f"to_onnx: the graph of {type(model.native).__name__} does not run: {first_line(error)}",
             "Expected operators of ONNX.",
-            "the converter has no right form for it: choose another model, or serve the pipeline with rayline.",
+            "the converter does not support it: choose another model, or serve the pipeline with rayline.",
         ) from error
 
 
@@ -174,7 +174,7 @@ def _refuse_other(model: Model, predicted: Array, wanted: Array) -> None:
         same = bool(near.mean() >= SHARE)
     if not same:
         raise ParameterError(
-            f"to_onnx: the graph of {type(model.native).__name__} answers otherwise than the model.",
-            f"Expected answers of shape {wanted.shape} for {n} rows; got {np.shape(predicted)}, or other numbers.",
-            "its form in ONNX is wrong or depends on the number of rows: choose another model, or serve the pipeline with rayline.",
+            f"to_onnx: the graph of {type(model.native).__name__} gives other results than the model.",
+            f"Expected results of shape {wanted.shape} for {n} rows; got {np.shape(predicted)}, or other numbers.",
+            "the exported graph is wrong or depends on the number of rows: choose another model, or serve the pipeline with rayline.",
         )

@@ -59,7 +59,7 @@ def verify(manifest: bytes, signature: bytes | None, trusted_keys: Sequence[Any]
         key.verify(bytes.fromhex(about["signature"]), _PURPOSE + manifest)
     except (InvalidSignature, ValueError):
         raise ArtifactError(
-            f"{place()} was changed after it was signed by {about['public_key']}.",
+            f"{place()} was modified after it was signed by {about['public_key']}.",
             "Expected the manifest that was signed.",
         ) from None
 
@@ -78,9 +78,9 @@ def _key(argument_value: Any, kind: type, argument: str) -> Any:
     if isinstance(key, kind):
         return key
     raise ParameterError(
-        f"{argument}: this is no {'private' if private else 'public'} Ed25519 key{reason}.",
+        f"{argument}: this is not a {'private' if private else 'public'} Ed25519 key{reason}.",
         f"Expected an {kind.__name__}, the bytes of a PEM file, or its path.",
-        "an encrypted key is opened with cryptography's load_pem_private_key first." if private else "",
+        "load an encrypted key with cryptography's load_pem_private_key first." if private else "",
     )
 
 

@@ -23,7 +23,7 @@ if not TYPE_CHECKING:  # otherwise every misspelt name would be accepted
 
     def __getattr__(name: str) -> Any:
         if name not in __all__:
-            raise AttributeError(f"module 'rayline.postprocess' has no stage {name!r}; there are {__all__}")
+            raise AttributeError(f"module 'rayline.postprocess' has no stage {name!r}; expected one of {__all__}")
         return registry.postprocessing_stage(name)
 
 

@@ -158,7 +158,7 @@ class Calibrate(PostprocessingStage):
         raise DataError(
             f"Calibrate: the rows to learn from have {what} of the target {column!r}.",
             "Expected rows of every class.",
-            "take more rows, stratified by the target.",
+            "use more rows, stratified by the target.",
         )
 
 

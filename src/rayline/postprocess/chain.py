@@ -167,7 +167,7 @@ def _check_groups(stage: PostprocessingStage, columns: Mapping[str, pl.DataType]
             raise ParameterError(
                 f"{name}: by={column!r} holds {dtype}.",
                 "Expected strings, integers or booleans.",
-                "take another column, or one that names the groups.",
+                "use another column, or one that names the groups.",
             )
 
 

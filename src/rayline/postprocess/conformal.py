@@ -99,10 +99,10 @@ class Conformal(PostprocessingStage):
             raise self.refuse_task(target, "classes, or a number for each target", "leave Conformal out")
         if self.method == "cv+" and target.task.is_classification:
             raise self.refuse_task(
-                target, "a regression for method='cv+'", "take method='split', which gives sets of classes"
+                target, "a regression for method='cv+'", "use method='split', which gives sets of classes"
             )
         if self.method == "cv+" and self.by is not None:
-            raise ParameterError("Conformal: method='cv+' with by=.", "Expected one of both.", "take method='split'.")
+            raise ParameterError("Conformal: method='cv+' with by=.", "Expected one of both.", "use method='split'.")
 
     def learn(self, rows: CalibrationRows) -> dict[str, Any]:
         errors = self._errors(rows)
@@ -110,8 +110,8 @@ class Conformal(PostprocessingStage):
             if rows.folds is None:
                 raise ParameterError(
                     "Conformal: method='cv+' needs the errors of fold models on rows that they did not see.",
-                    "Expected analysis.calibrated([…]); got rows kept aside.",
-                    "take method='split' for these rows.",
+                    "Expected analysis.calibrated([…]); got held-back rows.",
+                    "use method='split' for these rows.",
                 )
             self._radius(errors[:, 0], rows.weight, rows.n_rows, "")
             return FoldResiduals.of(errors, rows.folds, self.coverage).to_json()
@@ -131,7 +131,7 @@ class Conformal(PostprocessingStage):
             raise DataError(
                 f"Conformal: by={self.by!r} has {len(names)} values.",
                 f"Expected at most {MAX_GROUPS} groups, each with enough rows for its coverage.",
-                "take a column with fewer values, or leave by= out.",
+                "use a column with fewer values, or leave by= out.",
             )
         limits = []
         for i, name in enumerate(names):
@@ -168,7 +168,7 @@ class Conformal(PostprocessingStage):
             raise DataError(
                 f"Conformal: {counted(n_rows, 'row')}{where} are too few for a coverage of {self.coverage:g}.",
                 f"Expected at least {min_rows}.",
-                "take more rows or a smaller coverage" + (", or merge rare groups first." if group else "."),
+                "use more rows or a smaller coverage" + (", or merge rare groups first." if group else "."),
             )
         return float(errors[order[place]])
 

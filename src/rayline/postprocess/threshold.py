@@ -99,7 +99,7 @@ class Threshold(PostprocessingStage):
             raise ParameterError(
                 f"Threshold: rule={self.rule!r} with cost={self.cost!r}.",
                 "Expected a cost for rule='cost', and for no other rule.",
-                "say what mistakes cost: Threshold('cost', cost={'fp': 1, 'fn': 5}).",
+                "specify the costs of errors: Threshold('cost', cost={'fp': 1, 'fn': 5}).",
             )
 
     @property
@@ -169,7 +169,7 @@ class Threshold(PostprocessingStage):
                 raise DataError(
                     f"Threshold: the rows to learn from have one class only of the target {target.columns[i]!r}.",
                     "Expected rows of both classes.",
-                    "take more rows, stratified by the target.",
+                    "use more rows, stratified by the target.",
                 )
             p = rows.outcome.values[:, i] if code else 1.0 - rows.outcome.values[:, i]
             thresholds.append(self._best(p, truth, rows.weight))

@@ -114,7 +114,7 @@ class FoldFitter:
                 raise DataError(
                     f"{here}: no rows to train on.",
                     "Expected rows in every fold.",
-                    "use fewer folds, or check the columns that the split goes by.",
+                    "use fewer folds, or check the columns of the split.",
                 )
         if walk.complete:
             return dataclasses.replace(fit_planner.finished(walk, known, 0), scans=self.scans)

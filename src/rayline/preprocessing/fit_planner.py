@@ -340,7 +340,7 @@ def fit(
         missing = list(walk.missing)
         if not missing:
             raise RaylineError.here(
-                "the stages ask for nothing and cannot be fitted.", "", "this is a defect: report it."
+                "the stages request no statistics and cannot be fitted.", "", "this is a defect: report it."
             )
         if ROWS not in results:
             missing.append(ROWS)

@@ -410,9 +410,9 @@ class BasePreprocessor:
         other = sorted(learned - set(targets))
         if other:
             raise SchemaError.here(
-                f"the target stages were fitted on {other[0]!r}, which is no target now.",
+                f"the target stages were fitted on {other[0]!r}, which is not a target now.",
                 f"Expected the targets of Preprocessor.fit, {list(self._targets)}; got {list(targets)}.",
-                "train on these, or hand the preprocessor over unfitted (preprocessor.clone()).",
+                "train on these, or pass the preprocessor unfitted (preprocessor.clone()).",
             )
         known = [name for name in (*targets, *excluded_columns) if name in self.input_schema]
         if not known:

@@ -28,7 +28,7 @@ def checked(stages: Any, group: type[Any], noun: str = "stages") -> tuple[tuple[
         if not isinstance(stage, (Stage, group)):
             is_class = isinstance(stage, type)
             raise ParameterError(
-                f"Preprocessor: stage {name!r} is no stage.",
+                f"Preprocessor: stage {name!r} is not a stage.",
                 f"Expected a Stage or a Preprocessor; got {stage!r}.",
                 "a stage must be an object, not its class" if is_class else "derive it from rayline.Stage",
             )
@@ -78,8 +78,8 @@ def refuse_targets(leaves: Sequence[tuple[str, Stage]], targets: Sequence[str]) 
 
 
 _RULES = {
-    Kind.TEXT: "strings of four words or more in the mean",
-    Kind.CATEGORY: "strings of fewer than four words in the mean",
+    Kind.TEXT: "strings with four or more words on average",
+    Kind.CATEGORY: "strings with fewer than four words on average",
 }
 
 

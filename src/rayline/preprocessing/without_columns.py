@@ -90,5 +90,5 @@ def _refusal(path: str, leaf: Stage, targets: Sequence[str]) -> SchemaError:
         f"stage {path!r} ({type(leaf).__name__}) was fitted with {names} among the features, and what it learned of "
         "others depends on that.",
         f"Expected a preprocessor that was fitted with target_columns={list(targets)}.",
-        "fit it so, or pass it unfitted (preprocessor.clone()): then it is fitted on the features alone.",
+        "fit it that way, or pass it unfitted (preprocessor.clone()): then it is fitted on the features alone.",
     )

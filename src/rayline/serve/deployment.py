@@ -221,7 +221,7 @@ class Deployment:
         if changes:
             more = f", and {len(changes) - 3} more" if len(changes) > 3 else ""
             raise ServeError(
-                f"Deployment {self.name!r}: its clients would be refused, or get other answers: {', '.join(changes[:3])}{more}.",
+                f"Deployment {self.name!r}: its clients would be rejected or get different responses: {', '.join(changes[:3])}{more}.",
                 "Expected the columns and targets of the running pipeline.",
                 "deploy it under another name, or pass allow_schema_change=True.",
             )

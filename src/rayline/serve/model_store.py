@@ -79,7 +79,7 @@ def differences(new: Interface, old: Interface) -> list[str]:
                 lines.append(f"the {words} {name!r} is new")
             elif before != kind and (before, kind) != ("integer", "number"):
                 lines.append(f"the {words} {name!r} was {before} and is {kind}")
-    return lines + [f"the target {name!r} is gone" for name in old["targets"] if name not in new["targets"]]
+    return lines + [f"the target {name!r} was removed" for name in old["targets"] if name not in new["targets"]]
 
 
 def store_model(name: str, pipeline: InferencePipeline) -> dict[str, str]:

@@ -58,7 +58,7 @@ class PolynomialFeatures(Stage):
     by_column: ClassVar = True
     unsupported_params: ClassVar = {
         **Stage.unsupported_params,
-        "include_bias": "leave it out: models have an intercept of their own",
+        "include_bias": "leave it out: models have their own intercept",
     }
 
     degree: int = param(2, an_int(2, 10))
@@ -349,7 +349,7 @@ class FunctionTransformer(Stage):
     function: str = param(
         "",
         ParameterCheck(
-            "the name that a function has from register_function(name, function)",
+            "the name of a function from register_function(name, function)",
             lambda v: isinstance(v, str) and bool(v),
         ),
     )

@@ -169,9 +169,9 @@ class OneHotEncoder(ColumnStage):
         """Raise DataError when the 0/1 columns of the training rows would not fit in memory."""
         if n_columns > MAX_COLUMNS and n_columns * n_rows > MAX_CELLS:
             raise DataError(
-                f"OneHotEncoder: column {column!r} has {n_columns:,} categories, too many for a column each.",
+                f"OneHotEncoder: column {column!r} has {n_columns:,} categories, too many for one column each.",
                 f"Expected at most {MAX_CELLS:,} cells; got {n_rows:,} rows × {n_columns:,} columns = {n_rows * n_columns / 1e9:,.1f} GB.",
-                "lump the rare ones (max_categories, min_frequency), hash the column (FeatureHasher makes one sparse column), or encode it otherwise (TargetEncoder, OrdinalEncoder).",
+                "lump the rare ones (max_categories, min_frequency), hash the column (FeatureHasher makes one sparse column), or use another encoder (TargetEncoder, OrdinalEncoder).",
             )
 
     def column_to_operations(self, column: str, learned: Mapping[str, Any]) -> list[Operation]:
@@ -396,7 +396,7 @@ class LabelEncoder(ColumnStage):
         unknown = table.filter([label not in self.classes for label in labels])
         if unknown.height:
             raise DataError(
-                f"LabelEncoder: column {column!r} has {unknown['n'].sum():,} rows whose label is no class.",
+                f"LabelEncoder: column {column!r} has {unknown['n'].sum():,} rows whose label is not among the classes.",
                 f"Expected one of {list(self.classes)[:8]!r}; got {unknown['value'].head(5).to_list()!r}.",
                 "add these to classes, or drop the rows.",
             )

@@ -159,7 +159,7 @@ class PCA(Stage):
         if covariance.count >= max(n, 2):
             return
         empty = [column for column, known in zip(columns, covariance.n_known, strict=False) if not known]
-        hint = "impute first (SimpleImputer)." if covariance.n_null else "take fewer components, or fit on more rows."
+        hint = "impute first (SimpleImputer)." if covariance.n_null else "use fewer components, or fit on more rows."
         raise DataError(
             f"PCA: {'column ' + repr(empty[0]) + ' has no values, only missing ones' if empty else f'only {covariance.count} rows have no missing values'}.",
             f"Expected at least {max(n, 2)} rows in which no column is missing; got {covariance.count}.",
@@ -221,7 +221,7 @@ class VarianceThreshold(ColumnStage):
     kinds: ClassVar = (Kind.NUMERIC,)
     accepts: ClassVar = _NUMBERS
 
-    lossy_reason: ClassVar = "the columns that it removes: they come back without values"
+    lossy_reason: ClassVar = "the columns that it removes, which are restored without values"
 
     threshold: float = param(0.0, a_number(0))
 
@@ -269,7 +269,7 @@ class CorrelationFilter(Stage):
     kinds: ClassVar = (Kind.NUMERIC,)
     accepts: ClassVar = _NUMBERS
 
-    lossy_reason: ClassVar = "the columns that it removes: they come back without values"
+    lossy_reason: ClassVar = "the columns that it removes, which are restored without values"
 
     threshold: float = param(0.95, a_number(0, 1))
 
@@ -332,7 +332,7 @@ class SelectKBest(Stage):
     kinds: ClassVar = (Kind.NUMERIC,)
     accepts: ClassVar = _NUMBERS
 
-    lossy_reason: ClassVar = "the columns that it removes: they come back without values"
+    lossy_reason: ClassVar = "the columns that it removes, which are restored without values"
 
     k: int = param(10, an_int(1))
     score: str = param("auto", one_of("auto", "f_classif", "f_regression"))

@@ -34,7 +34,7 @@ class DropColumns(Stage):
     ['x']
     """
 
-    lossy_reason: ClassVar = "the columns that it removes: they come back without values"
+    lossy_reason: ClassVar = "the columns that it removes, which are restored without values"
 
     needs_columns: ClassVar[bool] = True
     by_column: ClassVar[bool] = True
@@ -69,7 +69,7 @@ class SelectColumns(Stage):
     ['x']
     """
 
-    lossy_reason: ClassVar = "the columns that it removes: they come back without values"
+    lossy_reason: ClassVar = "the columns that it removes, which are restored without values"
 
     needs_columns: ClassVar[bool] = True
     by_column: ClassVar[bool] = True

@@ -24,7 +24,7 @@ from rayline.train.trainer import Trainer
 Made = TypeVar("Made")
 
 STRING, FLAG, CODE, NUMBER = "late", "is_late", "gate", "delay"
-"""Targets of `training_table`: two classes as strings, as truth values, three as integers, and a number."""
+"""Targets of `training_table`: two classes as strings, as booleans, three as integers, and a number."""
 
 COLUMNS, TEXT = ("wind", "hour", "night", "city", "noise"), ("report",)
 """Features of `training_table`: of the usual kinds, and the same in words for a framework that reads text."""

@@ -124,7 +124,7 @@ class BaseTrainer:
         self.adapter.check(*self.args, **self.kwargs)
         if self.scaling.backend == "ray_train" and self.num_workers is None:
             raise ParameterError(
-                f"{self._name}: backend='ray_train' runs workers, and there are none.",
+                f"{self._name}: backend='ray_train' needs workers, and num_workers is not set.",
                 "Expected num_workers, a number or a range (min, max).",
                 "pass num_workers=1, or leave the backend out.",
             )
@@ -168,7 +168,7 @@ class BaseTrainer:
             raise ResourceError.here(
                 f"{requested}, and {self.framework} computes on the CPU, never on a GPU.",
                 "Expected a framework that trains on GPUs: XGBoost, LightGBM, CatBoost, PyTorch, Hugging Face, RLlib.",
-                "leave use_gpu out (a framework of your own says trains_on_gpu = True).",
+                "leave use_gpu out (a custom framework sets trains_on_gpu = True).",
             )
         reason = "" if device.is_pretended() else adapter.without_gpu()
         if reason:
@@ -361,7 +361,7 @@ class BaseTrainer:
         elif self.num_workers is not None:
             reason = f"this trainer has num_workers={self.num_workers}"
         elif lacking := self.adapter.validation_argument(*self.args, **self.kwargs):
-            reason = f"{lacking} would end each part of the training by itself"
+            reason = f"{lacking} would end each part of the training on its own"
         if reason:
             raise ParameterError(
                 f"{self._name}: parameters cannot change during the training: {reason}.",

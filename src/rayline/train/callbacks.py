@@ -219,7 +219,7 @@ class EarlyStopping(Callback):
         mode = self.mode or named_metrics.mode(name)
         if mode is None:
             raise ParameterError(
-                f"EarlyStopping: whether {name!r} should be small or large is not known.",
+                f"EarlyStopping: the direction of {name!r} is unknown.",
                 "Expected mode.",
                 "pass mode='min' or 'max'.",
             )

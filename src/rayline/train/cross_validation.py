@@ -229,7 +229,7 @@ def cross_validate(
     groups, stratify, time
         With `cv` a number: the column that the folds are made by (`stratify=True` for the target). At most one of them. A splitter
         of scikit-learn gets `groups` too. A single
-        target of text, truth values or categories is stratified when all are omitted; `stratify=False` turns it off.
+        target of text, booleans or categories is stratified when all are omitted; `stratify=False` turns it off.
     metrics
         As in `train.fit`.
     verbose

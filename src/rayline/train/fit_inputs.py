@@ -204,7 +204,7 @@ def _with_column(data: Any, name: str, values: Any) -> pl.DataFrame:
     table, column = _collect(data), pl.Series(name, values)
     if len(column) != table.height or name in table.columns:
         raise DataError.here(
-            f"{name} does not fit beside X with {counted(table.height, 'row')}.",
+            f"{name} does not fit X with {counted(table.height, 'row')}.",
             f"Expected one value for each row, and no column {name!r} in X; got {len(column)}.",
             "pass an array as long as X, or the name of a column of X.",
         )

@@ -73,7 +73,7 @@ class Result:
             raise ParameterError(
                 f"Result.preprocessor: {self.trainer.framework} was trained without one.",
                 "Expected a fit on data.",
-                "use inference_pipeline, which takes observations as they are.",
+                "use inference_pipeline, which takes observations unchanged.",
             )
         return preprocessor
 
@@ -190,7 +190,7 @@ class Result:
             raise ParameterError(
                 f"Result.plot: {self.trainer.framework} reports no metrics of its iterations.",
                 "Expected a framework that trains in iterations, such as XGBoost, LightGBM, CatBoost or PyTorch.",
-                "see result.metrics, or rayline.model_card(pipeline, data=…) for pictures of predictions.",
+                "see result.metrics, or rayline.model_card(pipeline, data=…) for plots of predictions.",
             )
         wanted = [metrics] if isinstance(metrics, str) else list(metrics or present)
         every = [name for columns in present.values() for name in columns]

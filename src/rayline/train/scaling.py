@@ -93,7 +93,7 @@ class Scaling:
         if not isinstance(self.use_gpu, bool):
             raise ParameterError.here(
                 f"use_gpu={self.use_gpu!r:.80}.",
-                "Expected True or False: a training computes where it is told to.",
+                "Expected True or False: a training runs on the requested device.",
                 "shares of a GPU are resources_per_worker={'GPU': 0.5}; \"auto\" is for predictions.",
             )
         resources = self.resources_per_worker

@@ -86,7 +86,7 @@ class TableFit(FitDriver):
             spent = progress.seconds(time.perf_counter() - begun)
             line.part(f"preprocessor {counted(outcome.scans, 'scan')} {spent}")
         for name, words in idle(fitted.leaves):
-            line.part(f"{name!r} does nothing: no {words}")
+            line.part(f"{name!r} selects no {words}")
         named_metrics.check(self.trainer.metrics or (), spec.target, self.trainer.custom_metrics)
         if self.preprocessor is not None and self.preprocessor is not fitted:
             self.preprocessor.copy_fit(fitted)
@@ -194,10 +194,10 @@ class TableFit(FitDriver):
 
 
 def merge_outcomes(request: FitRequest, outcomes: Sequence[WorkerOutcome]) -> WorkerOutcome:
-    """Return the outcome of all ranks. Raises TrainingError when they ended with different models."""
+    """Return the outcome of all ranks. Raises TrainingError when they finished with different models."""
     if len({outcome.digest for outcome in outcomes}) > 1:
         raise TrainingError.here(
-            f"the workers of {request.framework} ended with different models.",
+            f"the workers of {request.framework} finished with different models.",
             "Expected the same model on every rank; each rank has learned from its own part of the rows only.",
             "this is a defect of the framework's adapter: report it.",
         )

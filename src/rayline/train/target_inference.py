@@ -37,9 +37,9 @@ _ENCODERS = {
 
 
 _NO_STAGE = {
-    pl.Time: "make it a number before (polars: .dt.hour())",
-    pl.Duration: "make it a number before (polars: .dt.total_seconds())",
-    pl.Struct: "make its fields columns of their own before (polars: .struct.unnest())",
+    pl.Time: "convert it to a number first (polars: .dt.hour())",
+    pl.Duration: "convert it to a number first (polars: .dt.total_seconds())",
+    pl.Struct: "convert its fields to columns first (polars: .struct.unnest())",
 }
 """Types that no stage takes, and what makes numbers of them."""
 
@@ -49,7 +49,7 @@ def _hint(dtype: pl.DataType) -> str:
     kind, inner = kind_of(dtype), getattr(dtype, "inner", pl.String())
     if kind in _ENCODERS and (kind is not Kind.LIST or inner in (pl.String, pl.Boolean) or inner.is_integer()):
         return f"add a stage that encodes it ({_ENCODERS[kind]}), or drop it (DropColumns)."
-    return f"{_NO_STAGE.get(dtype.base_type(), 'make it numbers or strings before')}, or drop it (DropColumns)."
+    return f"{_NO_STAGE.get(dtype.base_type(), 'convert it to numbers or strings first')}, or drop it (DropColumns)."
 
 
 @dataclass(frozen=True)
@@ -236,7 +236,7 @@ class TargetProfiler:
                 raise DataError.here(
                     f"the event {self.targets[1]!r} has values from {extremes.low:g} to {extremes.high:g}.",
                     "Expected True or 1 where the event was observed, False or 0 where the time is censored.",
-                    f"make it so before: pl.col({self.targets[1]!r}) == ….",
+                    f"convert it first: pl.col({self.targets[1]!r}) == ….",
                 )
         if self.pair == "group":
             missing = results[StatisticRequest(MissingCount, (self.targets[1],))]
@@ -291,7 +291,7 @@ class TargetProfiler:
             return pl.Enum(count.table["value"].cast(pl.String))
         raise SchemaError.here(
             f"feature {name!r} holds {dtype}, which this framework does not take.",
-            f"Expected numbers, truth values{', categories' if self.string_features == 'categories' else ''} or vectors after preprocessing.",
+            f"Expected numbers, booleans{', categories' if self.string_features == 'categories' else ''} or vectors after preprocessing.",
             _hint(dtype),
         )
 

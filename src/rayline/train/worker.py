@@ -149,7 +149,7 @@ def _failure(request: FitRequest, worker: WorkerContext, n_rows: int, error: Exc
     return TrainingError.here(
         f"{request.framework} failed{rank}: {type(error).__name__}: {reason}",
         "Expected a trained model.",
-        "the framework's own error stands above this one.",
+        "the framework's own error is shown above this one.",
     )
 
 

@@ -295,7 +295,7 @@ def test_missing_times_are_refused() -> None:
 
 def test_one_group_or_one_moment() -> None:
     for option in ("group", "time"):
-        with pytest.raises(DataError, match="cannot be divided so: they are 1"):
+        with pytest.raises(DataError, match="cannot be split this way: they are 1"):
             data.train_test_split(pl.DataFrame({"x": range(10), "g": [1] * 10}), **{option: "g"})  # type: ignore[arg-type]
 
 

@@ -33,10 +33,10 @@ def test_what_is_right_passes(saved: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("modeling.py", "", "strange files"),
+        ("modeling.py", "", "unexpected files"),
         ("config.json", {"auto_map": {"AutoModel": "x.Y"}}, "names code or another file"),
         ("config.json", {"text": {"quantization_config": {"a": 1}}}, "names code or another file"),
-        ("config.json", {"hidden_size": 1 << 40}, "larger than the saved numbers"),
+        ("config.json", {"hidden_size": 1 << 40}, "larger than the saved tensors"),
         ("tokenizer_config.json", {"vocab_file": "/etc/passwd"}, "names code or another file"),
         ("tokenizer.json", {"Regex": "(a+)+b"}, "may take very long"),
         ("tokenizer.json", {"Regex": "x" * 5000}, "may take very long"),

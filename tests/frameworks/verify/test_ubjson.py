@@ -52,9 +52,9 @@ def test_a_file_cut_short_or_with_more_behind_it_is_refused(booster: Any) -> Non
     [
         (b"[" * 100 + b"]" * 100, "nested deeper"),
         (b"{i\x01aZi\x01aZ}", "occurs twice"),
-        (b"[$d#L" + (2**60).to_bytes(8, "big"), "longer than the whole"),
-        (b"[#L" + (2**60).to_bytes(8, "big"), "longer than the whole"),
-        (b"SL" + (2**63).to_bytes(8, "big"), "longer than the whole"),
+        (b"[$d#L" + (2**60).to_bytes(8, "big"), "longer than the file"),
+        (b"[#L" + (2**60).to_bytes(8, "big"), "longer than the file"),
+        (b"SL" + (2**63).to_bytes(8, "big"), "longer than the file"),
         (b"SZ", "no integer"),
         (b"[$Z#i\x05", "no such type"),
         (b"N", "no type"),

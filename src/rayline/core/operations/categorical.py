@@ -93,7 +93,7 @@ class CategoryCodes:
         """Return the refusal of these values."""
         known = f"{counted(len(self.categories), 'category')} seen in fit"
         return DataError(
-            f"Preprocessor.transform: stage {self.stage!r} met values of column {self.column!r} that it does not know.",
+            f"Preprocessor.transform: stage {self.stage!r} got unknown values in column {self.column!r}.",
             f"Expected one of the {known}; got {list(values)!r}.",
             self.hint,
         )

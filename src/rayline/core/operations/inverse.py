@@ -27,7 +27,7 @@ def inverse(leaves: Sequence[Leaf], schema: Mapping[str, pl.DataType]) -> list[O
         if undo is None:
             raise ParameterError.here(
                 f"stage {path!r} ({type(leaf).__name__}) has no inverse.",
-                "Expected stages that lead back, such as scalers and encoders that keep their categories.",
+                "Expected stages with an inverse, such as scalers and encoders that keep their categories.",
                 f"leave {path!r} out, or invert the part of the preprocessor before it.",
             )
         back = [*undo, *back]

@@ -100,7 +100,7 @@ def _call(function: Any, arguments: list[Formula]) -> Formula:
 
 def _refusal(expression: pl.Expr, part: str) -> ParameterError:
     return ParameterError.here(
-        f"this Polars expression has no form as data: {part}.",
+        f"this Polars expression cannot be saved as data: {part}.",
         f"Expected arithmetic, comparisons, and/or/not, when/then/otherwise, abs, sqrt, log, log1p, exp, sin, cos, floor, "
         f"fill_null, is_null of columns and constants; got {expression}.",
         "register a function (FunctionTransformer), or compute the column before.",

@@ -76,8 +76,8 @@ class RowOccurrenceKey:
             if known is None:
                 raise DataError(
                     f"{self.made_at}: the blocks of the dataset are not those that the split was prepared on.",
-                    "Expected the same blocks at every read, to tell equal rows apart.",
-                    "materialise it first: ds = ds.materialize().",
+                    "Expected the same blocks at every read, to distinguish equal rows.",
+                    "materialize it first: ds = ds.materialize().",
                 )
             numbers += _looked_up(rows, *known)
         return pl.Series(np.where(numbers > 0, salted(rows, numbers), rows))

@@ -180,7 +180,7 @@ def _other_data(columns: Sequence[str]) -> DataError:
     return DataError.here(
         f"a row has values that were not there when the split was prepared (columns {list(columns)[:4]}).",
         "Expected the rows that the split was prepared on.",
-        "prepare it again on this data; a dataset that changes from read to read must be materialised first.",
+        "prepare it again on this data; a dataset that changes from read to read must be materialized first.",
     )
 
 
@@ -193,7 +193,7 @@ def content_keys(schema: pl.Schema, seed: int, purpose: str) -> tuple[RowHash, R
     usable = sorted(name for name, dtype in schema.items() if dtype != pl.Object)
     refuse_empty(len(schema))  # an empty Dataset has no columns either
     if not usable:
-        raise SchemaError.here("no column tells the rows apart.", f"Expected plain values; got {dict(schema)}.")
+        raise SchemaError.here("no column distinguishes the rows.", f"Expected plain values; got {dict(schema)}.")
     numbers = [name for name in usable if kind_of(schema[name]) in (Kind.NUMERIC, Kind.DATETIME)][:FEW]
     few = tuple(numbers if len(numbers) > 1 else usable)
     return RowHash(few, seed, purpose), RowHash(tuple(usable), seed, purpose)

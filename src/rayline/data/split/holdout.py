@@ -65,7 +65,7 @@ class Holdout(Splitter):
             raise ParameterError(
                 f"{self.where}: {' and '.join(options)} were given together.",
                 "Expected at most one of stratify, group and time.",
-                "choose the one that matters most to an honest test.",
+                "choose one of them.",
             )
 
     def prepare(self, engine: Engine, data: Any, *, target_columns: Sequence[str] = ()) -> tuple[Folds, ...]:

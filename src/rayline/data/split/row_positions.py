@@ -55,9 +55,9 @@ class PositionAssignment(FoldAssignment):
         cells = self.positions[self.start : self.start + len(rows)]
         if len(cells) < len(rows):
             raise DataError(
-                f"{self.made_at}: the table has more rows than when its folds were made.",
+                f"{self.made_at}: the table has more rows than when its folds were created.",
                 f"Expected {len(self.positions)}; got at least {self.start + len(rows)}.",
-                "collect a LazyFrame first whose rows change from read to read.",
+                "collect a LazyFrame first if its rows change from read to read.",
             )
         return pl.Series(cells)
 
@@ -126,8 +126,8 @@ class PositionSplitter(Splitter):
         n = getattr(self.given, "n_splits", None)
         ours = OURS.get(self._name, "KFold({n})").format(n=n if isinstance(n, int) else 5)
         return ParameterError.here(
-            f"cv={type(self.given).__name__} goes by the positions of rows, and the rows of a Dataset have none.",
-            "Expected a number of folds, or a splitter of rayline.data, which goes by the content of rows.",
+            f"cv={type(self.given).__name__} uses row positions, and the rows of a Dataset have none.",
+            "Expected a number of folds, or a splitter of rayline.data, which uses the content of rows.",
             f"pass cv=rayline.data.{ours}.",
         )
 
@@ -149,7 +149,7 @@ def _checked(pair: Any, fold: int, n_rows: int) -> tuple[Positions, Positions]:
         train, test = (_positions(side, n_rows) for side in pair)
     except (TypeError, ValueError) as error:
         raise ParameterError.here(
-            f"fold {fold + 1} of cv is no pair of indices.",
+            f"fold {fold + 1} of cv is not a pair of indices.",
             "Expected the positions of the rows to train on and of those to hold out, two arrays of whole numbers.",
             "pass a number of folds, a splitter, or a list of such pairs.",
         ) from error

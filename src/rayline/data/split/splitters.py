@@ -53,7 +53,7 @@ class KFold(Splitter):
     Raises
     ------
     ParameterError
-        When `n_splits` is below 2, or `seed` is no whole number.
+        When `n_splits` is below 2, or `seed` is not an integer.
 
     Examples
     --------

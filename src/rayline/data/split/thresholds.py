@@ -148,7 +148,7 @@ class KeyDivision:
             raise DataError.here(
                 "the data changed between two reads.",
                 "Expected the same rows each time.",
-                "materialise the dataset first: ds = ds.materialize().",
+                "materialize the dataset first: ds = ds.materialize().",
             )
         return cuts
 
@@ -157,9 +157,9 @@ class KeyDivision:
         n_rows = sum(totals)
         if 0 in requested:
             raise DataError.here(
-                f"there are too few rows to divide so: {n_rows:,}.",
+                f"there are too few rows to split this way: {n_rows:,}.",
                 f"Expected rows in every part; got parts of {_shown(requested)}.",
-                "divide into fewer or other parts, or bring more rows.",
+                "use fewer or other parts, or provide more rows.",
             )
         # A part may be off by its own size, and by the largest group: that is in one part whatever is done.
         largest = max((int(ladder.coarse.counts.max()) for ladder in ladders.values() if not ladder.level), default=1)
@@ -169,9 +169,9 @@ class KeyDivision:
             n_keys = sum(len(ladder.coarse) for ladder in ladders.values())
             number = f"{n_keys:,} {self.unit}" if not any(ladder.level for ladder in ladders.values()) else self.unit
             raise DataError.here(
-                f"the {n_rows:,} rows cannot be divided so: they are {number}, which stay together.",
+                f"the {n_rows:,} rows cannot be split this way: they are {number}, which stay together.",
                 f"Expected parts of {_shown(requested)} rows; the nearest are {_shown(totals)}.",
-                f"divide into fewer or other parts{'' if self.is_ordered else ', or try another seed'}.",
+                f"use fewer or other parts{'' if self.is_ordered else ', or try another seed'}.",
             )
 
 

@@ -121,7 +121,7 @@ def _renamed(others: dict[str, Any], groups: str | None) -> str | None:
             raise ParameterError(
                 f"{WHERE}: unknown parameter {name!r}.",
                 f"Expected some of {list(_KEYWORDS)}.",
-                f"it is called {_SAME[name]!r} here.",
+                f"the argument is called {_SAME[name]!r}.",
             )
         raise ParameterError.unknown(others, _KEYWORDS, where=WHERE)
     return groups
@@ -160,9 +160,9 @@ def _last_rows(ds: Any, percentage: float) -> tuple[Any, Any]:
     n_train = n_rows - n_test
     if not n_test or not n_train:
         raise DataError(
-            f"{WHERE}: there are too few rows to divide so: {n_rows:,}.",
+            f"{WHERE}: there are too few rows to split this way: {n_rows:,}.",
             f"Expected rows in both sets; got {n_train:,} and {n_test:,}.",
-            "choose another percentage, or bring more rows.",
+            "choose another percentage, or provide more rows.",
         )
     if hasattr(ds, "split_at_indices"):
         train, test = ds.split_at_indices([n_train])

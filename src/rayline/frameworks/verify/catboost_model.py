@@ -52,7 +52,7 @@ class _Table:
 
     def _within(self, place: int, n_bytes: int) -> int:
         if place < 0 or place + n_bytes > len(self.data):
-            _fail("it points outside of itself")
+            _fail("it contains an offset outside of the file")
         return place
 
     def _field(self, number: int) -> int | None:
@@ -124,7 +124,7 @@ def _model(data: bytes) -> None:
     root = _root(core)
     parts, trees = root.texts(3), root.table(1)
     if parts not in ([], [_PART]) or (not parts and rest):
-        _fail("it has parts that no model of numbers and categories has")
+        _fail("it contains parts other than those of models of numbers and categories")
     tables = _tables(rest) if parts else {}
     n_splits, n_bins = _features(trees, tables)
     _trees(trees, n_splits, n_bins)
@@ -138,17 +138,17 @@ def _features(trees: _Table, tables: dict[Combination, tuple[int, int]]) -> tupl
     n = len(categories) + len(floats)
     places = [f.number(1, default=-1) for f in categories] + [f.number(2, default=-1) for f in floats]
     if len({*places}) != n or not all(0 <= place < n for place in places):
-        _fail("its features have other places than their number")
+        _fail("the indices of its features are invalid")
     indices_of_kinds = [f.number(0, default=-1) for f in categories], [f.number(1, default=-1) for f in floats]
     if any(indices != [*range(len(indices))] for indices in indices_of_kinds):
-        _fail("its features are in another order than they say")
+        _fail("the order of its features is inconsistent")
     _ = [f.text(2) for f in categories], [f.text(4) for f in floats]  # names are UTF-8
     widths = [len(f.vector(3, "<f4")) for f in floats]
     for hot in trees.tables(6):
         if not 0 <= hot.number(0, default=-1) < len(categories):
-            _fail("it encodes a category that there is not")
+            _fail("it encodes a category that does not exist")
         if len(hot.texts(2)) not in (0, len(hot.vector(1, "<i4"))):
-            _fail("the values of a category do not fit together")
+            _fail("the values of a category are inconsistent")
         widths.append(len(hot.vector(1, "<i4")))
     for feature in trees.tables(7):
         encoded = feature.table(0)
@@ -158,7 +158,7 @@ def _features(trees: _Table, tables: dict[Combination, tuple[int, int]]) -> tupl
         kind, n_classes = tables[combination]
         border = encoded.number(1)
         if kind in _BY_CLASS and not 0 <= border < n_classes - (kind == 0):
-            _fail("it asks for a class that there is not")
+            _fail("it refers to a class that does not exist")
         widths.append(len(feature.vector(1, "<f4")))
     return sum(widths), sum(-(-width // _BIN_BORDERS) for width in widths)
 
@@ -178,7 +178,7 @@ def _combination(base: _Table, n_categories: int | None, n_floats: int | None) -
             (hot["index"], n_categories),
         )
         if any((indices < 0).any() or (indices >= end).any() for indices, end in used):
-            _fail("it encodes a feature that there is not")
+            _fail("it encodes a feature that does not exist")
     return categories.tobytes(), splits.tobytes(), hot.tobytes(), base.number(1, "<B"), base.number(2)
 
 
@@ -198,14 +198,14 @@ def _tables(data: bytes) -> dict[Combination, tuple[int, int]]:
         kind, n_classes = combination[3], table.number(4)
         buckets, n_bytes = table.vector(1, "u1"), len(table.vector(2, "u1"))
         if kind not in (*_BY_CLASS, *_MEANS, *_COUNTS) or (kind in _BY_CLASS and not 1 <= n_classes <= n_bytes):
-            _fail("a table of encoded categories is of no kind")
+            _fail("a table of encoded categories has an unknown kind")
         width = 4 * n_classes if kind in _BY_CLASS else 8 if kind in _MEANS else 4
         if n_bytes % width or len(buckets) % _BUCKET.itemsize:
-            _fail("a table of encoded categories has another size than it says")
+            _fail("the size of a table of encoded categories is inconsistent")
         _buckets(buckets.view(_BUCKET) if len(buckets) else np.zeros(0, _BUCKET), n_bytes // width)
         tables[combination] = kind, n_classes
     if place != len(data) or len(tables) != count:
-        _fail("it has other tables than it says")
+        _fail("the number of its tables is inconsistent")
     return tables
 
 
@@ -213,7 +213,7 @@ def _buckets(buckets: Any, n_rows: int) -> None:
     """Check a hash table: lookups probe until an empty bucket, so there must be one, and every other bucket must refer to a row."""
     n, full = len(buckets), buckets["hash"] != _EMPTY
     if n == 0 or n & (n - 1) or full.all() or (buckets["index"][full] >= n_rows).any():
-        _fail("a table of encoded categories points outside of itself")
+        _fail("a table of encoded categories contains an offset outside of the file")
 
 
 def _trees(trees: _Table, n_splits: int, n_bins: int) -> None:
@@ -222,24 +222,24 @@ def _trees(trees: _Table, n_splits: int, n_bins: int) -> None:
     steps, leaf_of = trees.vector(10, [("left", "<u2"), ("right", "<u2")]), trees.vector(11, "<u4")
     bins = trees.vector(17, [("feature", "<u2"), ("mask", "u1"), ("split", "u1")])
     if n_outputs < 1 or leaves % n_outputs or weights not in (0, leaves // n_outputs) or n_outputs > max(leaves, 1):
-        _fail("its leaves have other values than outputs")
+        _fail("the number of leaf values does not match the outputs")
     if len(trees.vector(16, "<f8")) not in (0, n_outputs):
-        _fail("it has another bias than outputs")
+        _fail("the bias does not match the outputs")
     ends = np.cumsum(sizes)
     if (sizes < 0).any() or (ends[-1] if len(ends) else 0) != len(splits):
-        _fail("its trees have other splits than they say")
+        _fail("the number of splits of its trees is inconsistent")
     if not np.array_equal(trees.vector(3, "<i4"), ends - sizes):
-        _fail("its trees start where they do not")
+        _fail("the start of a tree is inconsistent")
     if len(splits) and (splits.min() < 0 or splits.max() >= n_splits):
-        _fail("a tree asks for a split that there is not")
+        _fail("a tree refers to a split that does not exist")
     if len(bins) not in (0, len(splits)) or (bins["feature"] >= n_bins).any():
-        _fail("a tree asks for a feature that there is not")
+        _fail("a tree refers to a feature that does not exist")
     if len(steps) or len(leaf_of):
         if len(steps) != len(splits) or len(leaf_of) != len(splits):
-            _fail("the nodes of its trees do not fit together")
+            _fail("the nodes of its trees are inconsistent")
         _steps(steps, leaf_of.astype(np.int64), np.repeat(ends, sizes), leaves - n_outputs)
     elif (sizes > 31).any() or int((1 << np.minimum(sizes, 31)).sum()) * n_outputs != leaves:
-        _fail("its trees have other leaves than splits")
+        _fail("the number of leaves does not match the splits")
 
 
 def _steps(steps: Any, leaf_of: Any, ends: Any, last_leaf: int) -> None:
@@ -248,7 +248,7 @@ def _steps(steps: Any, leaf_of: Any, ends: Any, last_leaf: int) -> None:
     stops = np.zeros(len(steps), bool)
     for side in ("left", "right"):
         if (node + steps[side] >= ends).any():
-            _fail("a tree points outside of itself")
+            _fail("a tree contains an index outside of the tree")
         stops |= steps[side] == 0
     if (leaf_of[stops] > last_leaf).any() or (leaf_of[~stops & (leaf_of != _NO_LEAF)] > last_leaf).any():
-        _fail("a tree leads to a leaf that there is not")
+        _fail("a tree leads to a leaf that does not exist")

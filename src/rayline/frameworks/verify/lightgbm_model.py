@@ -60,14 +60,14 @@ def _model(data: bytes) -> None:
     n_features, n_outputs = _count(head["max_feature_idx"]) + 1, _count(head["num_class"])
     for name in ("feature_names", "feature_infos"):
         if len(head[name].split(" ")) != n_features:
-            _fail(f"it has other {name} than features")
+            _fail(f"the number of {name} does not match the features")
     sizes = [_count(size) for size in head["tree_sizes"].split(" ") if size]
     objective = head.get("objective", "")
     if not _WORDS.fullmatch(objective):
         _fail("its objective is none")
     declared = re.findall(r"\bnum_class:(\S*)", objective) or [str(n_outputs) if objective.startswith("multi") else "1"]
     if objective and declared != [str(n_outputs)]:
-        _fail("its objective has other classes than its trees")
+        _fail("the number of classes of its objective does not match its trees")
     if not 1 <= n_outputs <= max(1, len(sizes)) or _count(head["num_tree_per_iteration"]) != n_outputs:
         _fail("it has more outputs than trees")
     if len(sizes) % n_outputs:
@@ -91,7 +91,7 @@ def _model(data: bytes) -> None:
             _fail(wrong)
         if any((np.bincount(np.concatenate([a, b])[np.concatenate([a, b]) >= 0], minlength=n)[1:] != 1).any()
                for a, b, n in trees):  # fmt: skip
-            _fail("a node of a tree is not reached")
+            _fail("a node of a tree cannot be reached")
 
 
 def _tree(lines: list[str], n_features: int) -> tuple[Any, Any, int]:
@@ -108,7 +108,7 @@ def _tree(lines: list[str], n_features: int) -> tuple[Any, Any, int]:
         _integers(about["leaf_count"], n_leaves)
         features, kinds = _integers(about["split_feature"], n), _integers(about["decision_type"], n)
         if features.min() < 0 or features.max() >= n_features or kinds.min() < 0 or kinds.max() > 15:
-            _fail("a tree asks for a feature that there is not")
+            _fail("a tree refers to a feature that does not exist")
         left, right = _integers(about["left_child"], n), _integers(about["right_child"], n)
     else:
         _numbers(about["leaf_value"], 1)
@@ -118,18 +118,18 @@ def _tree(lines: list[str], n_features: int) -> tuple[Any, Any, int]:
         words = _integers(about["cat_threshold"], int(ends[-1]))
         category_sets = np.array(about["threshold"].split(" "), np.float64)[kinds & 1 == 1]
         if ends[0] != 0 or (np.diff(ends) < 1).any() or (words < 0).any() or (words > 0xFFFF_FFFF).any():
-            _fail("the categories of a tree do not fit together")
+            _fail("the categories of a tree are inconsistent")
         if not ((category_sets >= 0) & (category_sets < n_sets) & (category_sets == np.floor(category_sets))).all():
-            _fail("a tree asks for categories that there are not")
+            _fail("a tree refers to categories that there are not")
     elif (kinds & 1).any():
-        _fail("a tree asks for categories that there are not")
+        _fail("a tree refers to categories that there are not")
     if _count(about.get("is_linear", "0")):
         _linear(about, n_leaves, n_features)
     _numbers(about["shrinkage"], 1)
     if min(left.min(initial=0), right.min(initial=0)) < -n_leaves or max(
         left.max(initial=0), right.max(initial=0)
     ) >= max(n, 1):
-        _fail("a tree points outside of itself")
+        _fail("a tree contains an index outside of the tree")
     none = np.full(n_leaves, -1)  # a leaf is ~its number: inner nodes first, then the leaves
     left, right = (np.concatenate([np.where(c < 0, n + ~c, c), none]) for c in (left, right))
     return left, right, n + n_leaves
@@ -141,13 +141,13 @@ def _linear(about: Mapping[str, str], n_leaves: int, n_features: int) -> None:
     features = _integers(" ".join(about["leaf_features"].split()), int(sizes.sum()))
     _numbers(" ".join(about["leaf_coeff"].split()), int(sizes.sum()))
     if (sizes < 0).any() or (features < 0).any() or (features >= n_features).any():
-        _fail("a leaf asks for a feature that there is not")
+        _fail("a leaf refers to a feature that does not exist")
 
 
 def _pairs(lines: list[str], known: set[str]) -> dict[str, str]:
     pairs = dict(line.split("=", 1) for line in lines)
     if len(pairs) != len(lines) or not {*pairs} <= known:
-        _fail("a line occurs twice, or is none that LightGBM writes")
+        _fail("a line occurs twice, or was not written by LightGBM")
     return pairs
 
 
@@ -156,13 +156,13 @@ def _integers(text: str, n: int) -> Any:
         _fail("numbers are none")
     numbers = np.array(text.split(" ") if text else [], np.int64)
     if len(numbers) != n:
-        _fail("a tree has other numbers than it says")
+        _fail("the number of values of a tree is inconsistent")
     return numbers
 
 
 def _numbers(text: str, n: int) -> None:
     if not _NUMBERS.fullmatch(text) or (text.count(" ") + 1 if text else 0) != n:
-        _fail("a tree has other numbers than it says")
+        _fail("the number of values of a tree is inconsistent")
 
 
 def _count(text: str) -> int:

@@ -37,7 +37,7 @@ def no_larger_than(shapes: Mapping[str, tensors.Shape], what: str) -> Iterator[N
             totals[kind] += n(value)
             if totals[kind] > limits[kind]:
                 raise ArtifactError(
-                    f"{what} names layers that are larger than the saved numbers.",
+                    f"{what} describes layers that are larger than the saved tensors.",
                     f"Expected about {tensors.n_numbers(shapes):,} numbers in {len(shapes):,} tensors; got more at {name[:80]!r}.",
                     "save it again.",
                 )
@@ -86,6 +86,6 @@ def built_within_limits(make: Callable[[], Any], shapes: Mapping[str, tensors.Sh
             raise
         bare = dict(shapes)
     if exact and bare != dict(shapes):
-        raise ArtifactError(f"{what} names other layers than the saved numbers have.", "", "save it again.")
+        raise ArtifactError(f"{what} describes other layers than the saved tensors.", "", "save it again.")
     with no_larger_than(shapes, what):
         return make()

@@ -94,7 +94,7 @@ def check(model: Any) -> None:
             if isinstance(obj, TYPES.support_vectors):
                 _support_vectors(obj)
             if has_other_labels_than_rows(obj):
-                raise ValueError("there are other labels than neighbours")
+                raise ValueError("the number of labels does not match the neighbors")
             todo += [(value, obj) for value in vars(obj).values()]
         elif type(obj).__module__.startswith("sklearn.") and hasattr(obj, "__dict__"):
             todo += [(value, owner) for value in vars(obj).values()]
@@ -104,7 +104,7 @@ def _neighbours(tree: Any) -> None:
     data, places, nodes, bounds, leaf_size, n_levels, n_nodes, *_, metric, weight = tree.__getstate__()
     n, width = data.shape
     if places.shape != (n,) or (places < 0).any() or (places >= n).any():
-        raise ValueError("a tree of neighbours asks for rows that it does not have")
+        raise ValueError("a tree of neighbors refers to rows that it does not have")
     n_bounds = 2 if isinstance(tree, KDTree) else 1
     if (
         n_nodes != 2**n_levels - 1
@@ -112,19 +112,19 @@ def _neighbours(tree: Any) -> None:
         or bounds.shape != (n_bounds, n_nodes, width)
         or leaf_size < 1
     ):
-        raise ValueError("a tree of neighbours has other nodes than it says")
+        raise ValueError("the number of nodes of a tree of neighbors is inconsistent")
     start, end = nodes["idx_start"], nodes["idx_end"]
     if (start < 0).any() or (end < start).any() or (end > n).any():
-        raise ValueError("a tree of neighbours asks for rows that it does not have")
+        raise ValueError("a tree of neighbors refers to rows that it does not have")
     if (2 * np.flatnonzero(nodes["is_leaf"] == 0) + 2 >= n_nodes).any():
-        raise ValueError("a tree of neighbours asks for nodes that it does not have")
+        raise ValueError("a tree of neighbors refers to nodes that it does not have")
     if weight is not None and np.shape(weight) != (n,):
-        raise ValueError("a tree of neighbours has other weights than rows")
+        raise ValueError("the number of weights of a tree of neighbors does not match the rows")
     _, vector, matrix = metric.__getstate__()
     validate_for_distance(metric, data)
     kind = type(metric).__name__
     if (kind.startswith("SE") and len(vector) != width) or (kind.startswith("Maha") and matrix.shape != (width, width)):
-        raise ValueError("a distance has another width than its rows")
+        raise ValueError("the width of a distance does not match its rows")
 
 
 def _tree(tree: Any, owner: Any) -> None:
@@ -136,15 +136,15 @@ def _tree(tree: Any, owner: Any) -> None:
     if (left[~inner] != -1).any() or (right[~inner] != -1).any():
         raise ValueError("a leaf of a tree has children")  # every other number is used as an index
     if (tree.feature[inner] < 0).any() or (tree.feature[inner] >= tree.n_features).any():
-        raise ValueError("a tree asks for a feature that it does not have")
+        raise ValueError("a tree refers to a feature that it does not have")
     if tree.n_features != getattr(owner, "n_features_in_", tree.n_features):
-        raise ValueError("a tree has other features than its model")
+        raise ValueError("the features of a tree do not match its model")
 
 
 def _histogram_tree(tree: Any, owner: Any) -> None:
     nodes, sets = tree.nodes, tree.raw_left_cat_bitsets
     if nodes.dtype != TYPES.histogram_record or nodes.ndim != 1:
-        raise ValueError("the nodes of a tree are of another type")
+        raise ValueError("the nodes of a tree have the wrong type")
     inner = nodes["is_leaf"] == 0
     left, right = (np.where(inner, nodes[name].astype(np.int64), -1) for name in ("left", "right"))
     wrong = tree_validation.tree_fault(left, right, [len(nodes)])
@@ -152,18 +152,18 @@ def _histogram_tree(tree: Any, owner: Any) -> None:
         raise ValueError(wrong)
     features, by_set = nodes["feature_idx"][inner], inner & (nodes["is_categorical"] != 0)
     if (features < 0).any() or (features >= owner.n_features_in_).any():
-        raise ValueError("a tree asks for a feature that its model does not have")
+        raise ValueError("a tree refers to a feature that its model does not have")
     if by_set.any():
         kinds = getattr(owner, "is_categorical_", None)
         if kinds is None or not np.asarray(kinds, bool)[nodes["feature_idx"][by_set]].all():
-            raise ValueError("a tree asks for the categories of a number")
+            raise ValueError("a tree refers to the categories of a number")
         if (
             sets.dtype != np.uint32
             or sets.ndim != 2
             or sets.shape[1] != 8
             or nodes["bitset_idx"][by_set].max() >= len(sets)
         ):
-            raise ValueError("a tree asks for categories that it does not have")
+            raise ValueError("a tree refers to categories that it does not have")
 
 
 def _support_vectors(model: Any) -> None:
@@ -180,8 +180,8 @@ def _support_vectors(model: Any) -> None:
     ]
     for name, array, shape in shapes:
         if np.shape(array) != shape:
-            raise ValueError(f"{name} has another shape than its model")
+            raise ValueError(f"the shape of {name} does not match the model")
     if (counts < 0).any() or (several and (counts.sum() != n or len(model.classes_) != n_classes)):
-        raise ValueError("there are other support vectors than their number says")
+        raise ValueError("the number of support vectors is inconsistent")
     if any(len(array) not in (0, n_pairs) for array in vectors.probabilities):
-        raise ValueError("the probabilities have another shape than their model")
+        raise ValueError("the shape of the probabilities does not match the model")

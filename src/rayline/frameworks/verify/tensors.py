@@ -56,7 +56,7 @@ def check(path: Path) -> dict[str, Shape]:
         _fail(path, "its header is no object")
     about = header.pop("__metadata__", {})
     if not isinstance(about, dict) or not all(isinstance(value, str) for value in about.values()):
-        _fail(path, "what it says of itself is no text")
+        _fail(path, "its metadata is not text")
     parts = sorted((_part(path, name, tensor) for name, tensor in header.items()), key=lambda part: part[1:3])
     end = 0
     for name, first, last, _ in parts:
@@ -64,7 +64,7 @@ def check(path: Path) -> dict[str, Shape]:
             _fail(path, f"the tensor {name[:80]!r} does not begin where the one before it ends")
         end = last
     if end != size - 8 - n_header:
-        _fail(path, "it holds other numbers than its tensors")
+        _fail(path, "its size does not match its tensors")
     return {name: shape for name, _, _, shape in parts}
 
 
@@ -82,7 +82,7 @@ def check_module(directory: Path, what: str, about: str, numbers: str) -> tuple[
 
 def _part(path: Path, name: str, tensor: Any) -> tuple[str, int, int, Shape]:
     if not isinstance(tensor, dict) or {*tensor} != {"dtype", "shape", "data_offsets"}:
-        _fail(path, f"the tensor {name[:80]!r} is described by other words")
+        _fail(path, f"the tensor {name[:80]!r} has unknown fields")
     bits, shape, offsets = _BITS.get(str(tensor["dtype"])), tensor["shape"], tensor["data_offsets"]
     if (
         bits is None
@@ -91,10 +91,10 @@ def _part(path: Path, name: str, tensor: Any) -> tuple[str, int, int, Shape]:
         or not _are_counts(offsets)
         or len(offsets) != 2
     ):
-        _fail(path, f"the tensor {name[:80]!r} has no type, shape or place")
+        _fail(path, f"the tensor {name[:80]!r} has no type, shape or offsets")
     first, last = offsets
     if (last - first) * 8 != math.prod(shape) * bits:
-        _fail(path, f"the tensor {name[:80]!r} has another size than its shape")
+        _fail(path, f"the tensor {name[:80]!r} has a size that does not match its shape")
     return name, first, last, tuple(shape)
 
 

@@ -47,7 +47,7 @@ def check(directory: Path) -> tuple[dict[str, tensors.Shape], dict[str, Any]]:
     strange, lacking = strange_files(names), sorted({CONFIG, TEXT, NUMBERS, "tokenizer_config.json"} - names)
     if strange or lacking:
         raise ArtifactError(
-            f"The saved transformer {f'has strange files {strange[:5]}' if strange else f'lacks {lacking}'}.",
+            f"The saved transformer {f'has unexpected files {strange[:5]}' if strange else f'lacks {lacking}'}.",
             "Expected weights, a tokenizer, and their configurations.",
             "save it again.",
         )
@@ -117,7 +117,7 @@ def _refuse_patterns(tokenizer: Any) -> None:
             raise ArtifactError(
                 f"tokenizer.json of a saved transformer has a regular expression that may take very long: {value[:80]!r}.",
                 "Expected one without repeated groups.",
-                "do not load it; where it is your own, rewrite the pattern.",
+                "do not load it; if it is your own, rewrite the pattern.",
             )
 
 
@@ -127,7 +127,7 @@ def _refuse_sizes(config: Any, shapes: Mapping[str, tensors.Shape]) -> None:
     for key, value in _pairs(config):
         if isinstance(value, (int, float)) and abs(value) > limit and key not in _NO_SIZE:
             raise ArtifactError(
-                f"config.json names layers that are larger than the saved numbers: {key[:80]!r} is {str(value)[:20]}.",
+                f"config.json describes layers that are larger than the saved tensors: {key[:80]!r} is {str(value)[:20]}.",
                 f"Expected at most {limit:,}.",
                 "save it again.",
             )

@@ -32,17 +32,17 @@ def tree_fault(left: Any, right: Any, sizes: Any) -> str | None:
     """
     left, right, sizes = (np.asarray(values, np.int64) for values in (left, right, sizes))
     if len(left) != len(right) or len(left) != sizes.sum() or (sizes < 1).any():
-        return "its trees have other sizes than they say"
+        return "the sizes of its trees are inconsistent"
     own_size, start = np.repeat(sizes, sizes), np.repeat(np.cumsum(sizes) - sizes, sizes)
     inner = left >= 0
     if (inner != (right >= 0)).any():
         return "a node has one child only"
     if ((left >= own_size) | (right >= own_size)).any():
-        return "a tree points outside of itself"
+        return "a tree contains an index outside of the tree"
     children = np.concatenate([(left + start)[inner], (right + start)[inner]])
     reached = np.bincount(children, minlength=len(left))
     if len(children) and (reached.max() > 1 or reached[(np.cumsum(sizes) - sizes)].any()):
-        return "two ways lead to one node of a tree"
+        return "a node of a tree has two parents"
     level, depth = np.cumsum(sizes) - sizes, 0
     while len(level := level[inner[level]]):
         level, depth = np.concatenate([(left + start)[level], (right + start)[level]]), depth + 1

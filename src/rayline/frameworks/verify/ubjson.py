@@ -64,7 +64,7 @@ class _Reader:
 
     def take(self, n_bytes: int) -> bytes:
         if n_bytes < 0 or n_bytes > len(self.data) - self.place:
-            self.fail("a part is longer than the whole")
+            self.fail("a part is longer than the file")
         start, self.place = self.place, self.place + n_bytes
         return self.data[start : self.place]
 
@@ -80,7 +80,7 @@ class _Reader:
             self.fail("a length is no integer")
         count: int = self.number(code)
         if count < 0 or count > len(self.data) - self.place:
-            self.fail("a part is longer than the whole")
+            self.fail("a part is longer than the file")
         return count
 
     def value(self, code: int, depth: int) -> Any:

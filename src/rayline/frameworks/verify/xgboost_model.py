@@ -55,15 +55,15 @@ def _learner(learner: Mapping[str, Any]) -> None:
     for name in ("feature_names", "feature_types"):
         texts = learner.get(name, [])
         if not all(isinstance(value, str) for value in texts) or len(texts) not in (0, n_features):
-            _fail(f"it has other {name} than features")
+            _fail(f"the number of {name} does not match the features")
     if not {*learner.get("feature_types", [])} <= _TYPES or "" in learner.get("feature_names", []):
         _fail("a feature has no name or no type")
     for name, value in learner.get("attributes", {}).items():
         if not isinstance(value, str):
-            _fail(f"the attribute {name[:40]!r} is no text")
+            _fail(f"the attribute {name[:40]!r} is not text")
     best = learner.get("attributes", {}).get("best_iteration", "0")
     if not re.fullmatch(r"\d{1,9}", best):
-        _fail("its best iteration is no number")
+        _fail("its best iteration is not a number")
     _objective(learner["objective"], shape["num_class"])
     booster = learner["gradient_booster"]
     n_trees = None if booster["name"] == "gblinear" else len(_trees_of(booster)["trees"])
@@ -76,7 +76,7 @@ def _learner(learner: Mapping[str, Any]) -> None:
         if int(best) >= max(n_rounds, 1):
             _fail("its best iteration does not exist")
         if booster["name"] == "dart" and len(_array(booster["weight_drop"], float)) != n_trees:
-            _fail("it has other weights than trees")
+            _fail("the number of weights does not match the trees")
 
 
 def _trees_of(booster: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -93,12 +93,12 @@ def _objective(objective: Mapping[str, Any], n_classes: int) -> None:
     if objective["name"].startswith("multi:") and (
         multiclass is None or n_classes < 1 or _count(multiclass, "num_class") != n_classes
     ):
-        _fail("its objective has other classes than its trees")  # it would divide by zero
+        _fail("the number of classes of its objective does not match its trees")  # it would divide by zero
 
 
 def _linear(model: Mapping[str, Any], n_features: int, n_groups: int) -> None:
     if len(_array(model["weights"], float)) not in (0, (n_features + 1) * n_groups):  # none before the first round
-        _fail("it has other weights than features")
+        _fail("the number of weights does not match the features")
 
 
 def _forest(model: Mapping[str, Any], n_features: int, n_groups: int) -> int:
@@ -107,11 +107,11 @@ def _forest(model: Mapping[str, Any], n_features: int, n_groups: int) -> int:
     about = model["gbtree_model_param"]
     groups, ends = _array(model["tree_info"]), _array(model["iteration_indptr"])
     if len(groups) != len(trees) or _count(about, "num_trees") != len(trees):
-        _fail("it has other trees than it says")
+        _fail("the number of its trees is inconsistent")
     if len(groups) and (groups.min() < 0 or groups.max() >= n_groups):
-        _fail("a tree is of an output that there is not")
+        _fail("a tree belongs to an output that does not exist")
     if not len(ends) or ends[0] != 0 or ends[-1] != len(trees) or (np.diff(ends) < 0).any():
-        _fail("its rounds are not made of its trees")
+        _fail("its rounds do not match its trees")
     if trees:
         _nodes(trees, n_features, n_groups)
         n_categories = _categories(model["cats"], n_features) if "cats" in model else None
@@ -127,12 +127,12 @@ def _nodes(trees: Sequence[Mapping[str, Any]], n_features: int, n_groups: int) -
         lengths: dict[str, float] = {name: len(_array(tree[name], None)) for name in _NODES}
         lengths["base_weights"] = len(_array(tree["base_weights"], float)) / width
         if tree["id"] != place or _count(about, "num_feature") != n_features or {*lengths.values()} != {size}:
-            _fail(f"the parts of tree {place} do not fit together")
+            _fail(f"the parts of tree {place} are inconsistent")
         if width > 1:
             leaves = _array(tree["right_children"])[_array(tree["left_children"]) < 0]
             n_leaves = len(_array(tree["leaf_weights"], float)) // width
             if width != n_groups or sorted(leaves) != [*range(n_leaves)]:
-                _fail(f"the leaves of tree {place} do not fit together")
+                _fail(f"the leaves of tree {place} are inconsistent")
     left, right, parents, split_features = (
         np.concatenate([_array(tree[name]) for tree in trees])
         for name in ("left_children", "right_children", "parents", "split_indices")
@@ -148,7 +148,7 @@ def _nodes(trees: Sequence[Mapping[str, Any]], n_features: int, n_groups: int) -
     if (~inner & ~deleted & ((left != -1) | (right != -1))).any():
         _fail("a leaf has children")
     if (split_features[inner] < 0).any() or (split_features[inner] >= n_features).any():
-        _fail("a tree asks for a feature that there is not")
+        _fail("a tree refers to a feature that does not exist")
     expected = np.where(deleted, parents, -1)
     place = np.arange(len(left)) - start
     for children in (left, right):
@@ -166,14 +166,14 @@ def _splits(tree: Mapping[str, Any], n_categories: Any) -> None:
     kind = _array(tree["split_type"])
     nodes, starts, sizes, values = (_array(tree[f"categories{name}"]) for name in ("_nodes", "_segments", "_sizes", ""))
     if ((kind != 0) & (kind != 1)).any() or not len(nodes) == len(starts) == len(sizes):
-        _fail("the categories of a tree do not fit together")
+        _fail("the categories of a tree are inconsistent")
     if not np.array_equal(np.cumsum(sizes) - sizes, starts) or (sizes < 0).any() or sizes.sum() != len(values):
-        _fail("the categories of a tree do not fit together")
+        _fail("the categories of a tree are inconsistent")
     if not np.array_equal(nodes, np.flatnonzero(kind == 1)):
         _fail("a node of a tree has no categories")
     limit = (1 << 24) if n_categories is None else int(n_categories.max(initial=0)) or (1 << 24)
     if len(values) and (values.min() < 0 or values.max() >= limit):
-        _fail("a tree asks for a category that there is not")
+        _fail("a tree refers to a category that does not exist")
 
 
 def _categories(cats: Mapping[str, Any], n_features: int) -> Any:
@@ -183,9 +183,9 @@ def _categories(cats: Mapping[str, Any], n_features: int) -> Any:
         return np.zeros(0, np.int64)
     numbers = np.diff(ends)
     if len(ends) != n_features + 1 or len(names) != n_features or ends[0] != 0 or (numbers < 0).any():
-        _fail("the categories of its features do not fit together")
+        _fail("the categories of its features are inconsistent")
     if ends[-1] != len(order):
-        _fail("the categories of its features do not fit together")
+        _fail("the categories of its features are inconsistent")
     for feature, of_one in enumerate(names):
         n, values = int(numbers[feature]), _array(of_one["values"], None)
         if "offsets" in of_one:
@@ -193,11 +193,11 @@ def _categories(cats: Mapping[str, Any], n_features: int) -> Any:
             if n == 0 and not len(places) and not len(values):
                 continue
             if len(places) != n + 1 or places[0] != 0 or (np.diff(places) < 0).any() or places[-1] != len(values):
-                _fail("the names of categories do not fit together")
+                _fail("the names of categories are inconsistent")
         elif len(values) != n:
-            _fail("the values of categories do not fit together")
+            _fail("the values of categories are inconsistent")
         if sorted(order[ends[feature] : ends[feature + 1]]) != [*range(n)]:
-            _fail("the order of categories is none")
+            _fail("the order of categories is invalid")
     return numbers
 
 
@@ -205,7 +205,7 @@ def _array(value: Any, kind: type | None = int) -> Any:
     """Return a list of numbers as an array; any dtype kind if `kind` is None."""
     array = value if isinstance(value, np.ndarray) else np.array(value, None if value else np.int64)
     if array.ndim != 1 or (kind is not None and array.dtype.kind not in ("iu" if kind is int else "f") and len(array)):
-        _fail("numbers are of another type")
+        _fail("numbers have the wrong type")
     return array.astype(np.int64) if kind is int else array
 
 
