@@ -119,7 +119,7 @@ def refuse_no_room(needs: Mapping[str, float], n: int = 1, *, spare_cpus: float 
         raise ResourceError.here(
             f"{n} × {requested['CPU']:g} CPU for the workers leave {left:g} of {_cpus(cluster):g} to read the data.",
             f"Expected at least {spare:g}.",
-            "request fewer workers (concurrency), or for fewer CPUs for each (num_cpus).",
+            "request fewer workers (concurrency), or fewer CPUs for each (num_cpus).",
         )
 
 
