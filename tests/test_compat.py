@@ -1,4 +1,7 @@
-"""Private names of other libraries: each is there in the installed version, and what stands in for it works without it."""
+"""Private names of other libraries: each is there in the installed version, and what stands in for it works without it.
+
+Covers `compat` too.
+"""
 
 from __future__ import annotations
 

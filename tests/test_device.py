@@ -1,4 +1,7 @@
-"""Which device a process computes on, and what happens when a GPU has no memory left. No test needs a GPU."""
+"""Which device a process computes on, and what happens when a GPU has no memory left. No test needs a GPU.
+
+Covers `data.batches` too.
+"""
 
 from __future__ import annotations
 

@@ -50,8 +50,8 @@ def pages() -> list[Any]:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder to be in, with a table of flights and two pipelines."""
-    table = pl.from_arrow(migration.flights())
-    table.write_parquet(tmp_path / "flights.parquet")  # type: ignore[union-attr]
+    table = pl.DataFrame(migration.flights())
+    table.write_parquet(tmp_path / "flights.parquet")
     for name, rounds in (("late", 2), ("better", 4)):
         stages = [("impute", SimpleImputer()), ("scale", StandardScaler()), ("onehot", OneHotEncoder())]
         trainer = train.XGBoostTrainer({}, num_boost_round=rounds)

@@ -1,4 +1,7 @@
-"""The notebooks run, and objects show themselves in them."""
+"""The notebooks run, and objects show themselves in them.
+
+Covers `preprocessing.diagram` too.
+"""
 
 from __future__ import annotations
 

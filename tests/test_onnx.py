@@ -1,3 +1,8 @@
+"""Pipelines as ONNX models: the same predictions, or a refusal that says why.
+
+Covers `frameworks.torch_onnx` and `testing.task_laws` too.
+"""
+
 from __future__ import annotations
 
 from importlib.util import find_spec

@@ -1,4 +1,7 @@
-"""Postprocessing stages in a graph: every output against the pipeline."""
+"""Postprocessing stages in a graph: every output against the pipeline.
+
+Covers `inference.onnx_check` too.
+"""
 
 from __future__ import annotations
 

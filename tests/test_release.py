@@ -1,4 +1,7 @@
-"""What a release is held to."""
+"""What a release is held to.
+
+Covers `core.version` too.
+"""
 
 from __future__ import annotations
 

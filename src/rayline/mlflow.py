@@ -16,7 +16,7 @@ from rayline.core import scratch
 from rayline.core.errors import ArtifactError, MissingExtraError
 from rayline.core.schema import Kind, kind_of
 from rayline.inference.artifact import load
-from rayline.inference.pipeline import InferencePipeline, as_pipeline
+from rayline.inference.pipeline import InferencePipeline, ModelLike, as_pipeline
 
 try:
     import mlflow
@@ -28,7 +28,7 @@ FILE = "pipeline.rayline"
 TRUSTED_TYPES = "RAYLINE_TRUSTED_TYPES"
 
 
-def log_model(model: Any, name: str = "model", **options: Any) -> Any:
+def log_model(model: ModelLike, name: str = "model", **options: Any) -> Any:
     """Log a pipeline (or a model, or a framework's own object) to the active run.
 
     Parameters

@@ -28,7 +28,7 @@ from rayline.core.operations.linear import Linear
 from rayline.core.schema import Kind, kind_of
 from rayline.core.target import Target, Task
 from rayline.inference import onnx_check
-from rayline.inference.pipeline import InferencePipeline, as_pipeline
+from rayline.inference.pipeline import InferencePipeline, ModelLike, as_pipeline
 
 try:
     import onnx
@@ -40,7 +40,7 @@ from rayline import onnx_postprocessing
 from rayline.onnx_postprocessing import GraphOutput
 
 
-def to_onnx(model: Any, path: str | Path | None = None) -> Any:
+def to_onnx(model: ModelLike, path: str | Path | None = None) -> Any:
     """Return a pipeline (or a model, or a framework's own object) as an ONNX model, and write it to `path` if given.
 
     Raises

@@ -1,4 +1,7 @@
-"""Files are written whole or not at all, whoever writes them."""
+"""Files are written whole or not at all, whoever writes them.
+
+Covers `core.parquet_parts` too.
+"""
 
 from __future__ import annotations
 

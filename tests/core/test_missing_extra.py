@@ -1,4 +1,7 @@
-"""A package that is missing, and one that is there and broken."""
+"""A package that is missing, and one that is there and broken.
+
+Covers `core.registry` too.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Streams of rows: every row once, the order decided by the seed, and memory that does not grow with the rows."""
+"""Streams of rows: every row once, the order decided by the seed, and memory that does not grow with the rows.
+
+Covers `core.framework` too.
+"""
 
 from __future__ import annotations
 

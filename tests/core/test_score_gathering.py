@@ -1,4 +1,7 @@
-"""Metrics of the rows of several ranks, from merged statistics, against scikit-learn and XGBoost called with all rows."""
+"""Metrics of the rows of several ranks, from merged statistics, against scikit-learn and XGBoost called with all rows.
+
+Covers `core.statistics.score_weights`, `frameworks.lightgbm_metrics` and `frameworks.xgboost_metrics` too.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The contract of stages: the name that a stage has in its preprocessor is context, and no argument."""
+"""The contract of stages: the name that a stage has in its preprocessor is context, and no argument.
+
+Covers `core.operations.base` too.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The target of a fit, its labels and scores (core.labels, core.scores)."""
+"""The target of a fit, its labels and scores (core.labels, core.scores).
+
+Covers `core.labels`, `core.scores` and `core.task` too.
+"""
 
 from __future__ import annotations
 

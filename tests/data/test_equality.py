@@ -1,3 +1,8 @@
+"""Equality of learned values within rounding.
+
+Covers `testing.compare` and `testing.partial_scans` too.
+"""
+
 from __future__ import annotations
 
 import numpy as np

@@ -1,4 +1,7 @@
-"""Blocks become tables and tables blocks; rows are cut and shared without a loss. No Ray runs here."""
+"""Blocks become tables and tables blocks; rows are cut and shared without a loss. No Ray runs here.
+
+Covers `engine.object_refs` too.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A training on plain actors, with groups of workers that are none: what is kept, ended, heard and tried again."""
+"""A training on plain actors, with groups of workers that are none: what is kept, ended, heard and tried again.
+
+Covers `engine.placement` too.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Workers are kept for the next training while nobody else needs anything: the same processes, nothing held, nothing left."""
+"""Workers are kept for the next training while nobody else needs anything: the same processes, nothing held, nothing left.
+
+Covers `engine.idle_worker` too.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Tables of every library at the one door: what they become, and in what type results come back."""
+"""Tables of every library at the one door: what they become, and in what type results come back.
+
+Covers `engine.local_columns` too.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The Ray engine gives what the local engine gives, whatever the blocks are; errors arrive as they were raised."""
+"""The Ray engine gives what the local engine gives, whatever the blocks are; errors arrive as they were raised.
+
+Covers `core.engine` and `engine.session` too.
+"""
 
 from __future__ import annotations
 

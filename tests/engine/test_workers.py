@@ -1,4 +1,7 @@
-"""Workers get equal shares of the rows, are heard as they go, stop together, survive a kill, and leave nothing behind."""
+"""Workers get equal shares of the rows, are heard as they go, stop together, survive a kill, and leave nothing behind.
+
+Covers `engine.checkpoints` and `engine.worker_group` too.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""`InferencePipeline.evaluate`: scikit-learn as the oracle of values, a plain bootstrap as that of intervals."""
+"""`InferencePipeline.evaluate`: scikit-learn as the oracle of values, a plain bootstrap as that of intervals.
+
+Covers `core.evaluation`, `evaluate.bootstrap`, `evaluate.charts`, `evaluate.drawn`, `evaluate.evaluation`,
+`evaluate.evaluation_statistics`, `evaluate.report`, `evaluate.results`, `evaluate.scan`, `evaluate.scored_columns`
+and `evaluate.slices` too.
+"""
 
 from __future__ import annotations
 
@@ -118,7 +123,7 @@ def test_the_same_on_ray(
     def missed(y_true: Any, y_pred: Any) -> float:
         return float(((y_true == "yes") & (y_pred == "no")).mean())
 
-    wanted = [*CLASSES, Late, missed]
+    wanted: list[Any] = [*CLASSES, Late, missed]
     here, there = (
         binary.evaluate(rows, metrics=wanted, by=["region"], sample_weight="w", replicates=100)
         for rows in (table, data)
@@ -332,7 +337,7 @@ def test_a_broken_statistic_says_which(binary: InferencePipeline, table: pl.Data
         with pytest.raises(rl.TrainingError, match="the statistic Hits failed with"):
             binary.evaluate(table, metrics=[Hits], by=by)
     with pytest.raises(rl.ParameterError, match="without parentheses"):
-        binary.evaluate(table, metrics=[Hits()])
+        binary.evaluate(table, metrics=[Hits()])  # type: ignore[list-item]
 
 
 def test_files_of_a_report(binary: InferencePipeline, table: pl.DataFrame, tmp_path: Any) -> None:

@@ -1,4 +1,7 @@
-"""Contributions against the frameworks called directly, brute force, and the laws that they keep."""
+"""Contributions against the frameworks called directly, brute force, and the laws that they keep.
+
+Covers `evaluate.explain_sampling` too.
+"""
 
 from __future__ import annotations
 
@@ -187,7 +190,8 @@ def test_linear_models_are_compared_with_the_mean_of_the_background() -> None:
     x, usual = (pipeline.preprocessor.transform(t).select(names) for t in (rows, background))  # type: ignore[union-attr]
     weights = dict(zip(names, pipeline.model.native.coef_.ravel(), strict=True))
     np.testing.assert_allclose(made["a"], weights["a"] * (x["a"] - usual["a"].mean()), atol=1e-12)
-    np.testing.assert_allclose(made["base_value"], pipeline.predict(background)["prediction"].mean())
+    usual_prediction: Any = pipeline.predict(background)["prediction"].mean()
+    np.testing.assert_allclose(made["base_value"], usual_prediction)
 
 
 def test_a_component_of_several_columns_is_shared() -> None:
@@ -258,7 +262,7 @@ def test_the_type_of_table_columns_to_keep_and_names() -> None:
     expected = pipeline.explain(rows)
     assert pipeline.explain(rows.lazy()).collect().equals(expected)
     assert pl.from_pandas(pipeline.explain(rows.to_pandas())).equals(expected)
-    assert pl.from_arrow(pipeline.explain(rows.to_arrow())).equals(expected)  # type: ignore[union-attr]
+    assert pl.DataFrame(pipeline.explain(rows.to_arrow())).equals(expected)
     kept = pipeline.explain(rows, keep_columns=["late"], prefix="why_")
     assert kept.columns == ["late", *(f"why_{n}" for n in expected.columns)]
     assert pipeline.explain(rows, keep_columns="late", prefix="why_").equals(kept)

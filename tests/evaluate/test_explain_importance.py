@@ -1,4 +1,7 @@
-"""Importances against scikit-learn's permutation_importance, and the mean size of contributions."""
+"""Importances against scikit-learn's permutation_importance, and the mean size of contributions.
+
+Covers `core.row_weights` too.
+"""
 
 from __future__ import annotations
 

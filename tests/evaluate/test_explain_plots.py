@@ -1,4 +1,7 @@
-"""Pictures of explanations: what is drawn, and where."""
+"""Pictures of explanations: what is drawn, and where.
+
+Covers `evaluate.axes` and `evaluate.plots` too.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Rows on their way to tables of scores: keys of single and of double precision make the same tables."""
+"""Rows on their way to tables of scores: keys of single and of double precision make the same tables.
+
+Covers `evaluate.score_table` too.
+"""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def test_lightgbm_measures_all_rows(ray_session: Any, *, weights: bool) -> None:
         "early_stopping_round": 5, "first_metric_only": True,
     }  # fmt: skip
     trainer = train.LightGBMTrainer(params, 60, feval=share_of_second, num_workers=2, seed=1)
-    given = {"sample_weight": "w"} if weights else {}
+    given: Any = {"sample_weight": "w"} if weights else {}
     result = trainer.fit(None, datasets(data, 4), datasets(test, 3), ["y"], verbose=False, **given)
     model, history = result.fitted_model, result.history
     assert history.height < 60
@@ -96,7 +96,7 @@ def test_xgboost_measures_all_rows(ray_session: Any, *, weights: bool) -> None:
     params = {"eval_metric": ["auc", "aucpr", "error", "logloss"], "eta": 0.5}
     options: dict[str, Any] = {"early_stopping_rounds": 5, "custom_metric": gap, "maximize": True}
     trainer = train.XGBoostTrainer(params, 60, **options, num_workers=2, seed=1)
-    given = {"sample_weight": "w"} if weights else {}
+    given: Any = {"sample_weight": "w"} if weights else {}
     result = trainer.fit(None, datasets(data, 4), datasets(test, 3), ["y"], verbose=False, **given)
     model, history = result.fitted_model, result.history
     for name, rows in (("train", data), ("test", test)):

@@ -45,7 +45,7 @@ def test_categories_are_its_own(tmp_path: Path) -> None:
     assert isinstance(trainer.fitted_model, catboost.CatBoost)
     assert result.history.height == 40
     pipeline = result.inference_pipeline
-    rows = [{"x": 0.5, "city": "Atlantis"}, {"x": None, "city": None}, {"x": 2.0, "city": "Rome"}]
+    rows: list[dict[str, Any]] = [{"x": 0.5, "city": "Atlantis"}, {"x": None, "city": None}, {"x": 2.0, "city": "Rome"}]
     assert pipeline.predict(rows)[2] == {"prediction": "yes"}
     pipeline.save(tmp_path / "c.rayline")
     loaded = rl.load(tmp_path / "c.rayline")

@@ -1,4 +1,7 @@
-"""Hugging Face: a tiny transformer that the tests make themselves, and (slow) one that a package carries, on real text."""
+"""Hugging Face: a tiny transformer that the tests make themselves, and (slow) one that a package carries, on real text.
+
+Covers `frameworks.huggingface_file` and `frameworks.huggingface_trainer` too.
+"""
 
 from __future__ import annotations
 

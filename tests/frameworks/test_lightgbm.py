@@ -1,4 +1,7 @@
-"""LightGBM, with the library called directly as the oracle."""
+"""LightGBM, with the library called directly as the oracle.
+
+Covers `frameworks.lightgbm_dataset` and `frameworks.lightgbm_params` too.
+"""
 
 from __future__ import annotations
 

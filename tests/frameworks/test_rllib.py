@@ -1,4 +1,8 @@
-"""RLlib: learning curves, policies as data, actions within the bounds of the space."""
+"""RLlib: learning curves, policies as data, actions within the bounds of the space.
+
+Covers `frameworks.rllib_file`, `frameworks.rllib_modules`, `frameworks.rllib_settings` and
+`frameworks.rllib_training` too.
+"""
 
 from __future__ import annotations
 
@@ -213,6 +217,7 @@ def test_other_algorithms(ray_session: Any, tmp_path: Path, algorithm: str, worl
     assert result.history.height == 2
     result.inference_pipeline.save(tmp_path / "p.rayline")
     rows = result.model.examples
+    assert rows is not None
     assert rl.load(tmp_path / "p.rayline").predict(rows).equals(result.inference_pipeline.predict(rows))
 
 

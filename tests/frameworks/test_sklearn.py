@@ -1,4 +1,7 @@
-"""scikit-learn estimators, with themselves fitted by hand as the oracle."""
+"""scikit-learn estimators, with themselves fitted by hand as the oracle.
+
+Covers `frameworks.verify.sklearn_model` too.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""PyTorch: modules of every origin, the standard loop against one written by hand, files without code."""
+"""PyTorch: modules of every origin, the standard loop against one written by hand, files without code.
+
+Covers `frameworks.torch_file`, `frameworks.torch_loop` and `frameworks.torch_modules` too.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""XGBoost, with the library called directly as the oracle."""
+"""XGBoost, with the library called directly as the oracle.
+
+Covers `core.features`, `frameworks.xgboost_matrix`, `frameworks.xgboost_params` and `frameworks.xgboost_predict` too.
+"""
 
 from __future__ import annotations
 

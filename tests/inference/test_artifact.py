@@ -1,3 +1,8 @@
+"""The saved pipeline: what is in the file, what is checked when it is loaded, and signatures.
+
+Covers `data.fingerprint`, `inference.artifact_members` and `inference.manifest` too.
+"""
+
 from __future__ import annotations
 
 import hashlib

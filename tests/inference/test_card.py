@@ -1,3 +1,8 @@
+"""The model card: its sections, tables and plots, as Markdown and as a page.
+
+Covers `inference.card_plots` too.
+"""
+
 from __future__ import annotations
 
 import re

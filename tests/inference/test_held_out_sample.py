@@ -1,4 +1,7 @@
-"""What stages learn of held-out rows that are sampled part by part is what they learn of all rows at once."""
+"""What stages learn of held-out rows that are sampled part by part is what they learn of all rows at once.
+
+Covers `core.statistics.scored_row_sample` and `inference.calibration` too.
+"""
 
 from __future__ import annotations
 

@@ -1,3 +1,8 @@
+"""The inference pipeline: rows, tables and probabilities, as the framework itself gives them.
+
+Covers `inference.model` and `inference.scorer` too.
+"""
+
 from __future__ import annotations
 
 import pickle

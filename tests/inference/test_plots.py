@@ -1,4 +1,7 @@
-"""Plots of the card: marks, names and bars."""
+"""Plots of the card: marks, names and bars.
+
+Covers `inference.svg_plots` too.
+"""
 
 from __future__ import annotations
 

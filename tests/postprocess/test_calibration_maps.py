@@ -1,4 +1,7 @@
-"""The maps against scikit-learn's calibration and SciPy's minimisation."""
+"""The maps against scikit-learn's calibration and SciPy's minimisation.
+
+Covers `postprocess.calibration` too.
+"""
 
 from __future__ import annotations
 

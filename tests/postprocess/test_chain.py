@@ -1,4 +1,7 @@
-"""What all stages share: kinds of tables and labels, one row and many, order, saving, wrong use."""
+"""What all stages share: kinds of tables and labels, one row and many, order, saving, wrong use.
+
+Covers `postprocess.base` and `postprocess.limits` too.
+"""
 
 from __future__ import annotations
 

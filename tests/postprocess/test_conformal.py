@@ -1,4 +1,7 @@
-"""Intervals and sets against NumPy's order statistics, and their coverage of new rows."""
+"""Intervals and sets against NumPy's order statistics, and their coverage of new rows.
+
+Covers `postprocess.cross_validation_intervals` too.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from tests.postprocess import tables
 @pytest.mark.parametrize("coverage", [0.5, 0.8, 0.9, 0.95])
 def test_the_radius_is_an_order_statistic(coverage: float) -> None:
     rows, pipeline = tables.table(357, seed=1), tables.fitted("price")
-    errors = np.sort(np.abs(rows["price"] - pipeline.predict(rows)["prediction"]).to_numpy())
+    errors = np.sort((rows["price"] - pipeline.predict(rows)["prediction"]).abs().to_numpy())
     expected = errors[math.ceil(358 * coverage) - 1]
     made = pipeline.calibrated([Conformal(coverage)], rows)
     assert made.postprocessing[0].state["radius"] == [expected]

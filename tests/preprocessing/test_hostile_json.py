@@ -1,4 +1,7 @@
-"""A preprocessor's JSON changed by a stranger: a typed error, or a preprocessor that works; soon, and in little memory."""
+"""A preprocessor's JSON changed by a stranger: a typed error, or a preprocessor that works; soon, and in little memory.
+
+Covers `core.json_values`, `core.strict_json` and `preprocessing.smoke_check` too.
+"""
 
 from __future__ import annotations
 

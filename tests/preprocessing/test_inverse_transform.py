@@ -1,4 +1,7 @@
-"""The way back, against scikit-learn's inverse_transform."""
+"""The way back, against scikit-learn's inverse_transform.
+
+Covers `core.operations.inverse` too.
+"""
 
 from __future__ import annotations
 

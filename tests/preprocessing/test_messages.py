@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -45,8 +45,8 @@ CASES: dict[str, tuple[Callable[[], Any], type[Exception], list[str]]] = {
     "no target": (lambda: fit(new(), target_columns=None), rl.ParameterError, ["target_columns is missing", "pass target_columns"]),
     "a number as target": (lambda: fit(new(), target_columns=[1]), rl.ParameterError, ["target_columns", "got [1]", "as text"]),
     "nothing but a target": (lambda: fit(None, train_dataset=TABLE.select("late")), rl.SchemaError, ["no features"]),
-    "a path for a table": (lambda: new().fit("x.parquet"), rl.SchemaError, ["A str is not a table", "read_parquet('x.parquet')"]),
-    "an array for a table": (lambda: new().fit(np.ones((2, 2))), rl.SchemaError, ["ndarray is not a table", "name its columns"]),
+    "a path for a table": (lambda: new().fit(cast(Any, "x.parquet")), rl.SchemaError, ["A str is not a table", "read_parquet('x.parquet')"]),
+    "an array for a table": (lambda: new().fit(cast(Any, np.ones((2, 2)))), rl.SchemaError, ["ndarray is not a table", "name its columns"]),
     "no columns": (lambda: new().fit(pl.DataFrame()), rl.DataError, ["Preprocessor.fit: the data has no rows"]),
     "no rows": (lambda: fit(new(), train_dataset=TABLE.clear()), rl.DataError, ["train.fit", "no rows"]),
     "a column twice": (

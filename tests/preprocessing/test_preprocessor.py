@@ -1,3 +1,8 @@
+"""The preprocessor: fitting, transforming, nesting, saving and its messages.
+
+Covers `preprocessing.fit_planner`, `preprocessing.stage_list` and `stages.select` too.
+"""
+
 from __future__ import annotations
 
 import datetime as dt
@@ -213,7 +218,7 @@ def test_bad_data() -> None:
     with pytest.raises(rl.SchemaError, match="'nothing'"):
         p.fit(TABLE, target_columns=["nothing"])
     with pytest.raises(rl.SchemaError, match="is not a table"):
-        p.fit(7)
+        p.fit(7)  # type: ignore[arg-type]
     with pytest.raises(rl.NotFittedError):
         p.transform(TABLE)
     assert not p.is_fitted

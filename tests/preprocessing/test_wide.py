@@ -1,4 +1,8 @@
-"""Wide tables and many stages: the work grows with the number of columns, not with its square."""
+"""Wide tables and many stages: the work grows with the number of columns, not with its square.
+
+Covers `core.feature_names`, `core.operations.categorical`, `core.operations.expression` and `core.operations.linear`
+too.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Fitted stages let go of columns that a later training names as targets, as if the fit had known them."""
+"""Fitted stages let go of columns that a later training names as targets, as if the fit had known them.
+
+Covers `preprocessing.without_columns` too.
+"""
 
 from __future__ import annotations
 

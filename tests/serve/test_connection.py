@@ -1,4 +1,7 @@
-"""Connections: where a request ends and the next begins, and that an answer arrives before the connection ends."""
+"""Connections: where a request ends and the next begins, and that an answer arrives before the connection ends.
+
+Covers `serve.http_connection` too.
+"""
 
 from __future__ import annotations
 

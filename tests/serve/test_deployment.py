@@ -1,3 +1,8 @@
+"""Deployments on Ray Serve: starting, updating, limits and deleting.
+
+Covers `serve.model_store` and `serve.replica` too.
+"""
+
 from __future__ import annotations
 
 import concurrent.futures

@@ -1,4 +1,7 @@
-"""What a request may cost: memory, time and a thread, whatever it says, and nothing once it is answered."""
+"""What a request may cost: memory, time and a thread, whatever it says, and nothing once it is answered.
+
+Covers `serve.http_messages` too.
+"""
 
 from __future__ import annotations
 

@@ -1,3 +1,8 @@
+"""Request bodies and answers: JSON, Arrow and the Open Inference Protocol.
+
+Covers `serve.arrow`, `serve.openapi`, `serve.openinference` and `serve.predictions` too.
+"""
+
 from __future__ import annotations
 
 import datetime as dt

@@ -1,4 +1,7 @@
-"""The server itself, over sockets: whatever comes, it answers or closes, says nothing of itself, and goes on."""
+"""The server itself, over sockets: whatever comes, it answers or closes, says nothing of itself, and goes on.
+
+Covers `core.sockets` too.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Stages of single numbers against scikit-learn and NumPy."""
+"""Stages of single numbers against scikit-learn and NumPy.
+
+Covers `stages.clipping`, `stages.discretize` and `stages.quantile` too.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Text stages against scikit-learn."""
+"""Text stages against scikit-learn.
+
+Covers `core.statistics.ngrams`, `core.text_analysis` and `stages.text_vectors` too.
+"""
 
 from __future__ import annotations
 

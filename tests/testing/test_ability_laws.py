@@ -1,4 +1,8 @@
-"""Every ability is documented and has a law, and the laws find adapters that break them."""
+"""Every ability is documented and has a law, and the laws find adapters that break them.
+
+Covers `core.abilities`, `testing.common_laws`, `testing.device_laws`, `testing.features`, `testing.framework_laws`
+and `testing.ray_laws` too.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The contract of a framework, over the whole registry, and on adapters that break it."""
+"""The contract of a framework, over the whole registry, and on adapters that break it.
+
+Covers `testing.contract_case`, `train.target_inference` and `train.worker` too.
+"""
 
 from __future__ import annotations
 

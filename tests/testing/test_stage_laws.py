@@ -1,4 +1,7 @@
-"""Each law of a stage finds the fault that it is there for."""
+"""Each law of a stage finds the fault that it is there for.
+
+Covers `testing.edge_cases` too.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Counts and positive amounts: objectives that cannot learn every number, of every framework."""
+"""Counts and positive amounts: objectives that cannot learn every number, of every framework.
+
+Covers `core.objective` and `frameworks.torch_losses` too.
+"""
 
 from __future__ import annotations
 

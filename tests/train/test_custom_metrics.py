@@ -1,4 +1,7 @@
-"""Functions and scikit-learn's scorers as metrics, with scikit-learn called directly as the oracle."""
+"""Functions and scikit-learn's scorers as metrics, with scikit-learn called directly as the oracle.
+
+Covers `evaluate.class_order` and `evaluate.custom_metrics` too.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Frameworks that make their experience themselves, on one of the tests' own: no data, and everything else as ever."""
+"""Frameworks that make their experience themselves, on one of the tests' own: no data, and everything else as ever.
+
+Covers `train.drivers`, `train.fit_driver` and `tune.environment_evaluation` too.
+"""
 
 from __future__ import annotations
 

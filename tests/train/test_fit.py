@@ -1,3 +1,8 @@
+"""`train.fit` in this process: inputs, metrics, history and errors.
+
+Covers `train.fit_inputs`, `train.plots` and `train.result` too.
+"""
+
 from __future__ import annotations
 
 import functools
@@ -338,7 +343,7 @@ def test_bad_arguments(table: pl.DataFrame) -> None:
     with pytest.raises(rl.ParameterError, match="a Preprocessor or None"):
         trainer.fit(data, target_columns="late")  # type: ignore[arg-type]
     with pytest.raises(rl.SchemaError, match="is not a table"):
-        trainer.fit(None, 3, target_columns="late")
+        trainer.fit(None, 3, target_columns="late")  # type: ignore[arg-type]
     with pytest.raises(rl.ResourceError, match=r"no (GPU|CUDA)"):
         train.XGBoostTrainer({}, use_gpu=True).fit(stages(), data, target_columns="late")
     with pytest.raises(rl.ParameterError, match="early_stopping_rounds needs a test set"):

@@ -1,4 +1,7 @@
-"""The request of a fit: built by one function for a fit and a fold, and each schema read once on the way (decision 0024)."""
+"""The request of a fit: built by one function for a fit and a fold, and each schema read once on the way (decision 0024).
+
+Covers `train.table_training` too.
+"""
 
 from __future__ import annotations
 

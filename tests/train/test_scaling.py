@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import rayline as rl
-from rayline import train
+from rayline import train, tune
 
 
 @pytest.mark.parametrize(
@@ -61,21 +61,44 @@ def test_a_range_of_workers_implies_ray_train() -> None:
         ({"scaling": train.Scaling(), "use_gpu": True}, "use_gpu is given twice"),
         ({"use_gpu": "auto"}, "Expected True or False"),
         ({"use_gpu": 0.5}, "shares of a GPU are resources_per_worker"),
-        ({"scaling": train.Scaling(use_gpu="no")}, "Expected True or False"),  # type: ignore[arg-type]
-        ({"scaling": train.Scaling(num_workers=0)}, "XGBoostTrainer: num_workers has a wrong value"),
-        ({"scaling": train.Scaling(num_workers=True)}, "num_workers has a wrong value"),
+        ({"num_workers": 0}, "XGBoostTrainer: num_workers has a wrong value"),
+        ({"num_workers": True}, "num_workers has a wrong value"),
         ({"num_workers": (3, 2)}, "num_workers has a wrong value"),
         ({"num_workers": (0, 2)}, "num_workers has a wrong value"),
         ({"num_workers": (1, 2, 3)}, "num_workers has a wrong value"),
         ({"max_failures": -1}, "max_failures has a wrong value"),
         ({"resources_per_worker": {"CPU": -1}}, "resources_per_worker has a wrong value"),
-        ({"scaling": train.Scaling(backend="actor")}, "backend has a wrong value"),  # type: ignore[arg-type]
         ({"scalling": train.Scaling()}, r"unknown argument 'scalling'[\s\S]*did you mean \['scaling'\]"),
     ],
 )
 def test_wrong_values_are_refused(options: dict[str, Any], says: str) -> None:
     with pytest.raises(rl.ParameterError, match=says):
         train.XGBoostTrainer({}, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"num_workers": 0}, "Scaling: num_workers has a wrong value"),
+        ({"num_workers": "two"}, "Scaling: num_workers"),
+        ({"num_workers": (2, 1)}, "Scaling: num_workers"),
+        ({"use_gpu": "no"}, "Expected True or False"),
+        ({"resources_per_worker": 5}, "resources_per_worker has a wrong value"),
+        ({"resources_per_worker": {"CPU": float("nan")}}, "resources_per_worker has a wrong value"),
+        ({"max_failures": "many"}, "max_failures has a wrong value"),
+        ({"storage_path": 5}, "storage_path has a wrong value"),
+        ({"backend": "actor"}, "backend has a wrong value"),
+    ],
+)
+def test_the_value_itself_refuses_wrong_ones(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(rl.ParameterError, match=says):
+        train.Scaling(**options)
+
+
+@pytest.mark.parametrize("wrong", [5, "GPU", {1: 2.0}])
+def test_resources_of_trials_are_named(wrong: Any) -> None:
+    with pytest.raises(rl.ParameterError, match="resources_per_trial has a wrong value"):
+        tune.run(train.XGBoostTrainer({}), config={}, resources_per_trial=wrong)
 
 
 def test_a_misspelt_parameter_is_named() -> None:

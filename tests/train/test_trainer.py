@@ -1,3 +1,8 @@
+"""Trainers: their arguments, copies and text.
+
+Covers `train.base_trainer` too.
+"""
+
 from __future__ import annotations
 
 import pickle

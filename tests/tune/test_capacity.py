@@ -1,4 +1,7 @@
-"""How trials fit into a cluster."""
+"""How trials fit into a cluster.
+
+Covers `tune.ray_executor` and `tune.ray_trials` too.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Tuning on a Dataset: its rows stay in the object store, and everything is what a search over the same table gives, to the bit."""
+"""Tuning on a Dataset: its rows stay in the object store, and everything is what a search over the same table gives, to the bit.
+
+Covers `tune.search_driver`, `tune.stored_folds`, `tune.stored_groups` and `tune.stored_mixtures` too.
+"""
 
 from __future__ import annotations
 

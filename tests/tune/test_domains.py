@@ -1,4 +1,7 @@
-"""Domains and what is drawn from them: the meaning is Ray Tune's, and so are the draws."""
+"""Domains and what is drawn from them: the meaning is Ray Tune's, and so are the draws.
+
+Covers `tune.variants` too.
+"""
 
 from __future__ import annotations
 
@@ -105,3 +108,31 @@ def test_names() -> None:
     assert math.isclose(
         tune.uniform(2.0, 3.0).sample(np.random.default_rng(0)), np.random.default_rng(0).uniform(2.0, 3.0)
     )
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: tune.uniform(1.0, 0.0), "tune.uniform: upper has a wrong value"),
+        (lambda: tune.uniform("a", 1.0), "tune.uniform: lower has a wrong value"),  # type: ignore[arg-type]
+        (lambda: tune.uniform(0.0, float("inf")), "tune.uniform: upper has a wrong value"),
+        (lambda: tune.randint(3, 3), "tune.randint: upper has a wrong value"),
+        (lambda: tune.randint(1, 2.5), "tune.randint: upper has a wrong value"),  # type: ignore[arg-type]
+        (lambda: tune.quniform(0.1, 0.2, 0.5), "tune.quniform: no multiple of 0.5 lies between"),
+        (lambda: tune.qrandint(1, 9, 0), "tune.qrandint: q has a wrong value"),
+        (lambda: tune.loguniform(0.0, 1.0), "loguniform: the lower end is 0.0"),
+        (lambda: tune.randn(0.0, 0.0), "tune.randn: sd has a wrong value"),
+        (lambda: tune.randn("a"), "tune.randn: mean has a wrong value"),  # type: ignore[arg-type]
+        (lambda: tune.choice([]), "tune.choice: categories has a wrong value"),
+        (lambda: tune.choice("abc"), "tune.choice: categories has a wrong value"),
+        (lambda: tune.grid_search(5), "tune.grid_search: values has a wrong value"),  # type: ignore[arg-type]
+        (lambda: tune.sample_from(5), "tune.sample_from: func has a wrong value"),  # type: ignore[arg-type]
+    ],
+)
+def test_spaces_without_values_are_refused(make: Any, says: str) -> None:
+    with pytest.raises(ParameterError, match=says):
+        make()
+
+
+def test_numbers_of_numpy_are_ends() -> None:
+    assert tune.randint(np.int64(1), np.int64(3)).sample(np.random.default_rng(0)) in (1, 2)  # type: ignore[arg-type]

@@ -1,4 +1,7 @@
-"""Ensembles, stacks and bagged folds over the whole path: measured, explained, calibrated, saved, served, on a Dataset."""
+"""Ensembles, stacks and bagged folds over the whole path: measured, explained, calibrated, saved, served, on a Dataset.
+
+Covers `tune.ensemble` too.
+"""
 
 from __future__ import annotations
 
@@ -111,4 +114,4 @@ def test_on_a_dataset(ray_session: Any, search: dict[str, Analysis]) -> None:
     stages = [Calibrate("sigmoid"), Threshold("f1")]
     pipeline = made(search["late"], "stack")
     both = [pipeline.calibrated(stages, own).predict_proba(RAW.select(FEATURES)).to_numpy() for own in (RAW, data)]
-    assert np.array_equal(*both)
+    assert np.array_equal(both[0], both[1])

@@ -1,4 +1,7 @@
-"""The evaluation of folds, without Ray: against training by hand, and that held-out rows reach nothing."""
+"""The evaluation of folds, without Ray: against training by hand, and that held-out rows reach nothing.
+
+Covers `tune.dry_run` and `tune.row_groups` too.
+"""
 
 from __future__ import annotations
 

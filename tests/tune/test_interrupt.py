@@ -1,4 +1,7 @@
-"""A search that is interrupted says so, leaves nothing running, and changes nothing of the process for good."""
+"""A search that is interrupted says so, leaves nothing running, and changes nothing of the process for good.
+
+Covers `tune.interruption` and `tune.quiet` too.
+"""
 
 from __future__ import annotations
 

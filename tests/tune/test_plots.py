@@ -99,7 +99,7 @@ def test_an_axis_of_ones_own() -> None:
 @pytest.mark.parametrize("kind", [k for k in KINDS if k != "learning"])
 def test_only_an_axis_is_drawn_on(kind: str) -> None:
     with pytest.raises(ParameterError, match="ax has a wrong value"):
-        plot(kind, trials(), metric="log_loss", mode="min", ax=5)
+        plot(kind, trials(), metric="log_loss", mode="min", ax=5)  # type: ignore[arg-type]
 
 
 def test_one_axis_is_too_few_for_the_slices_of_two_parameters() -> None:

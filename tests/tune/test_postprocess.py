@@ -1,4 +1,7 @@
-"""Postprocessing stages in a search: scored by rows that they did not see, tuned, learned at the end from all held-out rows."""
+"""Postprocessing stages in a search: scored by rows that they did not see, tuned, learned at the end from all held-out rows.
+
+Covers `tune.postprocessing` too.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What a tuning run refuses, on the driver and before Ray is started."""
+"""What a tuning run refuses, on the driver and before Ray is started.
+
+Covers `tune.compare`, `tune.options` and `tune.tune_data` too.
+"""
 
 from __future__ import annotations
 

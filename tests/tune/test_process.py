@@ -1,4 +1,7 @@
-"""Searches in this process: no Ray is started, and the scores are those of a loop by hand and those of Ray, to the bit."""
+"""Searches in this process: no Ray is started, and the scores are those of a loop by hand and those of Ray, to the bit.
+
+Covers `tune.executor`, `tune.process_executor` and `tune.trial_log` too.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Scores as files: what is written is found again, by what it was computed from, and nothing else is believed."""
+"""Scores as files: what is written is found again, by what it was computed from, and nothing else is believed.
+
+Covers `tune.table_cache` too.
+"""
 
 from __future__ import annotations
 

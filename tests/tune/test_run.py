@@ -1,4 +1,7 @@
-"""Tuning on Ray: the scores are those of a loop by hand, whatever runs at a time, dies or fails on the way."""
+"""Tuning on Ray: the scores are those of a loop by hand, whatever runs at a time, dies or fails on the way.
+
+Covers `tune.analysis`, `tune.importance` and `tune.trial` too.
+"""
 
 from __future__ import annotations
 
@@ -425,7 +428,7 @@ def test_what_cannot_be_is_refused(table: pl.DataFrame) -> None:
         tune.compare(candidates, data, callbacks=[Started(started)])
     assert started == []  # all candidates are checked before the first trial
     with pytest.raises(ParameterError, match=r"(?s)unknown parameter 'metrik'.*did you mean \['metric'\]"):
-        tune.compare(candidates, data, metrik="auc")
+        tune.compare(candidates, data, metrik="auc")  # type: ignore[call-arg]
     with pytest.raises(ParameterError, match="there is nothing to train on"):
         tune.compare(candidates, None)  # type: ignore[arg-type]
     with pytest.raises(ParameterError, match="resume=True goes by the name"):

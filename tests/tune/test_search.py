@@ -1,4 +1,7 @@
-"""Searchers and schedulers by name; learning in rounds."""
+"""Searchers and schedulers by name; learning in rounds.
+
+Covers `tune.ray_search` and `tune.suggestions` too.
+"""
 
 from __future__ import annotations
 

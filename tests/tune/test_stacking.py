@@ -1,4 +1,7 @@
-"""Pipelines made of several models of a search: the models of all folds, and a model on top of the best trials."""
+"""Pipelines made of several models of a search: the models of all folds, and a model on top of the best trials.
+
+Covers `inference.stack` too.
+"""
 
 from __future__ import annotations
 

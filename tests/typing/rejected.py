@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rayline import data, serve, stages, train
+import polars as pl
+
+import rayline as rl
+from rayline import data, serve, stages, train, tune
 
 if TYPE_CHECKING:
+    trainer = train.XGBoostTrainer({})
     stages.SimpleImputer(stratgy="mean")  # wrong
     stages.StandardScaler(with_mean=1.5)  # wrong
     stages.NoSuchStage()  # wrong
@@ -25,3 +29,19 @@ if TYPE_CHECKING:
     serve.to_deployment(object(), nmae="late")  # wrong
     serve.to_deployment(object(), use_gpu="cuda")  # wrong
     train.TorchTrainer(compile="max-autotune")  # wrong
+    pipeline = rl.load("late.rayline")
+    pipeline.predict(5)  # wrong
+    pipeline.predict(pl.DataFrame(), use_gpus=True)  # wrong
+    reveal = pipeline.predict([{"x": 1.0}]).height  # wrong
+    pipeline.evaluate(pl.DataFrame(), metrics=5)  # wrong
+    pipeline.evaluate(pl.DataFrame(), metric="f1")  # wrong
+    train.fit(trainer, train_dataset=5)  # wrong
+    train.fit(trainer, callbacks=train.Progress(5))  # wrong
+    trainer.fit(traindataset=pl.DataFrame())  # wrong
+    trainer.fit(None, pl.DataFrame(), wieght="w")  # wrong
+    train.cross_validate(trainer, cv="five")  # wrong
+    tune.run(trainer, nun_samples=3)  # wrong
+    tune.run(trainer, search=5)  # wrong
+    tune.compare({"a": trainer}, nun_samples=3)  # wrong
+    data.train_test_split(pl.DataFrame(), test_size="a fifth")  # wrong
+    serve.create_app(pipeline, max_body=5)  # wrong

@@ -1,4 +1,7 @@
-"""What a type checker and an editor see of the public names: real types, and errors on misspelt ones."""
+"""What a type checker and an editor see of the public names: real types, and errors on misspelt ones.
+
+Covers `core.data_types` too.
+"""
 
 from __future__ import annotations
 

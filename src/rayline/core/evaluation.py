@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import polars as pl
+
+from rayline.core.data_types import Metrics, SliceColumns
+
+
+class EvaluationKeywords(TypedDict, total=False):
+    """The keywords of `InferencePipeline.evaluate`."""
+
+    metrics: Metrics | None
+    by: SliceColumns | None
+    sample_weight: str | None
+    confidence: float
+    replicates: int
+    seed: int
+    target_columns: Mapping[str, str] | Sequence[str] | str | None
 
 
 class Estimate(NamedTuple):

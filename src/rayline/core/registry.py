@@ -206,6 +206,11 @@ def register_stage(cls: C) -> C:
     type
         The class, unchanged.
 
+    Raises
+    ------
+    ParameterError
+        When it is no class derived from Stage or ColumnStage.
+
     Examples
     --------
     See `ColumnStage` for a complete one.
@@ -215,6 +220,8 @@ def register_stage(cls: C) -> C:
     ... class Mine(ColumnStage):
     ...     ...
     """
+    if not (isinstance(cls, type) and hasattr(cls, "from_json")):
+        raise ParameterError.value("cls", "a class derived from Stage or ColumnStage", cls, where="register_stage")
     _STAGES[cls.__name__] = cls
     return cls
 
@@ -229,6 +236,11 @@ def register_function(name: str, function: Callable[[Any], Any]) -> None:
     function
         Maps a Polars expression to a Polars expression, row by row: each result may depend on its own row only.
 
+    Raises
+    ------
+    ParameterError
+        When `name` is no text, or `function` cannot be called.
+
     Examples
     --------
     >>> import polars as pl
@@ -238,6 +250,10 @@ def register_function(name: str, function: Callable[[Any], Any]) -> None:
     >>> Preprocessor([("double", FunctionTransformer(["x"], "double"))]).fit_transform(pl.DataFrame({"x": [1.0]}))["x"].to_list()
     [2.0]
     """
+    if not isinstance(name, str) or not name:
+        raise ParameterError.value("name", "a text", name, where="register_function")
+    if not callable(function):
+        raise ParameterError.value("function", "a function of a Polars expression", function, where="register_function")
     _FUNCTIONS[name] = function
 
 

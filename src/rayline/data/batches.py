@@ -12,6 +12,7 @@ import polars as pl
 from rayline import device
 from rayline.core import registry
 from rayline.core.arguments import known_arguments
+from rayline.core.data_types import DataT
 from rayline.core.engine import Placement
 from rayline.core.errors import ParameterError, at
 from rayline.device import UseGPU
@@ -24,7 +25,7 @@ WHERE = "data.map_batches"
 @known_arguments
 @at(WHERE)
 def map_batches(
-    data: Any,
+    data: DataT,
     function: Callable[[Any], Any],
     *,
     use_gpu: UseGPU | None = None,
@@ -33,7 +34,7 @@ def map_batches(
     num_cpus: float | None = None,
     num_gpus: float | None = None,
     concurrency: int | None = None,
-) -> Any:
+) -> DataT:
     """Apply a function to batches of rows; with `use_gpu=True` on every GPU of the cluster.
 
     This is `Dataset.map_batches` of Ray with `use_gpu=`. `map_batches(ds, model.predict, use_gpu=True)` puts the model on
@@ -107,7 +108,8 @@ def map_batches(
         n_gpus = (num_gpus or 1.0) if wish is True and on_ray else None
         work = _OfBatches(function, batch_format)
     n_gpus = n_gpus if on_ray else num_gpus
-    return registry.engine_for(data).map(data, work, Placement(batch_size, num_cpus, n_gpus, concurrency))
+    mapped: DataT = registry.engine_for(data).map(data, work, Placement(batch_size, num_cpus, n_gpus, concurrency))
+    return mapped
 
 
 @dataclass(frozen=True)

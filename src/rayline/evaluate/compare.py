@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from numbers import Real
 from typing import Any
@@ -14,6 +14,7 @@ import polars as pl
 
 from rayline.core import design
 from rayline.core.arguments import known_arguments
+from rayline.core.data_types import Axes, Data, Metrics, SliceColumns
 from rayline.core.errors import NotBetterError, ParameterError, at
 from rayline.core.evaluation import Estimate
 from rayline.evaluate import class_order, plots
@@ -22,7 +23,7 @@ from rayline.evaluate.charts import Chart
 from rayline.evaluate.evaluation import check, scan
 from rayline.evaluate.report import EvaluationReport, words
 from rayline.evaluate.results import EvaluationResults
-from rayline.inference.pipeline import InferencePipeline, as_pipeline
+from rayline.inference.pipeline import InferencePipeline, ModelLike, as_pipeline
 
 WHERE = "compare"
 
@@ -145,7 +146,7 @@ class PipelineComparison:
         schema = pl.Schema({"pipeline": pl.String(), "metric": pl.String(), **dict.fromkeys(columns, pl.Float64())})
         return pl.DataFrame(rows, schema=schema, orient="row")
 
-    def plot(self, metric: str | None = None, ax: Any = None) -> Any:
+    def plot(self, metric: str | None = None, ax: Axes | None = None) -> Any:
         """Draw the differences to the baseline with their paired intervals, one panel for each metric.
 
         Raises MissingExtraError without Matplotlib.
@@ -201,16 +202,16 @@ class PipelineComparison:
 @known_arguments
 @at(WHERE)
 def compare(
-    pipelines: Mapping[str, Any],
-    data: Any,
+    pipelines: Mapping[str, ModelLike],
+    data: Data,
     *,
-    metrics: Any = None,
-    by: Any = None,
+    metrics: Metrics | None = None,
+    by: SliceColumns | None = None,
     sample_weight: str | None = None,
     confidence: float = 0.95,
     replicates: int = REPLICATES,
     seed: int = 0,
-    target_columns: Any = None,
+    target_columns: Mapping[str, str] | Sequence[str] | str | None = None,
 ) -> PipelineComparison:
     """Measure several pipelines on the same rows, in one scan, with paired intervals of their differences.
 

@@ -93,7 +93,7 @@ def check(
     confidence: float = 0.95,
     replicates: int = REPLICATES,
     seed: int = 0,
-    target_columns: Sequence[str] | str | None = None,
+    target_columns: Mapping[str, str] | Sequence[str] | str | None = None,
 ) -> EvaluationOptions:
     """Return the arguments in one form. Raises ParameterError and SchemaError before any row is read."""
     first = next(iter(pipelines.values()))

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from rayline.core import registry
+from rayline.core.data_types import Axes, Table
 from rayline.core.design import COLORS, QUIET
 from rayline.core.errors import ParameterError, SchemaError, at, counted
 from rayline.evaluate import axes as look
@@ -22,7 +23,7 @@ MAX_CURVES = 200
 
 
 @at("plot_contributions")
-def plot_contributions(explanation: Any, ax: Any = None, *, prefix: str = "") -> Any:
+def plot_contributions(explanation: Table, ax: Axes | None = None, *, prefix: str = "") -> Any:
     """Draw what each column contributes to the score of one row: from the base value to the score, the largest first.
 
     Parameters
@@ -109,7 +110,7 @@ def _contributions(row: Mapping[str, Any], prefix: str) -> tuple[tuple[float, fl
 
 @at("plot_dependence")
 def plot_dependence(
-    table: pl.DataFrame, ax: Any = None, *, ice: pl.DataFrame | None = None, of: str | None = None
+    table: pl.DataFrame, ax: Axes | None = None, *, ice: pl.DataFrame | None = None, of: str | None = None
 ) -> Any:
     """Draw how the mean prediction changes with a column, and the curves of single rows behind it.
 
@@ -164,7 +165,8 @@ def plot_dependence(
         "mean", (values[-1], means[-1]), xytext=(5, 0), textcoords="offset points", va="center", fontsize="small"
     )
     if values.dtype.is_integer():
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        locator: Any = ax.xaxis.get_major_locator()
+        locator.set_params(integer=True)
     ax.set_xlabel(column)
     ax.set_ylabel(shown)
     look.open_frame(ax)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from rayline.core.data_types import Axes
 from rayline.core.design import COLORS, DASHES, QUIET, TEXT, shade
 from rayline.core.errors import ParameterError, at
 from rayline.evaluate import axes as look
@@ -19,7 +20,7 @@ MAX_ACROSS = 3
 
 
 @at(WHERE)
-def draw(charts: Sequence[Chart], ax: Any = None) -> Any:
+def draw(charts: Sequence[Chart], ax: Axes | None = None) -> Any:
     """Draw charts side by side, and return their axis, or a list of several.
 
     Raises

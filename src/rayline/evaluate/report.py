@@ -13,6 +13,7 @@ import polars as pl
 
 from rayline.core import design
 from rayline.core.arguments import known_arguments
+from rayline.core.data_types import Axes
 from rayline.core.errors import ParameterError, counted
 from rayline.core.evaluation import Estimate, Report
 from rayline.core.files import replace_content
@@ -87,7 +88,7 @@ class EvaluationReport(Report):
         """
         self._more += charts
 
-    def plot(self, kind: str, ax: Any = None, *, by: str | None = None) -> Any:
+    def plot(self, kind: str, ax: Axes | None = None, *, by: str | None = None) -> Any:
         """Draw a plot with Matplotlib.
 
         Parameters

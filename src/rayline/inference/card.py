@@ -16,6 +16,7 @@ import polars as pl
 
 from rayline.core import design, registry, storage
 from rayline.core.arguments import known_arguments
+from rayline.core.data_types import Data
 from rayline.core.errors import ParameterError, SchemaError, counted
 from rayline.core.files import replace_content
 from rayline.core.target import Target, Task
@@ -61,7 +62,7 @@ def model_card(
     path: str | Path | None = None,
     *,
     name: str = "",
-    data: Any = None,
+    data: Data | None = None,
     history: pl.DataFrame | None = None,
 ) -> str:
     """Return the card of a pipeline as Markdown; write it too when `path` is given, as HTML when that ends in `.html`.
@@ -127,7 +128,7 @@ def model_card(
     return text
 
 
-def _rows(pipeline: InferencePipeline, data: Any) -> pl.DataFrame:
+def _rows(pipeline: InferencePipeline, data: Data) -> pl.DataFrame:
     few = data.limit(MAX_ROWS) if hasattr(data, "limit") else data
     table = registry.engine_for(few).collect(few).head(MAX_ROWS)
     missing = [n for n in (*pipeline.input_schema, *pipeline.target.columns) if n not in table.columns]

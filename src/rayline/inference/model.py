@@ -18,6 +18,7 @@ from rayline import device
 from rayline.core import registry, scratch
 from rayline.core.abilities import FeatureContributions
 from rayline.core.arguments import known_arguments
+from rayline.core.data_types import Data, DataT, NativeModel
 from rayline.core.engine import Placement
 from rayline.core.errors import (
     ParameterError,
@@ -79,7 +80,7 @@ class Model:
     def __init__(
         self,
         framework: str,
-        native: Any,
+        native: NativeModel,
         schema: Mapping[str, pl.DataType],
         target: Target,
         *,
@@ -118,7 +119,7 @@ class Model:
             return list(self.target.classes[0]) if self.target.classes else []
         return [list(c) for c in self.target.classes]
 
-    def predict(self, rows: Any, *, use_gpu: UseGPU | None = None) -> Any:
+    def predict(self, rows: DataT, *, use_gpu: UseGPU | None = None) -> DataT:
         """Return predictions for preprocessed rows.
 
         Parameters
@@ -144,9 +145,10 @@ class Model:
         """
         with at("Model.predict"):
             model, n_gpus = self.placed_for(rows, use_gpu, None)
-        return registry.engine_for(rows).map(rows, model._predictions, _on_gpus(n_gpus))
+        predictions: DataT = registry.engine_for(rows).map(rows, model._predictions, _on_gpus(n_gpus))
+        return predictions
 
-    def predict_proba(self, rows: Any, *, use_gpu: UseGPU | None = None) -> Any:
+    def predict_proba(self, rows: DataT, *, use_gpu: UseGPU | None = None) -> DataT:
         """Return probabilities for preprocessed rows, one column for each class.
 
         Parameters
@@ -168,7 +170,8 @@ class Model:
         """
         with at("Model.predict_proba"):
             model, n_gpus = self.placed_for(rows, use_gpu, None)
-        return registry.engine_for(rows).map(rows, model._probabilities, _on_gpus(n_gpus))
+        probabilities: DataT = registry.engine_for(rows).map(rows, model._probabilities, _on_gpus(n_gpus))
+        return probabilities
 
     # -- where it predicts -----------------------------------------------------------------------------------------
 
@@ -208,7 +211,7 @@ class Model:
         other.use_gpu, other._holds_gpu = use_gpu, holds_gpu
         return other
 
-    def placed_for(self, data: Any, use_gpu: UseGPU | None, num_gpus: float | None) -> tuple[Model, float | None]:
+    def placed_for(self, data: Data, use_gpu: UseGPU | None, num_gpus: float | None) -> tuple[Model, float | None]:
         """Return the model that predicts this data where `use_gpu` says, and the GPUs of each worker on Ray.
 
         A table is predicted in this process: the model is placed now. A Dataset is predicted by workers, which have their own

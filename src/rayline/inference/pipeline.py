@@ -8,12 +8,13 @@ from __future__ import annotations
 import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, overload
 
 import polars as pl
 
 from rayline.core import design, registry
 from rayline.core.arguments import column_names, known_arguments
+from rayline.core.data_types import Data, DataT, Label, MetricLike, Metrics, NativeModel, SliceColumns
 from rayline.core.engine import Placement
 from rayline.core.errors import ParameterError, at, shorten
 from rayline.core.evaluation import Report
@@ -75,7 +76,7 @@ class Preprocessor(BasePreprocessor):
     >>> p = Preprocessor([("scale", StandardScaler())], target_stages=[("log", Log())])
     """
 
-    def chain(self, model: Any) -> InferencePipeline:
+    def chain(self, model: Model | NativeModel) -> InferencePipeline:
         """Return this fitted preprocessor and a model as one inference pipeline.
 
         Parameters
@@ -164,11 +165,11 @@ class InferencePipeline(Scorer[Preprocessor]):
         kind: str = "gain",
         *,
         by: str = "raw",
-        rows: Any = None,
-        metric: Any = None,
+        rows: Data | None = None,
+        metric: MetricLike | None = None,
         n_repeats: int = 5,
         sample_weight: str | None = None,
-        background: Any = None,
+        background: Data | None = None,
         seed: int = 0,
     ) -> dict[str, float] | None:
         """Return the importance of each raw column to the model.
@@ -233,12 +234,18 @@ class InferencePipeline(Scorer[Preprocessor]):
         by_feature = self.model.adapter.importance(self.model.native, list(sources))
         return None if by_feature is None else by_source(by_feature, sources)
 
+    @overload
+    def explain(self, rows: Sequence[Mapping[str, Any]], *, of: Label | None = ..., background: Data | None = ...,
+        keep_columns: Sequence[str] | None = ..., prefix: str = ..., seed: int = ...) -> list[dict[str, Any]]: ...  # fmt: skip
+    @overload
+    def explain(self, rows: DataT, *, of: Label | None = ..., background: Data | None = ...,
+        keep_columns: Sequence[str] | None = ..., prefix: str = ..., seed: int = ...) -> DataT: ...  # fmt: skip
     def explain(
         self,
-        rows: Any,
+        rows: Data,
         *,
-        of: Any = None,
-        background: Any = None,
+        of: Label | None = None,
+        background: Data | None = None,
         keep_columns: Sequence[str] | None = (),
         prefix: str = "",
         seed: int = 0,
@@ -310,7 +317,7 @@ class InferencePipeline(Scorer[Preprocessor]):
         )
 
     def partial_dependence(
-        self, rows: Any, column: str, *, grid: int | Sequence[Any] = 50, ice: bool = False
+        self, rows: Data, column: str, *, grid: int | Sequence[Any] = 50, ice: bool = False
     ) -> pl.DataFrame:
         """Return how the predictions change with one raw column, as a Polars table.
 
@@ -359,10 +366,10 @@ class InferencePipeline(Scorer[Preprocessor]):
 
     def evaluate(
         self,
-        data: Any,
+        data: Data,
         *,
-        metrics: Any = None,
-        by: Any = None,
+        metrics: Metrics | None = None,
+        by: SliceColumns | None = None,
         sample_weight: str | None = None,
         confidence: float = 0.95,
         replicates: int = 500,
@@ -427,7 +434,13 @@ class InferencePipeline(Scorer[Preprocessor]):
 
     # -- predictions -----------------------------------------------------------------------------------------------
 
-    def predict(self, rows: Any, *, interval: bool = False, use_gpu: UseGPU | None = None) -> Any:
+    @overload
+    def predict(
+        self, rows: Sequence[Mapping[str, Any]], *, interval: bool = ..., use_gpu: UseGPU | None = ...
+    ) -> list[dict[str, Any]]: ...
+    @overload
+    def predict(self, rows: DataT, *, interval: bool = ..., use_gpu: UseGPU | None = ...) -> DataT: ...
+    def predict(self, rows: Data, *, interval: bool = False, use_gpu: UseGPU | None = None) -> Any:
         """Return decoded predictions for raw rows.
 
         Parameters
@@ -479,7 +492,13 @@ class InferencePipeline(Scorer[Preprocessor]):
         outcome = self.row_outcome(row)
         return {**self.target.row_prediction(outcome.scores), **outcome.intervals()}
 
-    def predict_proba(self, rows: Any, *, use_gpu: UseGPU | None = None) -> Any:
+    @overload
+    def predict_proba(
+        self, rows: Sequence[Mapping[str, Any]], *, use_gpu: UseGPU | None = ...
+    ) -> list[dict[str, Any]]: ...
+    @overload
+    def predict_proba(self, rows: DataT, *, use_gpu: UseGPU | None = ...) -> DataT: ...
+    def predict_proba(self, rows: Data, *, use_gpu: UseGPU | None = None) -> Any:
         """Return probabilities for raw rows, one column for each class.
 
         Parameters
@@ -514,7 +533,7 @@ class InferencePipeline(Scorer[Preprocessor]):
 
     def transform(
         self,
-        data: Any,
+        data: DataT,
         *,
         keep_columns: Sequence[str] | None = None,
         proba: bool = False,
@@ -525,7 +544,7 @@ class InferencePipeline(Scorer[Preprocessor]):
         num_cpus: float | None = None,
         num_gpus: float | None = None,
         concurrency: int | None = None,
-    ) -> Any:
+    ) -> DataT:
         """Return the data with added columns of predictions.
 
         The number of rows and their order inside a block are kept. Each worker loads the model once.
@@ -574,11 +593,12 @@ class InferencePipeline(Scorer[Preprocessor]):
             pipeline, n_gpus = self.placed_for(data, use_gpu, num_gpus)
             placement = Placement(batch_size, num_cpus, n_gpus, concurrency)
         predict = BatchPredictor(pipeline, proba=proba, interval=interval, keep=keep, on_error=on_error)
-        return registry.engine_for(data).map(data, predict, placement)
+        predicted: DataT = registry.engine_for(data).map(data, predict, placement)
+        return predicted
 
     def write_predictions(
         self,
-        data: Any,
+        data: Data,
         path: str | Path,
         *,
         resume: bool = False,
@@ -635,7 +655,7 @@ class InferencePipeline(Scorer[Preprocessor]):
         )
 
     def placed_for(
-        self, data: Any, use_gpu: UseGPU | None, num_gpus: float | None
+        self, data: Data, use_gpu: UseGPU | None, num_gpus: float | None
     ) -> tuple[InferencePipeline, float | None]:
         """Return the pipeline whose model predicts this data where `use_gpu` says.
 
@@ -672,7 +692,11 @@ class InferencePipeline(Scorer[Preprocessor]):
     # -- stages after the model ------------------------------------------------------------------------------------
 
     def calibrated(
-        self, stages: Sequence[PostprocessingStage], calibration_set: Any = None, *, sample_weight: str | None = None
+        self,
+        stages: Sequence[PostprocessingStage],
+        calibration_set: Data | None = None,
+        *,
+        sample_weight: str | None = None,
     ) -> InferencePipeline:
         """Return this pipeline with stages after the model, learned from rows that the model was not trained on.
 
@@ -742,7 +766,11 @@ def _is_row(value: Any) -> bool:
     return isinstance(value, dict)
 
 
-def as_pipeline(model: Any) -> InferencePipeline:
+ModelLike: TypeAlias = InferencePipeline | Model | NativeModel
+"""What predicts: a pipeline, a model, or a framework's own object."""
+
+
+def as_pipeline(model: ModelLike) -> InferencePipeline:
     """Return an inference pipeline for a pipeline, a Model, or a framework's own object."""
     if isinstance(model, InferencePipeline):
         return model

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from rayline.core.data_types import PosLabel
 from rayline.core.errors import DataError, ParameterError
 from rayline.core.stage import ParameterCheck, anything, param
 from rayline.core.target import Target, Task
@@ -90,7 +91,7 @@ class Threshold(PostprocessingStage):
     """
 
     rule: str | float = param(0.5, _RULE)
-    pos_label: Any = param(None, anything())
+    pos_label: PosLabel | None = param(None, anything())
     cost: Mapping[str, float] | Sequence[Sequence[float]] | None = param(None, _COST)
 
     def __post_init__(self) -> None:

@@ -13,6 +13,7 @@ import polars as pl
 from rayline.core import registry, storage, strict_json
 from rayline.core.arguments import known_arguments
 from rayline.core.column_choice import refuse_existing_columns
+from rayline.core.data_types import Data, DataT
 from rayline.core.engine import Engine
 from rayline.core.errors import (
     ArtifactError,
@@ -32,7 +33,7 @@ from rayline.core.schema import refuse_empty, remembered_schema, without_categor
 from rayline.core.stage import Stage, operations_of
 from rayline.core.target import Target
 from rayline.data.equality import same
-from rayline.data.split.splitters import splitter
+from rayline.data.split.splitters import FoldsLike, splitter
 from rayline.preprocessing import diagram, fit_planner, inverse_transform, stage_list
 from rayline.preprocessing.cross_fit import FoldFitter
 from rayline.preprocessing.lineage import ColumnOrigins, origins
@@ -176,7 +177,7 @@ class BasePreprocessor:
         return by_stage if self.is_fitted or any(learned is not None for learned in by_stage.values()) else None
 
     @at("Preprocessor.fit")
-    def fit(self, data: Any, *, target_columns: Sequence[str] | str = ()) -> Self:
+    def fit(self, data: Data, *, target_columns: Sequence[str] | str = ()) -> Self:
         """Fit the stages and return this preprocessor.
 
         The data is scanned once for each level of stages that depend on one another, usually once in total.
@@ -208,7 +209,7 @@ class BasePreprocessor:
 
     def fit_with_requests(
         self,
-        data: Any,
+        data: Data,
         *,
         target_columns: Sequence[str] | str = (),
         extra_requests: fit_planner.RequestFunction | None = None,
@@ -250,7 +251,7 @@ class BasePreprocessor:
         return fit
 
     @at("Preprocessor.fit_folds")
-    def fit_folds(self, data: Any, folds: Any, *, target_columns: Sequence[str] | str = ()) -> list[Self]:
+    def fit_folds(self, data: Data, folds: FoldsLike, *, target_columns: Sequence[str] | str = ()) -> list[Self]:
         """Fit one preprocessor on the training rows of each fold, all in the scans that a single fit takes.
 
         Each equals the result of `fit` on its training rows alone: held-out rows have no influence. This preprocessor is
@@ -297,7 +298,7 @@ class BasePreprocessor:
         return fitted
 
     def _inputs(
-        self, data: Any, target_columns: Sequence[str] | str, schema: pl.Schema | None = None
+        self, data: Data, target_columns: Sequence[str] | str, schema: pl.Schema | None = None
     ) -> tuple[Engine, pl.Schema, list[str]]:
         engine: Engine = registry.engine_for(data)
         targets = [target_columns] if isinstance(target_columns, str) else list(target_columns)
@@ -437,7 +438,7 @@ class BasePreprocessor:
             operation for path, leaf in self.leaves if not leaf.resamples for operation in operations_of(path, leaf)
         ]
 
-    def transform(self, data: Any) -> Any:
+    def transform(self, data: DataT) -> DataT:
         """Return the transformed table. Columns that `fit` did not see (targets, ids) pass through unchanged.
 
         Parameters
@@ -460,9 +461,10 @@ class BasePreprocessor:
         DataError
             When a stage rejects a value (`handle_unknown="error"`).
         """
-        return registry.engine_for(data).map(data, self.table_function())
+        transformed: DataT = registry.engine_for(data).map(data, self.table_function())
+        return transformed
 
-    def fit_transform(self, data: Any, *, target_columns: Sequence[str] | str = ()) -> Any:
+    def fit_transform(self, data: DataT, *, target_columns: Sequence[str] | str = ()) -> DataT:
         """Fit, and return the transformed training rows: cross-fitted and resampled by the stages that do so.
 
         Parameters
@@ -482,7 +484,7 @@ class BasePreprocessor:
         """
         return self.fit(data, target_columns=target_columns).transform_training(data)
 
-    def transform_training(self, data: Any) -> Any:
+    def transform_training(self, data: DataT) -> DataT:
         """Return the transformed training rows, those of the fit (see `Stage.lower_training`).
 
         Parameters
@@ -501,14 +503,15 @@ class BasePreprocessor:
         NotFittedError, SchemaError, DataError
             As `transform`.
         """
-        return registry.engine_for(data).map(data, self.table_function(training=True))
+        transformed: DataT = registry.engine_for(data).map(data, self.table_function(training=True))
+        return transformed
 
     @property
     def _training_operations(self) -> list[Operation]:
         return [operation for path, leaf in self.leaves for operation in operations_of(path, leaf, training=True)]
 
     @at("Preprocessor.inverse_transform")
-    def inverse_transform(self, data: Any) -> Any:
+    def inverse_transform(self, data: DataT) -> DataT:
         """Return a transformed table in its original columns: the stages are inverted, the last one first.
 
         Information that a stage discarded is not restored (`Stage.lossy_reason`): a filled value stays filled, a bin becomes
@@ -548,7 +551,8 @@ class BasePreprocessor:
         check = SchemaCheck(self.output_schema)
         operations = inverse(self.leaves, without_categories(self.input_schema))
         back = inverse_transform.InverseTransform(check, operations, list(self.input_schema))
-        return registry.engine_for(data).map(data, back)
+        original: DataT = registry.engine_for(data).map(data, back)
+        return original
 
     def table_function(self, *, training: bool = False) -> Callable[[pl.LazyFrame], pl.LazyFrame]:
         """Return the transformation as a function of a LazyFrame; it can be sent to workers.

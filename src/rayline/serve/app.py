@@ -13,10 +13,9 @@ import time
 import traceback
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from fastapi import FastAPI
 
@@ -24,7 +23,7 @@ from rayline.core.errors import DataError, SchemaError
 from rayline.core.operations.base import Row
 from rayline.core.version import VERSION
 from rayline.inference import artifact
-from rayline.inference.pipeline import InferencePipeline, as_pipeline
+from rayline.inference.pipeline import InferencePipeline, ModelLike, as_pipeline
 from rayline.serve import arrow, docs_page, form_page, openapi, openinference
 from rayline.serve.batching import Batcher, as_exceptions
 from rayline.serve.http_messages import (
@@ -41,7 +40,7 @@ from rayline.serve.http_messages import (
     send_answer,
 )
 from rayline.serve.metrics import Metrics
-from rayline.serve.options import LOOPBACK, ServerOptions
+from rayline.serve.options import LOOPBACK, ServerKeywords, ServerOptions, changed
 from rayline.serve.predictions import ServedModel, ServedScores, Work, requested_instances, requested_rows
 from rayline.serve.protocol import HTTPError, dumps, loads
 
@@ -332,7 +331,7 @@ class App(FastAPI):
         self._memory.release(held)
 
 
-def create_app(model: Any, options: ServerOptions | None = None, **changes: Any) -> App:
+def create_app(model: ModelLike, options: ServerOptions | None = None, **changes: Unpack[ServerKeywords]) -> App:
     """Return an ASGI app that answers with the predictions of a model.
 
     Parameters
@@ -368,7 +367,7 @@ def create_app(model: Any, options: ServerOptions | None = None, **changes: Any)
     """
     if isinstance(model, (str, Path)):
         model = artifact.load(model)
-    return App(as_pipeline(model), replace(options or ServerOptions(), **changes))
+    return App(as_pipeline(model), changed(options, changes))
 
 
 # -- helpers -------------------------------------------------------------------------------------------------------

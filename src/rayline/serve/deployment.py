@@ -28,7 +28,7 @@ from rayline.core.errors import ParameterError, ServeError, at
 from rayline.core.files import replace_content
 from rayline.device import UseGPU
 from rayline.inference import artifact
-from rayline.inference.pipeline import InferencePipeline, as_pipeline
+from rayline.inference.pipeline import InferencePipeline, ModelLike, as_pipeline
 from rayline.serve import ingress
 from rayline.serve.model_store import differences, interface, release_models, serialized, store_model, stored_interface
 from rayline.serve.options import ServerOptions
@@ -120,7 +120,7 @@ class Deployment:
                 )
         return self
 
-    def update(self, model: Any, *, allow_schema_change: bool = False) -> Self:
+    def update(self, model: ModelLike, *, allow_schema_change: bool = False) -> Self:
         """Replace the model in the running replicas. Requests in progress finish with the old model; none fails.
 
         Parameters
@@ -251,7 +251,7 @@ class Deployment:
 
 @known_arguments
 def to_deployment(
-    model: Any,
+    model: ModelLike,
     *,
     name: str = "model",
     num_replicas: int | None = None,
@@ -322,7 +322,7 @@ def to_deployment(
     return Deployment(pipeline, plan)
 
 
-def _pipeline_of(model: Any) -> InferencePipeline:
+def _pipeline_of(model: ModelLike) -> InferencePipeline:
     return as_pipeline(artifact.load(model) if isinstance(model, (str, Path)) else model)
 
 

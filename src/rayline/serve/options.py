@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, TypedDict
 
 from rayline.core.arguments import integer, known_arguments
 from rayline.core.errors import ParameterError, at
@@ -22,6 +22,19 @@ NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
 
 @known_arguments
+class ServerKeywords(TypedDict, total=False):
+    """The fields of `ServerOptions` as keywords."""
+
+    name: str
+    max_batch_size: int | None
+    batch_wait_timeout_s: float
+    max_queued_requests: int
+    max_body_bytes: int
+    request_timeout_s: float
+    token: str | None
+    allowed_hosts: tuple[str, ...] | None
+
+
 @dataclass(frozen=True, repr=False)
 class ServerOptions:
     """Limits and behaviour of a server.
@@ -132,6 +145,16 @@ class ServerOptions:
         if not is_loopback(host):
             return self
         return replace(self, allowed_hosts=tuple(dict.fromkeys([*LOOPBACK, host.lower(), *(self.allowed_hosts or ())])))
+
+
+def changed(options: ServerOptions | None, changes: ServerKeywords) -> ServerOptions:
+    """Return the options with these changes. Raises ParameterError on an unknown name or a wrong value."""
+    if not isinstance(options, (ServerOptions, type(None))):
+        raise ParameterError.value("options", "a ServerOptions, or None", options, where="serve")
+    known = [field.name for field in fields(ServerOptions)]
+    if not {*known} >= {*changes}:
+        raise ParameterError.unknown([name for name in changes if name not in known], known, "option", where="serve")
+    return replace(options or ServerOptions(), **changes)
 
 
 def is_loopback(host: str) -> bool:

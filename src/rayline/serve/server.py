@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
+from typing import Any, Unpack
 
 import uvicorn
 
+from rayline.inference.pipeline import ModelLike
 from rayline.serve.app import App, create_app
 from rayline.serve.http_connection import CoalescingConnection, relax_gc
-from rayline.serve.options import ServerOptions
+from rayline.serve.options import ServerKeywords, ServerOptions, changed
 
 HEAD_S = 10.0
 """Seconds that a client may take for the head of a request, or for a body that is not read. Bodies that are read are
@@ -29,7 +29,12 @@ KEEP_ALIVE_S = 75
 
 
 def run(
-    model: Any, *, host: str = "127.0.0.1", port: int = 8080, options: ServerOptions | None = None, **changes: Any
+    model: ModelLike,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    options: ServerOptions | None = None,
+    **changes: Unpack[ServerKeywords],
 ) -> None:
     """Serve a model in this process until interrupted.
 
@@ -55,7 +60,7 @@ def run(
     >>> from rayline import serve
     >>> serve.run("late.rayline", port=8080)  # doctest: +SKIP
     """
-    app = create_app(model, replace(options or ServerOptions(), **changes).at(host))
+    app = create_app(model, changed(options, changes).at(host))
     before = gc.get_threshold()
     gc.freeze()  # existing objects live until the end
     relax_gc()

@@ -46,6 +46,18 @@ def named_law(who: object, law: str, task: str = "") -> Iterator[None]:
 def training_table(n: int = 400, seed: int = 0) -> pl.DataFrame:
     """Features of every usual kind, some missing, with targets of every task that they explain well.
 
+    Parameters
+    ----------
+    n
+        The number of rows.
+    seed
+        Of the random numbers; the same seed gives the same rows.
+
+    Returns
+    -------
+    polars.DataFrame
+        The table.
+
     Examples
     --------
     >>> from rayline.testing import training_table

@@ -18,7 +18,26 @@ NAME = "stage"
 
 
 def example_table(n: int = 60, seed: int = 0) -> pl.DataFrame:
-    """A table with columns of every kind, missing values among them, and a target `y`."""
+    """A table with columns of every kind, missing values among them, and a target `y`.
+
+    Parameters
+    ----------
+    n
+        The number of rows.
+    seed
+        Of the random numbers; the same seed gives the same rows.
+
+    Returns
+    -------
+    polars.DataFrame
+        The table.
+
+    Examples
+    --------
+    >>> from rayline.testing import example_table
+    >>> example_table().height
+    60
+    """
     rng = random.Random(seed)  # noqa: S311  # no secret
     words = ["late", "early", "gate", "the", "plane", "storm", "Crew", "delay", "runway", "café"]
 

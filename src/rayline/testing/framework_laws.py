@@ -93,6 +93,11 @@ def check_framework(
     in_process
         Whether to run the laws in this process; a test suite that has run them for a task does not repeat them on Ray.
 
+    Raises
+    ------
+    AssertionError
+        With the law that is broken and what was seen.
+
     Examples
     --------
     >>> from rayline.testing import check_framework

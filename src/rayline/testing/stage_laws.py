@@ -326,8 +326,8 @@ def _the_way_back_leads_back(case: StageCase) -> None:
     back = None if leaf.resamples else leaf.invert(fitted.input_schema)
     if back is None:
         return
-    result = fitted.transform(case.table)
-    before = fitted.inverse_transform(result)
+    result: Any = fitted.transform(case.table)
+    before: Any = fitted.inverse_transform(result)
     if leaf.lossy_reason:
         again = apply_all(fitted.operations, before.lazy()).collect()
         assert_same_frames(again.select(result.columns).cast(dict(result.schema)), result, rel_tol=1e-6, abs_tol=1e-6)

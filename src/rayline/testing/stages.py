@@ -44,6 +44,11 @@ def check_stage(
         The declared outcomes: for "fit", "transform" and "drift" the names of the odd tables (see `outcomes`) that raise an
         error; all others give a result. When omitted, both outcomes are allowed.
 
+    Raises
+    ------
+    AssertionError
+        With the law that is broken and what was seen.
+
     Examples
     --------
     >>> from rayline.stages import StandardScaler

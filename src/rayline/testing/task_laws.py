@@ -59,6 +59,18 @@ BAD_LABELS: Mapping[str, tuple[str, float | None]] = {
 def task_table(n: int = 400, seed: int = 0) -> pl.DataFrame:
     """Return features of several kinds with targets of every task that they explain.
 
+    Parameters
+    ----------
+    n
+        The number of rows.
+    seed
+        Of the random numbers; the same seed gives the same rows.
+
+    Returns
+    -------
+    polars.DataFrame
+        The table.
+
     Examples
     --------
     >>> from rayline.testing import task_table
@@ -106,6 +118,11 @@ def check_task(
         Whether to run the laws that need Ray, and those that need Ray Serve.
     exact
         Whether a row alone is predicted as in a table, to the bit; otherwise within 1e-5.
+
+    Raises
+    ------
+    AssertionError
+        With the law that is broken and what was seen.
 
     Examples
     --------

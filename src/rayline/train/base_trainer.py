@@ -12,6 +12,7 @@ from typing import Any, Self
 from rayline import device
 from rayline.core import registry
 from rayline.core.arguments import integer
+from rayline.core.data_types import Metrics, PosLabel
 from rayline.core.errors import ParameterError, ResourceError, at, nearest
 from rayline.core.framework import Framework
 from rayline.evaluate import metrics as named_metrics
@@ -41,9 +42,9 @@ class BaseTrainer:
         checkpoint_every: int | None = None,
         storage_path: str | PathLike[str] | None = None,
         scaling: Scaling | None = None,
-        metrics: Any = None,
+        metrics: Metrics | None = None,
         class_weight: str | Mapping[Any, float] | None = None,
-        pos_label: Any = None,
+        pos_label: PosLabel | None = None,
         **framework_kwargs: Any,
     ) -> None:
         self.framework = framework if isinstance(framework, str) else framework.name
@@ -209,6 +210,10 @@ class BaseTrainer:
         """
         if use_gpu is None and resources is None:
             return self
+        if resources is not None and not (
+            isinstance(resources, Mapping) and all(isinstance(n, str) for n in resources)
+        ):
+            raise ParameterError.value("resources_per_trial", 'resources by name, such as {"CPU": 2}', resources)
         named = {name.upper() if name.lower() in ("cpu", "gpu") else name: n for name, n in (resources or {}).items()}
         wish = use_gpu if use_gpu is not None else self.use_gpu or bool(named.get("GPU"))
         worker = {**(self.resources_per_worker or {}), **named} or None

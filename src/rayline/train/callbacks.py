@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from rayline.core import storage
-from rayline.core.arguments import known_arguments
-from rayline.core.errors import ParameterError
+from rayline.core.arguments import integer, known_arguments
+from rayline.core.data_types import NativeCallback
+from rayline.core.errors import ParameterError, at
 from rayline.core.representation import representation
 from rayline.core.target import Target
 from rayline.evaluate import metrics as named_metrics
@@ -141,6 +142,10 @@ class Callback:
         """
 
 
+Callbacks: TypeAlias = Sequence[Callback | NativeCallback]
+"""Callbacks of ours and of the framework."""
+
+
 @known_arguments
 class Progress(Callback):
     """Write the metrics of every n-th iteration to stderr.
@@ -161,8 +166,9 @@ class Progress(Callback):
     >>> train.fit(trainer, train_dataset=ds, target_columns=["late"], callbacks=[train.Progress(every=25)])  # doctest: +SKIP
     """
 
+    @at("Progress")
     def __init__(self, every: int = 10) -> None:
-        self.every = _positive("Progress", "every", every)
+        self.every = integer("every", every)
 
     def on_iteration(self, run: Run, iteration: int, metrics: Mapping[str, float]) -> None:
         if (iteration + 1) % self.every == 0:
@@ -201,11 +207,17 @@ class EarlyStopping(Callback):
     >>> train.fit(trainer, pipeline, train_dataset=ds, test_dataset=test, target_columns=["late"], callbacks=[stop])  # doctest: +SKIP
     """
 
+    @at("EarlyStopping")
     def __init__(self, metric: str, patience: int = 10, mode: str | None = None, min_delta: float = 0.0) -> None:
+        delta: Any = min_delta
+        if not isinstance(metric, str):
+            raise ParameterError.value("metric", "the name of a metric", metric)
+        if isinstance(delta, bool) or not isinstance(delta, (int, float)) or not math.isfinite(delta):
+            raise ParameterError.value("min_delta", "a finite number", delta)
         if mode not in (None, "min", "max"):
-            raise ParameterError.value("mode", "'min', 'max' or None", mode, where="EarlyStopping")
+            raise ParameterError.value("mode", "'min', 'max' or None", mode)
         self.metric, self.mode, self.min_delta = metric, mode, min_delta
-        self.patience = _positive("EarlyStopping", "patience", patience)
+        self.patience: int = integer("patience", patience)
         self.best: float | None = None
         self.best_iteration: int | None = None
 
@@ -257,10 +269,13 @@ class ModelCheckpoint(Callback):
     >>> train.fit(trainer, pipeline, train_dataset=ds, target_columns=["late"], callbacks=[keep])  # doctest: +SKIP
     """
 
+    @at("ModelCheckpoint")
     def __init__(self, directory: str | Path, every: int = 10, keep: int | None = 1) -> None:
+        if not isinstance(directory, (str, Path)):
+            raise ParameterError.value("directory", "a directory or a URL", directory)
         self.directory: str | Path = str(directory) if storage.is_url(directory) else Path(directory)
-        self.every = self.checkpoint_every = _positive("ModelCheckpoint", "every", every)
-        self.keep = None if keep is None else _positive("ModelCheckpoint", "keep", keep)
+        self.every = self.checkpoint_every = integer("every", every)
+        self.keep: int | None = integer("keep", keep, optional=True)
 
     def on_checkpoint(self, run: Run, iteration: int, directory: Path) -> None:
         if isinstance(self.directory, str):
@@ -281,9 +296,3 @@ class ModelCheckpoint(Callback):
         kept = [name for name in storage.list_names(url) if name.startswith("iteration-")]
         for old in kept[: len(kept) - self.keep] if self.keep is not None else []:
             storage.delete(storage.join(url, old))
-
-
-def _positive(who: str, name: str, value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ParameterError.value(name, "an integer of at least 1", value, where=who)
-    return value

@@ -9,20 +9,21 @@ import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 import polars as pl
 
 from rayline.core import design, registry
 from rayline.core.arguments import known_arguments
+from rayline.core.data_types import Column, Data, Features, Labels, Metrics, PosLabel
 from rayline.core.errors import ParameterError, RaylineError, at, counted
-from rayline.core.evaluation import Report
+from rayline.core.evaluation import EvaluationKeywords, Report
 from rayline.core.schema import Kind, kind_of
 from rayline.core.scores import has_probabilities
 from rayline.data.split import fold_rows
 from rayline.data.split.base import Splitter
-from rayline.data.split.splitters import StratifiedKFold, chosen_splitter
+from rayline.data.split.splitters import FoldsLike, StratifiedKFold, chosen_splitter
 from rayline.evaluate.evaluation import evaluate_parts
 from rayline.inference.model import Model
 from rayline.inference.pipeline import InferencePipeline, Preprocessor
@@ -31,6 +32,7 @@ from rayline.preprocessing.cross_fit import FoldFitter
 from rayline.preprocessing.fit_planner import FitOutcome
 from rayline.train import fit_inputs, progress
 from rayline.train.base_trainer import BaseTrainer
+from rayline.train.callbacks import Callbacks
 from rayline.train.drivers import driver_of
 from rayline.train.fit import fit_rows, read_once
 from rayline.train.fit_driver import FitStages
@@ -127,7 +129,7 @@ class CrossValidation:
             return joined if is_array else registry.engine("local").map(data, lambda _: joined.lazy())
         return pl.concat(parts) if isinstance(parts[0], pl.LazyFrame) else parts[0].union(*parts[1:])
 
-    def evaluate(self, **options: Any) -> Report:
+    def evaluate(self, **options: Unpack[EvaluationKeywords]) -> Report:
         """Return one report of all held-out rows, each predicted by the model that did not see it.
 
         Parameters
@@ -145,7 +147,7 @@ class CrossValidation:
         ParameterError, SchemaError, DataError
             As `InferencePipeline.evaluate`; also when a fold's training rows lack a class, so that the folds differ in their target.
         """
-        options = {"sample_weight": self._inputs.weight, **options}
+        options.setdefault("sample_weight", self._inputs.weight)
         return evaluate_parts(list(zip(self.pipelines, self._held, strict=True)), **options)
 
     @property
@@ -193,21 +195,21 @@ class HeldOutPredictions:
 def cross_validate(
     trainer: BaseTrainer,
     preprocessor: Preprocessor | None = None,
-    train_dataset: Any = None,
+    train_dataset: Data | None = None,
     target_columns: Sequence[str] | str | None = None,
     *,
-    X: Any = None,  # noqa: N803  # the field's name for it
-    y: Any = None,
-    sample_weight: Any = None,
-    group: Any = None,
-    event: Any = None,
-    cv: Any = 5,
+    X: Features | None = None,  # noqa: N803  # the field's name for it
+    y: Labels | None = None,
+    sample_weight: Column | None = None,
+    group: Column | None = None,
+    event: Column | None = None,
+    cv: FoldsLike = 5,
     groups: str | None = None,
     stratify: str | bool | None = None,
     time: str | None = None,
-    metrics: Any = None,
-    pos_label: Any = None,
-    callbacks: Sequence[Any] = (),
+    metrics: Metrics | None = None,
+    pos_label: PosLabel | None = None,
+    callbacks: Callbacks = (),
     verbose: bool | None = None,
 ) -> CrossValidation:
     """Train on each fold's rows and measure those that it holds out, without tuning.
@@ -270,14 +272,17 @@ def cross_validate(
     )
     with read_once(arguments), progress.line("cross_validate", verbose) as line:
         inputs = fit_inputs.normalise(arguments)
-        options = {"metrics": metrics, "pos_label": pos_label, "callbacks": callbacks, "verbose": False}
         results, held = [], []
         for fold, (rows, fit_stages) in enumerate(_folds(_splitter(cv, inputs, groups, stratify, time), inputs)):
             line.now(f"fold {fold + 1}")
             cloned = None if preprocessor is None else preprocessor.clone()
             try:
                 with at("train.fit"):
-                    results.append(fit_rows(copy.copy(trainer), cloned, rows, fit_stages=fit_stages, **options))
+                    result = fit_rows(
+                        copy.copy(trainer), cloned, rows, callbacks=callbacks, metrics=metrics, pos_label=pos_label, verbose=False,
+                        fit_stages=fit_stages,
+                    )  # fmt: skip
+                results.append(result)
             except RaylineError as error:
                 raise error.within(f"{WHERE}: fold {fold + 1}") from error.__cause__
             held.append(rows.test_dataset)
@@ -289,7 +294,7 @@ def cross_validate(
     return outcome
 
 
-def _splitter(cv: Any, inputs: FitInputs, groups: Any, stratify: Any, time: Any) -> Splitter:
+def _splitter(cv: FoldsLike, inputs: FitInputs, groups: Any, stratify: Any, time: Any) -> Splitter:
     """Return what divides the rows; one target of classes is stratified by unless something else is said."""
     roles = inputs.roles
     column = roles.labels[0]

@@ -6,13 +6,14 @@ import contextlib
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, TypedDict
 
 import polars as pl
 
 from rayline import device
 from rayline.core import registry
 from rayline.core.arguments import known_arguments
+from rayline.core.data_types import Column, Data, Features, Labels, Metrics, NativeCallback, PosLabel
 from rayline.core.errors import ParameterError, at, counted
 from rayline.evaluate import metrics as named_metrics
 from rayline.inference.model import Model
@@ -20,7 +21,7 @@ from rayline.inference.pipeline import InferencePipeline, Preprocessor
 from rayline.inference.svg_plots import number
 from rayline.train import progress
 from rayline.train.base_trainer import BaseTrainer
-from rayline.train.callbacks import Callback, Run
+from rayline.train.callbacks import Callback, Callbacks, Run
 from rayline.train.drivers import driver_of
 from rayline.train.fit_driver import FitDriver, FitStages
 from rayline.train.fit_inputs import WHERE, DataArguments, FitInputs
@@ -30,25 +31,42 @@ from rayline.train.training_run import TrainingRun
 from rayline.train.worker import WorkerOutcome
 
 
+class FitOptions(TypedDict, total=False):
+    """The keywords of `fit` beside the trainer, the preprocessor and the datasets."""
+
+    X: Features | None
+    y: Labels | None
+    X_test: Features | None
+    y_test: Labels | None
+    sample_weight: Column | None
+    group: Column | None
+    event: Column | None
+    callbacks: Callbacks
+    metrics: Metrics | None
+    pos_label: PosLabel | None
+    refit: bool
+    verbose: bool | None
+
+
 @known_arguments
 @at(WHERE)
 def fit(
     trainer: BaseTrainer,
     preprocessor: Preprocessor | None = None,
-    train_dataset: Any = None,
-    test_dataset: Any = None,
+    train_dataset: Data | None = None,
+    test_dataset: Data | None = None,
     target_columns: Sequence[str] | str | None = None,
     *,
-    X: Any = None,  # noqa: N803  # the field's name for it
-    y: Any = None,
-    X_test: Any = None,  # noqa: N803
-    y_test: Any = None,
-    sample_weight: Any = None,
-    group: Any = None,
-    event: Any = None,
-    callbacks: Sequence[Any] = (),
-    metrics: Any = None,
-    pos_label: Any = None,
+    X: Features | None = None,  # noqa: N803  # the field's name for it
+    y: Labels | None = None,
+    X_test: Features | None = None,  # noqa: N803
+    y_test: Labels | None = None,
+    sample_weight: Column | None = None,
+    group: Column | None = None,
+    event: Column | None = None,
+    callbacks: Callbacks = (),
+    metrics: Metrics | None = None,
+    pos_label: PosLabel | None = None,
     refit: bool = False,
     verbose: bool | None = None,
 ) -> Result:
@@ -132,9 +150,9 @@ def fit_rows(
     preprocessor: Preprocessor | None,
     arguments: DataArguments,
     *,
-    callbacks: Sequence[Any] = (),
-    metrics: Any = None,
-    pos_label: Any = None,
+    callbacks: Callbacks = (),
+    metrics: Metrics | None = None,
+    pos_label: PosLabel | None = None,
     refit: bool = False,
     verbose: bool | None = None,
     fit_stages: FitStages | None = None,
@@ -183,7 +201,7 @@ def read_once(arguments: DataArguments) -> AbstractContextManager[None]:
     return registry.engine("ray").keeping(*datasets) if datasets else contextlib.nullcontext()
 
 
-def _callbacks(trainer: BaseTrainer, callbacks: Sequence[Any]) -> tuple[list[Callback], list[Any]]:
+def _callbacks(trainer: BaseTrainer, callbacks: Callbacks) -> tuple[list[Callback], list[NativeCallback]]:
     """Return the callbacks of Rayline and those of the framework."""
     if not isinstance(callbacks, (list, tuple)):
         raise ParameterError.value("callbacks", "a list of callback objects", callbacks)

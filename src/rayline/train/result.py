@@ -6,13 +6,14 @@ import html
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import polars as pl
 
 from rayline.core.arguments import known_arguments
+from rayline.core.data_types import Axes, Data
 from rayline.core.errors import ParameterError, at, counted
-from rayline.core.evaluation import Report
+from rayline.core.evaluation import EvaluationKeywords, Report
 from rayline.evaluate import metrics as named_metrics
 from rayline.evaluate.axes import panels
 from rayline.inference.model import Model
@@ -105,7 +106,7 @@ class Result:
             raise ParameterError.unknown([name], self.metrics, where="Result.metric")
         return self.metrics[resolved]
 
-    def evaluate(self, data: Any = None, **options: Any) -> Report:
+    def evaluate(self, data: Data | None = None, **options: Unpack[EvaluationKeywords]) -> Report:
         """Measure the pipeline on rows with labels (see `InferencePipeline.evaluate`).
 
         Parameters
@@ -133,10 +134,12 @@ class Result:
             )
         if data is None:
             data, weight = self._test
-            options = {"sample_weight": weight, **options}
+            options.setdefault("sample_weight", weight)
         return self.inference_pipeline.evaluate(data, **options)
 
-    def save_report(self, path: str | Path = "report.html", data: Any = None, **options: Any) -> Report:
+    def save_report(
+        self, path: str | Path = "report.html", data: Data | None = None, **options: Unpack[EvaluationKeywords]
+    ) -> Report:
         """Evaluate the pipeline and write the report as one file, which loads nothing.
 
         Parameters
@@ -161,7 +164,7 @@ class Result:
         return report
 
     @at("Result.plot")
-    def plot(self, metrics: str | Sequence[str] | None = None, ax: Any = None) -> Any:
+    def plot(self, metrics: str | Sequence[str] | None = None, ax: Axes | None = None) -> Any:
         """Draw the history as curves with Matplotlib, each metric on an axis of its own.
 
         Parameters

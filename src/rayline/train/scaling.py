@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from rayline.core.arguments import integer, known_arguments
-from rayline.core.errors import ParameterError
+from rayline.core.errors import ParameterError, at, place
 from rayline.core.representation import representation
 
 Backend = Literal["actors", "ray_train"]
@@ -68,7 +68,7 @@ class Scaling:
     __repr__ = representation
 
     def __post_init__(self) -> None:
-        if self.resources_per_worker is not None:
+        if isinstance(self.resources_per_worker, Mapping):
             object.__setattr__(self, "resources_per_worker", dict(self.resources_per_worker))
         if isinstance(self.num_workers, (list, tuple)):
             object.__setattr__(self, "num_workers", tuple(self.num_workers))
@@ -76,15 +76,10 @@ class Scaling:
         use_gpu: Any = self.use_gpu
         if use_gpu is None or isinstance(use_gpu, np.bool_):
             object.__setattr__(self, "use_gpu", bool(use_gpu))
+        with at(place() or "Scaling"):
+            self._check()
 
-    def check(self) -> None:
-        """Raise an error on a value that is not allowed; a trainer calls it, so that the error names the trainer.
-
-        Raises
-        ------
-        ParameterError
-            With the parameter, what it takes and what was given.
-        """
+    def _check(self) -> None:
         if isinstance(self.num_workers, tuple):
             _check_range(self.num_workers)
         else:
@@ -96,9 +91,11 @@ class Scaling:
                 "Expected True or False: a training runs on the requested device.",
                 "shares of a GPU are resources_per_worker={'GPU': 0.5}; \"auto\" is for predictions.",
             )
-        resources = self.resources_per_worker
-        if resources is not None and not all(_is_amount(amount) for amount in resources.values()):
-            raise ParameterError.value("resources_per_worker", "amounts of at least 0", resources)
+        resources: Any = self.resources_per_worker
+        if resources is not None and not (isinstance(resources, dict) and all(map(_is_amount, resources.values()))):
+            raise ParameterError.value("resources_per_worker", 'amounts of at least 0, such as {"CPU": 2}', resources)
+        if not isinstance(self.storage_path, (str, PathLike, type(None))):
+            raise ParameterError.value("storage_path", "a directory or a URL", self.storage_path)
         if self.backend not in BACKENDS:
             raise ParameterError.value("backend", "'actors' or 'ray_train'", self.backend)
 
@@ -151,7 +148,6 @@ class Scaling:
                     f"Expected it once, as {twice[0]}=… or in scaling=Scaling(…).",
                     "leave one of them out.",
                 )
-        result.check()
         return result
 
 

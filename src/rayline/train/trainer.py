@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
+from rayline.core.data_types import Data
 from rayline.core.errors import NotFittedError
 from rayline.inference.pipeline import Preprocessor
 from rayline.train.base_trainer import BaseTrainer
-from rayline.train.fit import fit
+from rayline.train.fit import FitOptions, fit
 from rayline.train.result import Result
 
 
@@ -71,10 +72,10 @@ class Trainer(BaseTrainer):
     def fit(
         self,
         preprocessor: Preprocessor | None = None,
-        train_dataset: Any = None,
-        test_dataset: Any = None,
+        train_dataset: Data | None = None,
+        test_dataset: Data | None = None,
         target_columns: Sequence[str] | str | None = None,
-        **options: Any,
+        **options: Unpack[FitOptions],
     ) -> Result:
         """Train: `train.fit(trainer, …)`, which says more about each argument.
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict, Unpack
 
+from rayline.core.data_types import Metrics, PosLabel
 from rayline.train.scaling import Scaling
 from rayline.train.trainer import Trainer
 
@@ -26,9 +27,9 @@ class TrainerOptions(TypedDict, total=False):
     checkpoint_every: int | None
     storage_path: str | PathLike[str] | None
     scaling: Scaling | None
-    metrics: Any
+    metrics: Metrics | None
     class_weight: str | Mapping[Any, float] | None
-    pos_label: Any
+    pos_label: PosLabel | None
 
 
 class FrameworkTrainer(Trainer):

@@ -15,6 +15,7 @@ import polars as pl
 from rayline import device
 from rayline.core import registry
 from rayline.core.arguments import integer, known_arguments
+from rayline.core.data_types import Axes
 from rayline.core.errors import ParameterError, at, counted
 from rayline.data.split.holdout import Holdout
 from rayline.inference import calibration
@@ -198,7 +199,7 @@ class Analysis:
         histories: dict[int, History] = stored_groups.in_a_task(_histories, problem, groups, trial.config, list(folds))
         return histories
 
-    def plot(self, kind: str = "history", ax: Any = None) -> Any:
+    def plot(self, kind: str = "history", ax: Axes | None = None) -> Any:
         """Draw a plot on a Matplotlib axis, and return the axis.
 
         Parameters

@@ -6,27 +6,36 @@ import copy
 import html
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import Any, TypedDict, Unpack
 
 import polars as pl
 
 from rayline.core.arguments import known_arguments
+from rayline.core.data_types import Column, Data, Features, Labels, MetricLike, PosLabel
 from rayline.core.errors import ParameterError, RaylineError, TrainingError, at, first_line
+from rayline.data.split.splitters import FoldsLike
 from rayline.inference.model import Model
 from rayline.inference.pipeline import InferencePipeline, Preprocessor
+from rayline.postprocess.base import PostprocessingStage
 from rayline.train import progress
+from rayline.train.callbacks import Callback
 from rayline.train.trainer import Trainer
 from rayline.tune import tables
 from rayline.tune.analysis import Analysis
 from rayline.tune.options import SearchOptions, SearchRequest
 from rayline.tune.run import Search, checked
+from rayline.tune.search import SchedulerLike, SearchLike
 from rayline.tune.trial_record import mean, standard_error
 from rayline.tune.tune_data import DATA_ARGUMENTS, TuneData, merge_data_config
 
 COMPARE = "tune.compare"
+
+RESOURCES = ("use_gpu", "resources_per_trial")
+"""The keywords that replace resources of the trainer."""
 
 Candidate = Trainer | tuple[Trainer, Mapping[str, Any]] | tuple[Trainer, Mapping[str, Any], Preprocessor | None]
 
@@ -151,13 +160,52 @@ class Comparison:
         return f"<p><b>Comparison</b> by {html.escape(self._by)}: {html.escape(text)}</p>{tables.as_html(self.leaderboard)}"
 
 
+class SearchKeywords(TypedDict, total=False):
+    """The keywords of `run` that `compare` takes too."""
+
+    metric: MetricLike | Sequence[MetricLike] | None
+    mode: str | Sequence[str | None] | None
+    preprocessor: Preprocessor | None
+    train_dataset: Data | None
+    test_dataset: Data | None
+    target_columns: Sequence[str] | str | None
+    X: Features | None
+    y: Labels | None
+    X_test: Features | None
+    y_test: Labels | None
+    sample_weight: Column | None
+    group: Column | None
+    event: Column | None
+    cv: FoldsLike | None
+    groups: str | None
+    stratify: str | bool | None
+    time: str | None
+    pos_label: PosLabel | None
+    seed: int | None
+    max_concurrent: int | None
+    use_gpu: bool | None
+    resources_per_trial: Mapping[str, float] | None
+    time_budget_s: float | None
+    search: SearchLike | None
+    scheduler: SchedulerLike | None
+    name: str | None
+    resume: bool
+    callbacks: Sequence[Callback]
+    verbose: bool | None
+    on_interrupt: str
+    run_on: str | None
+    timeout_s: float | None
+    storage_path: str | Path | None
+    postprocess: Sequence[PostprocessingStage] | None
+
+
 @at(COMPARE)
 def compare(
     candidates: Mapping[str, Candidate],
     data_config: Mapping[str, Any] | None = None,
     *,
     num_samples: int | None = None,
-    **options: Any,
+    **options: Unpack[SearchKeywords],
 ) -> Comparison:
     """Tune several trainers on the same folds, and rank them.
 
@@ -203,12 +251,13 @@ def compare(
     if not isinstance(candidates, Mapping) or not candidates:
         raise ParameterError.value("candidates", "a dict of names to trainers and their spaces", candidates)
     searching = [field.name for field in fields(SearchOptions)]
-    unknown = set(options) - {*searching, *DATA_ARGUMENTS}
+    known = [*searching, *RESOURCES, *DATA_ARGUMENTS]
+    unknown = set(options) - {*known}
     if unknown:
-        raise ParameterError.unknown(unknown, [*searching, *DATA_ARGUMENTS])
+        raise ParameterError.unknown(unknown, known)
     data = merge_data_config(data_config, **{n: v for n, v in options.items() if n in DATA_ARGUMENTS})
-    options = {name: value for name, value in options.items() if name not in DATA_ARGUMENTS}
-    searches = _checked(candidates, data, num_samples, options)
+    others = {name: value for name, value in options.items() if name not in DATA_ARGUMENTS}
+    searches = _checked(candidates, data, num_samples, others)
     analyses: dict[str, Analysis] = {}
     errors: dict[str, str] = {}
     for name, search in searches.items():
@@ -237,7 +286,8 @@ def _checked(
     material: TuneData | None = None
     for name, candidate in candidates.items():
         trainer, space, pipeline = _candidate(name, candidate, data_config)
-        search_options = dict(options, num_samples=num_samples if space else 1)
+        search_options = {**options, "num_samples": num_samples if space else 1}
+        trainer = trainer.with_resources(*(search_options.pop(resource, None) for resource in RESOURCES))
         if options.get("name") is not None:
             search_options["name"] = f"{options['name']} {name}"
         for kind in ("search", "scheduler"):

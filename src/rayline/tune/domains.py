@@ -12,11 +12,12 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 
-from rayline.core.errors import ParameterError
+from rayline.core.errors import ParameterError, at
 
 
 class Domain(ABC):
@@ -50,6 +51,8 @@ class NumberDomain(Domain):
     q: float | None = None
 
     def __post_init__(self) -> None:
+        with at(f"tune.{self._name}"):
+            self._check_ends()
         if self.is_log and not self.lower > 0:
             raise ParameterError(
                 f"{self._name}: the lower end is {self.lower!r}.",
@@ -57,12 +60,35 @@ class NumberDomain(Domain):
                 "give the value itself, not its logarithm.",
             )
 
+    def _check_ends(self) -> None:
+        kind, noun = (Integral, "an integer") if self.is_integer else (Real, "a finite number")
+        ends: dict[str, Any] = {"lower": self.lower, "upper": self.upper}
+        for name, value in ends.items():
+            if not _is_finite(value, kind):
+                raise ParameterError.value(name, noun, value)
+        step: Any = 1 if self.q is None else self.q
+        if not _is_finite(step) or step <= 0:
+            raise ParameterError.value("q", "a number above 0", step)
+        if self.q is None and (self.lower > self.upper or (self.is_integer and self.lower == self.upper)):
+            raise ParameterError.value("upper", f"a number above lower={self.lower!r}", self.upper)
+        low, high = (self.lower, self.upper) if self.q is None else self._steps
+        if low > high:
+            raise ParameterError.here(
+                f"no multiple of {self.q} lies between {self.lower} and {self.upper}.",
+                "Expected at least one.",
+                "change q, or the ends.",
+            )
+
+    @property
+    def _steps(self) -> tuple[float, float]:
+        """The smallest and the largest multiple of q, counted in steps of q."""
+        assert self.q is not None
+        return _on_grid(self.lower, self.q, math.ceil), _on_grid(self.upper, self.q, math.floor)
+
     def sample(self, random: np.random.Generator, config: Any = None) -> Any:
         if self.q is None:
             return self._drawn(random, self.lower, self.upper)
-        low, high = _on_grid(self.lower, self.q, math.ceil), _on_grid(self.upper, self.q, math.floor)
-        if high < low:
-            raise ValueError(f"no multiple of {self.q} lies between {self.lower} and {self.upper}")
+        low, high = self._steps
         if self.is_integer:
             return int(self._drawn(random, low, high + (self.q != 1)) * self.q)
         return float(round(self._drawn(random, low * self.q, high * self.q) / self.q) * self.q)
@@ -98,8 +124,12 @@ class NormalDomain(Domain):
     q: float | None = None
 
     def __post_init__(self) -> None:
+        numbers: dict[str, Any] = {"mean": self.mean, "sd": self.sd, "q": 1.0 if self.q is None else self.q}
+        for name, value in numbers.items():
+            if not _is_finite(value):
+                raise ParameterError.value(name, "a finite number", value, where="tune.randn")
         if not self.sd > 0:
-            raise ParameterError.value("sd", "a number above 0", self.sd, where="randn")
+            raise ParameterError.value("sd", "a number above 0", self.sd, where="tune.randn")
 
     def sample(self, random: np.random.Generator, config: Any = None) -> Any:
         value = float(random.normal(self.mean, self.sd))
@@ -176,6 +206,17 @@ def _on_grid(bound: float, q: float, rounded: Callable[[float], float]) -> float
     return round(steps) if math.isclose(steps, round(steps)) else rounded(steps)
 
 
+def _is_finite(value: Any, kind: type = Real) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)  # type: ignore[arg-type]
+
+
+def _values(function: str, name: str, given: Any) -> list[Any]:
+    values = list(given) if isinstance(given, Iterable) and not isinstance(given, (str, bytes)) else []
+    if not values:
+        raise ParameterError.value(name, "a list of at least one value", given, where=f"tune.{function}")
+    return values
+
+
 # -- as a user writes them ---------------------------------------------------------------------------------------------
 
 
@@ -191,6 +232,11 @@ def uniform(lower: float, upper: float) -> Domain:
     -------
     Domain
         A float for each trial.
+
+    Raises
+    ------
+    ParameterError
+        When an end is no finite number, or `lower` is above `upper`.
 
     Examples
     --------
@@ -215,6 +261,11 @@ def quniform(lower: float, upper: float, q: float) -> Domain:
     -------
     Domain
         A float for each trial, the nearest multiple of `q`.
+
+    Raises
+    ------
+    ParameterError
+        When an end is no finite number, `q` is not above 0, or no multiple of it lies between them.
 
     Examples
     --------
@@ -294,6 +345,11 @@ def randint(lower: int, upper: int) -> Domain:
     Domain
         An int for each trial.
 
+    Raises
+    ------
+    ParameterError
+        Unless the ends are integers and `lower` is below `upper`.
+
     Examples
     --------
     >>> from rayline import tune
@@ -317,6 +373,11 @@ def qrandint(lower: int, upper: int, q: int = 1) -> Domain:
     -------
     Domain
         An int for each trial.
+
+    Raises
+    ------
+    ParameterError
+        Unless the ends are integers, `q` is above 0, and a multiple of it lies between them.
 
     Examples
     --------
@@ -452,13 +513,18 @@ def choice(categories: Iterable[Any]) -> Domain:
     Domain
         One of the values for each trial, the object itself.
 
+    Raises
+    ------
+    ParameterError
+        When there are no values.
+
     Examples
     --------
     >>> from rayline import tune
     >>> tune.choice(["mean", "median"])
     choice(['mean', 'median'])
     """
-    return ChoiceDomain(list(categories))
+    return ChoiceDomain(_values("choice", "categories", categories))
 
 
 def sample_from(func: Callable[..., Any]) -> Domain:
@@ -474,6 +540,11 @@ def sample_from(func: Callable[..., Any]) -> Domain:
     Domain
         Computed for each trial, after the parameters that it reads.
 
+    Raises
+    ------
+    ParameterError
+        When `func` cannot be called.
+
     Examples
     --------
     >>> from rayline import tune
@@ -481,6 +552,8 @@ def sample_from(func: Callable[..., Any]) -> Domain:
     >>> space["half"].is_function
     True
     """
+    if not callable(func):
+        raise ParameterError.value("func", "a function", func, where="tune.sample_from")
     return FunctionDomain(func)
 
 
@@ -497,13 +570,18 @@ def grid_search(values: Iterable[Any]) -> dict[str, list[Any]]:
     dict
         With the key "grid_search", as Ray Tune writes it.
 
+    Raises
+    ------
+    ParameterError
+        When there are no values.
+
     Examples
     --------
     >>> from rayline import tune
     >>> tune.grid_search([1, 2])
     {'grid_search': [1, 2]}
     """
-    return {"grid_search": list(values)}
+    return {"grid_search": _values("grid_search", "values", values)}
 
 
 # -- from and to Ray Tune ----------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
+from rayline.core.data_types import Axes
 from rayline.core.design import COLORS, QUIET
 from rayline.core.errors import ParameterError, at
 from rayline.evaluate import metrics
@@ -27,7 +28,7 @@ WIDE = 10.0
 
 
 @at("Analysis.plot")
-def plot(kind: str, trials: Sequence[Trial], *, metric: str, mode: str, ax: Any = None) -> Any:
+def plot(kind: str, trials: Sequence[Trial], *, metric: str, mode: str, ax: Axes | None = None) -> Any:
     """Draw a plot of these trials (see `Analysis.plot`)."""
     if kind not in KINDS:
         raise ParameterError.unknown([kind], KINDS, where="Analysis.plot: kind")

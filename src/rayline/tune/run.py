@@ -11,7 +11,9 @@ from time import perf_counter
 from typing import Any
 
 from rayline.core.arguments import known_arguments
+from rayline.core.data_types import Column, Data, Features, Labels, MetricLike, PosLabel
 from rayline.core.errors import TrainingError, at, counted
+from rayline.data.split.splitters import FoldsLike
 from rayline.inference.pipeline import Preprocessor
 from rayline.postprocess.base import PostprocessingStage
 from rayline.train import progress
@@ -28,6 +30,7 @@ from rayline.tune.pbt.runner import PopulationRun
 from rayline.tune.prepare import PreparedSearch, prepare
 from rayline.tune.process_executor import ProcessExecutor
 from rayline.tune.result_store import ResultStore
+from rayline.tune.search import SchedulerLike, SearchLike
 from rayline.tune.suggestions import Suggester
 from rayline.tune.trial_log import TrialLog
 from rayline.tune.trial_record import Status, Trial
@@ -40,33 +43,33 @@ def run(
     trainer: Trainer,
     data_config: Mapping[str, Any] | None = None,
     config: Mapping[str, Any] | None = None,
-    metric: Any = None,
+    metric: MetricLike | Sequence[MetricLike] | None = None,
     mode: str | Sequence[str | None] | None = None,
     num_samples: int | None = None,
     *,
     preprocessor: Preprocessor | None = None,
-    train_dataset: Any = None,
-    test_dataset: Any = None,
+    train_dataset: Data | None = None,
+    test_dataset: Data | None = None,
     target_columns: Sequence[str] | str | None = None,
-    X: Any = None,  # noqa: N803  # the field's name for it
-    y: Any = None,
-    X_test: Any = None,  # noqa: N803
-    y_test: Any = None,
-    sample_weight: Any = None,
-    group: Any = None,
-    event: Any = None,
-    cv: Any = None,
+    X: Features | None = None,  # noqa: N803  # the field's name for it
+    y: Labels | None = None,
+    X_test: Features | None = None,  # noqa: N803
+    y_test: Labels | None = None,
+    sample_weight: Column | None = None,
+    group: Column | None = None,
+    event: Column | None = None,
+    cv: FoldsLike | None = None,
     groups: str | None = None,
     stratify: str | bool | None = None,
     time: str | None = None,
-    pos_label: Any = None,
+    pos_label: PosLabel | None = None,
     seed: int | None = 0,
     max_concurrent: int | None = None,
     use_gpu: bool | None = None,
     resources_per_trial: Mapping[str, float] | None = None,
     time_budget_s: float | None = None,
-    search: Any = None,
-    scheduler: Any = None,
+    search: SearchLike | None = None,
+    scheduler: SchedulerLike | None = None,
     name: str | None = None,
     resume: bool = False,
     callbacks: Sequence[Callback] = (),

@@ -7,13 +7,34 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 from rayline.core.errors import ParameterError
 from rayline.tune import fold_racing, space
 from rayline.tune.fold_racing import FoldRacingScheduler
 from rayline.tune.pbt.population import Population
 from rayline.tune.suggestions import DrawnSuggester, Suggester
+
+
+class RaySearcher(Protocol):
+    """A searcher of Ray Tune, described by a member: importing Ray Tune takes longer than many searches."""
+
+    @property
+    def on_trial_complete(self) -> Any: ...
+
+
+class RayScheduler(Protocol):
+    """A scheduler of Ray Tune."""
+
+    @property
+    def choose_trial_to_run(self) -> Any: ...
+
+
+SearchLike: TypeAlias = str | RaySearcher
+"""A name of SEARCHERS, or a searcher of Ray Tune."""
+
+SchedulerLike: TypeAlias = str | Population | RayScheduler
+"""A name of SCHEDULERS, a population, or a scheduler of Ray Tune."""
 
 SEARCHERS = ("random", "optuna")
 RACES = {"asha": fold_racing.asha, "hyperband": fold_racing.hyperband, "median": fold_racing.median}

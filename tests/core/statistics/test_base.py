@@ -1,4 +1,8 @@
-"""The laws of statistics (base, moments, row_counts): identity, associativity, commutativity, any split of the rows; and what push-through gives."""
+"""The laws of statistics (base, moments, row_counts): identity, associativity, commutativity, any split of the rows; and what push-through gives.
+
+Covers `core.statistics.counts`, `core.statistics.moments`, `core.statistics.quantiles` and `core.statistics.row_counts`
+too.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The sketch of frequent values: its laws, its bounds, and the stages that live with it."""
+"""The sketch of frequent values: its laws, its bounds, and the stages that live with it.
+
+Covers `core.statistics.row_sample` too.
+"""
 
 from __future__ import annotations
 

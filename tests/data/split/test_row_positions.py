@@ -1,4 +1,7 @@
-"""scikit-learn's splitters as `cv`: the folds that scikit-learn itself makes, everywhere that folds are made."""
+"""scikit-learn's splitters as `cv`: the folds that scikit-learn itself makes, everywhere that folds are made.
+
+Covers `data.split.fold_rows` too.
+"""
 
 from __future__ import annotations
 
@@ -107,7 +110,8 @@ def test_wrong_indices_are_refused() -> None:
         prepared(sk.GroupKFold(3))
     with pytest.raises(rl.ParameterError, match="time"):
         chosen_splitter(sk.KFold(3), time="x")
-    for wrong in ("5", 1, True, {5}, object(), []):
+    different: list[Any] = ["5", 1, True, {5}, object(), []]
+    for wrong in different:
         with pytest.raises(rl.ParameterError):
             chosen_splitter(wrong)
 

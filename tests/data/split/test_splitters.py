@@ -1,4 +1,7 @@
-"""Splitters: each row held out as often as it should be, balanced, the same whatever the blocks, in process and on Ray."""
+"""Splitters: each row held out as often as it should be, balanced, the same whatever the blocks, in process and on Ray.
+
+Covers `data.split.base`, `data.split.fold_assignment` and `data.split.fold_cells` too.
+"""
 
 from __future__ import annotations
 
@@ -290,7 +293,8 @@ def test_no_rows() -> None:
 def test_cv_arguments() -> None:
     assert splitter(5) == KFold(5)
     assert splitter(Bootstrap(3)) == Bootstrap(3)
-    for wrong in (1, 0, True, 2.5, "5", None):
+    different: list[Any] = [1, 0, True, 2.5, "5", None]
+    for wrong in different:
         with at("tune.run"), pytest.raises(ParameterError, match=r"tune\.run: cv"):
             splitter(wrong)
 

@@ -1,4 +1,7 @@
-"""train_test_split: exact sizes, the same rows whatever the library, the order and the blocks, the same type out."""
+"""train_test_split: exact sizes, the same rows whatever the library, the order and the blocks, the same type out.
+
+Covers `data.split.duplicate_rows`, `data.split.holdout` and `data.split.thresholds` too.
+"""
 
 from __future__ import annotations
 
@@ -301,7 +304,7 @@ def test_one_group_or_one_moment() -> None:
 
 def test_what_is_no_table() -> None:
     with pytest.raises(SchemaError, match="not a table"):
-        data.train_test_split([1, 2, 3])
+        data.train_test_split([1, 2, 3])  # type: ignore[type-var]
 
 
 # -- on Ray ----------------------------------------------------------------------------------------------------------------

@@ -1,4 +1,7 @@
-"""The files of a PyTorch module and of an RLlib policy, verified without either library."""
+"""The files of a PyTorch module and of an RLlib policy, verified without either library.
+
+Covers `frameworks.verify.module_size` and `frameworks.verify.policy` too.
+"""
 
 from __future__ import annotations
 

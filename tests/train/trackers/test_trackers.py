@@ -1,4 +1,7 @@
-"""Trackers: what they write is read back with the tools that it is written for."""
+"""Trackers: what they write is read back with the tools that it is written for.
+
+Covers `train.trackers.base`, `train.trackers.mlflow`, `train.trackers.tensorboard` and `train.trackers.wandb` too.
+"""
 
 from __future__ import annotations
 

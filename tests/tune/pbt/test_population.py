@@ -1,4 +1,7 @@
-"""Population based training: who follows whom, what changes, and that the schedule found is what a fit repeats."""
+"""Population based training: who follows whom, what changes, and that the schedule found is what a fit repeats.
+
+Covers `tune.pbt.runner` too.
+"""
 
 from __future__ import annotations
 

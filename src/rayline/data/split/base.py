@@ -11,6 +11,7 @@ import polars as pl
 
 from rayline.core import registry
 from rayline.core.arguments import integer
+from rayline.core.data_types import DataT
 from rayline.core.engine import Engine
 from rayline.core.errors import ParameterError, SchemaError, at
 from rayline.core.representation import representation
@@ -88,7 +89,7 @@ class Splitter(ABC):
             When a column is missing or of a wrong type.
         """
 
-    def split(self, data: Any, *, target_columns: Sequence[str] | str = ()) -> Iterator[tuple[Any, Any]]:
+    def split(self, data: DataT, *, target_columns: Sequence[str] | str = ()) -> Iterator[tuple[DataT, DataT]]:
         """Yield the training and held-out rows of each fold.
 
         Parameters

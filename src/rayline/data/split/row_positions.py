@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Protocol, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,16 @@ from rayline.data.split.fold_assignment import FoldAssignment
 from rayline.data.split.fold_cells import FoldCells
 
 Positions = npt.NDArray[np.int64]
+
+
+class _Splits(Protocol):
+    """A splitter of scikit-learn, or one that is written like it."""
+
+    def split(self, X: Any, y: Any = ..., groups: Any = ...) -> Any: ...  # noqa: N803  # the field's name for it
+
+
+SklearnSplitter: TypeAlias = "_Splits | Iterable[tuple[Any, Any]]"
+"""A splitter of scikit-learn, or pairs of the positions of training and held-out rows."""
 
 OURS = {
     "StratifiedKFold": "StratifiedKFold({n})",

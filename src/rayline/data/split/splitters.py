@@ -8,11 +8,11 @@ each other (see `data.split.duplicate_rows`): some are held out and others not, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from math import exp
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias, cast
 
 import numpy as np
 
@@ -33,7 +33,7 @@ from rayline.data.split.duplicate_rows import SaltedKey
 from rayline.data.split.fold_assignment import ThresholdAssignment, content_keys
 from rayline.data.split.fold_cells import FoldCells
 from rayline.data.split.row_hash import BITS, RowHash
-from rayline.data.split.row_positions import PositionSplitter
+from rayline.data.split.row_positions import PositionSplitter, SklearnSplitter
 from rayline.data.split.thresholds import KeyDivision, Sizes
 
 
@@ -320,14 +320,18 @@ class Bootstrap(Splitter):
         return tuple(Folds(ThresholdAssignment(key, None, cuts), (FoldCells(drawn, (0,)),)) for key in keys)
 
 
-def splitter(cv: Any) -> Splitter:
+FoldsLike: TypeAlias = "int | Splitter | SklearnSplitter"
+"""What `cv=` takes: a number of folds, a splitter of ours or of scikit-learn, or pairs of positions."""
+
+
+def splitter(cv: FoldsLike) -> Splitter:
     """What a `cv=` argument means: a number of folds, or a splitter, also one of scikit-learn's. Raises ParameterError on anything else."""
     if isinstance(cv, Splitter):
         return cv
     if isinstance(cv, (int, np.integer)) and not isinstance(cv, bool) and cv >= 2:
         return KFold(int(cv))
     if PositionSplitter.takes(cv) and (not isinstance(cv, Sized) or len(cv)):
-        return PositionSplitter(cv if hasattr(cv, "split") else list(cv))
+        return PositionSplitter(cv if hasattr(cv, "split") else list(cast(Iterable[Any], cv)))
     raise ParameterError.value(
         "cv",
         "a number of folds of at least 2, or a splitter such as rayline.data.KFold(5) or one of scikit-learn's",
@@ -336,7 +340,7 @@ def splitter(cv: Any) -> Splitter:
 
 
 def chosen_splitter(
-    cv: Any, *, groups: Any = None, stratify: Any = None, time: Any = None, ranked: str | None = None
+    cv: FoldsLike, *, groups: Any = None, stratify: Any = None, time: Any = None, ranked: str | None = None
 ) -> Splitter:
     """Return the splitter that `cv` and one of `groups`, `stratify` and `time` stand for.
 

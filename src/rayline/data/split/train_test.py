@@ -10,6 +10,7 @@ import polars as pl
 from rayline.compat.ray import dataset_with_own_settings
 from rayline.core import registry
 from rayline.core.arguments import known_arguments
+from rayline.core.data_types import DataT
 from rayline.core.errors import DataError, ParameterError, at, counted
 from rayline.core.schema import refuse_empty
 from rayline.data.split.fold_rows import take
@@ -25,7 +26,7 @@ class _Split(Holdout):
 @known_arguments
 @at(WHERE)
 def train_test_split(
-    ds: Any,
+    ds: DataT,
     percentage: float = 0.2,
     shuffle: bool = True,
     seed: int = 0,
@@ -35,7 +36,7 @@ def train_test_split(
     groups: str | None = None,
     time: str | None = None,
     **others: Any,
-) -> tuple[Any, Any]:
+) -> tuple[DataT, DataT]:
     """Split rows into a training set and a test set, in the type of the input.
 
     The side of a row is decided by its values and the seed, not by its place: the same rows give the same two sets in
