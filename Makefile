@@ -6,6 +6,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet install 
 PYTEST := $(BIN)/python -m pytest -q --durations=10
 # Files in two processes; tests on Ray have one process and one Ray.
 IN_TWO := -n 2 --dist loadfile
+# Slow tests that fail are run once more, and must pass then: they kill processes and wait for others. 5 is pytest's word for no tests.
+twice = $(1) || case $$? in 1) $(1) --last-failed ;; 5) ;; *) false ;; esac
 
 .PHONY: help quickstart test test-fast test-ray test-ray-range test-slow test-frameworks test-contracts test-gpu test-all horovod lint package docs migration release bench clean
 
@@ -53,14 +55,14 @@ test-ray-range: $(VENV)/.test  ## the tests on Ray with the other versions of Ra
 # The contracts of frameworks are not among them (make test-contracts); what needs PyTorch is skipped without it.
 SLOW := tests src/rayline
 test-slow: $(VENV)/.test  ## tests that take longer (SLOW="tests/tune tests/serve": those of these folders)
-	$(PYTEST) $(IN_TWO) -m "slow and not ray" $(SLOW) || test $$? = 5  # 5: there are none
-	$(PYTEST) -m "slow and ray" -k "not contract" $(SLOW) || test $$? = 5
+	$(call twice,$(PYTEST) -n 2 -m "slow and not ray" -k "not contract" $(SLOW))
+	$(call twice,$(PYTEST) -m "slow and ray" -k "not contract" $(SLOW))
 
 # The files in which test-fast and test-ray skip tests without PyTorch, Lightning, Transformers, RLlib, MLflow and ONNX.
 WITH_FRAMEWORKS := $(wildcard tests/frameworks/test_torch*.py tests/test_onnx*.py) tests/frameworks/test_huggingface.py \
   tests/frameworks/test_rllib.py tests/frameworks/verify/test_tensors.py tests/inference/test_golden.py tests/core/test_target.py \
   tests/testing/test_tasks.py tests/train/trackers/test_trackers.py tests/train/test_trainers.py tests/train/test_counts.py \
-  tests/train/test_quantiles.py tests/train/test_measured_on_workers.py tests/train/test_training_phases.py \
+  tests/train/test_quantiles.py tests/train/test_training_phases.py \
   tests/test_compat.py tests/test_device.py tests/test_docs.py tests/test_mlflow.py
 test-frameworks: $(VENV)/.everything  ## what the tests of every day skip without every framework
 	$(PYTEST) $(IN_TWO) -m "not ray and not slow" $(WITH_FRAMEWORKS)
@@ -68,7 +70,8 @@ test-frameworks: $(VENV)/.everything  ## what the tests of every day skip withou
 
 # That of Horovod is run by make horovod.
 test-contracts: $(VENV)/.everything  ## the contract of every framework, on Ray too
-	$(PYTEST) -m "slow and ray" -k "contract and not horovod" tests/frameworks tests/testing
+	$(call twice,$(PYTEST) -n 2 -m "slow and not ray" -k "contract and not horovod" tests/frameworks tests/testing)
+	$(call twice,$(PYTEST) -m "slow and ray" -k "contract and not horovod" tests/frameworks tests/testing)
 
 # The frameworks must be builds for GPUs: pip install torch xgboost into $(VENV), in place of xgboost-cpu.
 test-gpu: $(VENV)/.test  ## tests on a real GPU; without one they are skipped, with a word

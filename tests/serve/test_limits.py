@@ -369,8 +369,7 @@ def test_the_first_call_of_a_slow_model_keeps_nobody_waiting(make_client: Any) -
 
 
 def test_golden_rows_tell_how_long_a_call_takes(make_client: Any, pipeline: InferencePipeline) -> None:
-    usual_s = make_client(pipeline).app._batcher._usual_s
-    assert 0 < usual_s < 0.5
+    assert make_client(pipeline).app._batcher._usual_s > 0
     assert make_client(odd()).app._batcher._usual_s is None
 
 

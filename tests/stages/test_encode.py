@@ -218,8 +218,8 @@ def test_a_label_that_is_no_class_is_refused_by_a_parameter_that_exists() -> Non
 
 
 def test_a_table_that_would_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rayline.stages.encode.MANY_COLUMNS", 10)
-    monkeypatch.setattr("rayline.stages.encode.MOST_CELLS", 1000)
+    monkeypatch.setattr("rayline.stages.encode.MAX_COLUMNS", 10)
+    monkeypatch.setattr("rayline.stages.encode.MAX_CELLS", 1000)
     table = pl.DataFrame({"c": [str(i) for i in range(40)]})
     with pytest.raises(DataError, match=r"column 'c' has 40 categories(.|\n)*40 rows × 40 columns(.|\n)*FeatureHasher"):
         Preprocessor([("hot", OneHotEncoder())]).fit(table)

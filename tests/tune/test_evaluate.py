@@ -249,15 +249,10 @@ def test_cells_are_no_feature(table: pl.DataFrame) -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.parametrize("framework", ["xgboost", "torch"])
 def test_workers_that_train_again_give_what_new_ones_give(
-    table: pl.DataFrame, framework: str, monkeypatch: Any, ray_session: Any
+    table: pl.DataFrame, monkeypatch: Any, ray_session: Any
 ) -> None:
-    if framework == "xgboost":
-        trainer: Any = train.XGBoostTrainer({}, num_boost_round=3, num_workers=2, seed=1)
-    else:
-        pytest.importorskip("torch")
-        trainer = train.TorchTrainer("MLP", max_epochs=2, num_workers=2, seed=1)
+    trainer = train.XGBoostTrainer({}, num_boost_round=3, num_workers=2, seed=1)
     made = prepared(table.select("z", "weight", "late"), None, trainer=trainer, cv=2)
     started: list[int] = []
     begin = WorkerGroup.__init__

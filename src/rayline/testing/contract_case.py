@@ -99,6 +99,7 @@ class FrameworkCase:
 
     fits: dict[str, Any] = field(default_factory=dict)
     backend: Backend = "actors"  # what starts the workers
+    is_first: bool = True  # of the tasks: on it is tried in full what the target plays no part in
 
     @property
     def adapter(self) -> Framework:

@@ -108,7 +108,7 @@ def test_wrong_populations_are_refused(options: Any, message: str) -> None:
         (train.Trainer("descent"), {"rate": 0.1}, {}, "config searches none"),
         (train.Trainer("descent"), {"steps": tune.randint(3, 9)}, {}, "the same number of iterations"),
         (train.Trainer("descent"), {"rate": tune.sample_from(lambda c: 0.1)}, {}, "is a function"),
-        (train.Trainer("descent"), {"rate": tune.uniform(0.1, 1)}, {"search": "optuna"}, "a search of its own"),
+        (train.Trainer("descent"), {"rate": tune.uniform(0.1, 1)}, {"search": "optuna"}, "combined with a searcher"),
     ],
 )
 def test_what_cannot_be_is_refused_before_ray_starts(
