@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import re
 import subprocess
@@ -105,3 +106,30 @@ def test_decisions() -> None:
 def test_targets_of_make() -> None:
     targets = set(re.findall(r"^([a-z][\w-]*):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     assert [f"{where}: make {name}" for where, _, name in cited(TARGET) if name not in targets] == []
+
+
+def patched() -> Iterator[tuple[str, str]]:
+    """The attributes of Rayline's modules and classes that tests replace by `monkeypatch.setattr(owner, "name", …)`."""
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        known: dict[str, str] = {}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("rayline"):
+                known |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+            elif isinstance(node, ast.Import):
+                known |= {
+                    alias.asname or alias.name: alias.name for alias in node.names if alias.name.startswith("rayline")
+                }
+        for node in ast.walk(tree):
+            if not (
+                isinstance(node, ast.Call) and ast.unparse(node.func) == "monkeypatch.setattr" and len(node.args) > 2
+            ):
+                continue
+            owner, name = ast.unparse(node.args[0]), node.args[1]
+            new = any(keyword.arg == "raising" for keyword in node.keywords)
+            if owner in known and isinstance(name, ast.Constant) and not new:
+                yield f"{path.relative_to(ROOT)}:{node.lineno}", f"{known[owner]}.{name.value}"
+
+
+def test_patched_names() -> None:
+    assert [f"{where}: {name}" for where, name in patched() if not resolves(name)] == []

@@ -24,11 +24,12 @@ MODULES = (
     "rayline.train",
     "rayline.tune",
     "rayline.serve",
+    "rayline.testing",
 )
 OTHERS = {
     "rayline.onnx": ["to_onnx"],
     "rayline.mlflow": ["log_model", "load_model"],
-    "rayline.testing": ["check_stage", "check_framework"],
+    "rayline.sklearn": ["RaylineClassifier", "RaylineRegressor", "RaylineTransformer"],
 }
 
 SECTIONS = ("Parameters", "Attributes", "Returns", "Yields", "Raises", "Notes", "References", "Examples")

@@ -76,7 +76,20 @@ class _Estimator(_Tables):
     def set_params(self, **params: Any) -> Self:
         """Set parameters: `trainer`, `preprocessor`, `trainer__max_depth`, `preprocessor__impute__strategy`.
 
-        Raises ParameterError on names that do not exist.
+        Parameters
+        ----------
+        params
+            New values by name.
+
+        Returns
+        -------
+        estimator
+            This object.
+
+        Raises
+        ------
+        ParameterError
+            On names that do not exist, and on values that the trainer or a stage refuses.
         """
         for name, value in params.items():
             whose, _, rest = name.partition("__")
@@ -92,7 +105,18 @@ class _Estimator(_Tables):
         return self
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Return the two parameters; nested ones are set with `trainer__…`."""
+        """Return the two parameters; nested ones are set with `trainer__…`.
+
+        Parameters
+        ----------
+        deep
+            Without effect: a trainer has no parameters of scikit-learn's kind.
+
+        Returns
+        -------
+        dict
+            `trainer` and `preprocessor`, the objects themselves.
+        """
         return {"trainer": self.trainer, "preprocessor": self.preprocessor}
 
     def _fit(self, X: Any, target: pl.Series, sample_weight: Any) -> None:  # noqa: N803
@@ -112,6 +136,13 @@ class _Estimator(_Tables):
 
 class RaylineClassifier(ClassifierMixin, _Estimator):
     """A classifier made of a trainer and a preprocessor.
+
+    Parameters
+    ----------
+    trainer
+        The trainer; it is copied, so the caller's object does not change.
+    preprocessor
+        The preprocessor, fitted anew on each training set; None for no preprocessing.
 
     Attributes
     ----------
@@ -133,7 +164,29 @@ class RaylineClassifier(ClassifierMixin, _Estimator):
     """
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:  # noqa: N803
-        """Fit the preprocessor and train. Shapes: X (n, features), y (n,), sample_weight (n,) or None."""
+        """Fit the preprocessor and train.
+
+        Parameters
+        ----------
+        X
+            A pandas or Polars table, or an array of shape (n, features); NaN and null are missing.
+        y
+            The labels, shape (n,), of any type; none may be missing.
+        sample_weight
+            Weights of shape (n,), or None.
+
+        Returns
+        -------
+        RaylineClassifier
+            This object.
+
+        Raises
+        ------
+        ValueError
+            Without `y`, and for what scikit-learn's own checks refuse.
+        RaylineError
+            As `train.fit`.
+        """
         _require_target(self, y)
         y = sklearn_check_y(y, self)
         check_classification_targets(y)
@@ -149,14 +202,50 @@ class RaylineClassifier(ClassifierMixin, _Estimator):
         return self
 
     def predict(self, X: Any) -> Array:  # noqa: N803
-        """Return the class of each row, shape (n,)."""
+        """Return the class of each row.
+
+        Parameters
+        ----------
+        X
+            As in `fit`, with the same columns, nulls too.
+
+        Returns
+        -------
+        ndarray
+            Shape (n,), in the type of `y`.
+
+        Raises
+        ------
+        NotFittedError
+            scikit-learn's, before `fit`.
+        SchemaError
+            When a column has another type.
+        """
         check_is_fitted(self)
         codes = self.pipeline_.target.codes(self.pipeline_.scores(self._table(X, reset=False).lazy()))[0]
         labels: Array = self.classes_[codes.astype(np.int64)]
         return labels
 
     def predict_proba(self, X: Any) -> Array:  # noqa: N803
-        """Return the probability of each class, shape (n, classes), in the order of `classes_`."""
+        """Return the probability of each class.
+
+        Parameters
+        ----------
+        X
+            As in `fit`, with the same columns, nulls too.
+
+        Returns
+        -------
+        ndarray
+            Shape (n, classes), in the order of `classes_`.
+
+        Raises
+        ------
+        NotFittedError
+            scikit-learn's, before `fit`.
+        ParameterError
+            For a model without probabilities.
+        """
         check_is_fitted(self)
         probabilities: Array = self.pipeline_.predict_proba(self._table(X, reset=False)).to_numpy()
         return probabilities
@@ -164,6 +253,13 @@ class RaylineClassifier(ClassifierMixin, _Estimator):
 
 class RaylineRegressor(RegressorMixin, _Estimator):
     """A regressor made of a trainer and a preprocessor.
+
+    Parameters
+    ----------
+    trainer
+        The trainer; it is copied, so the caller's object does not change.
+    preprocessor
+        The preprocessor, fitted anew on each training set; None for no preprocessing.
 
     Attributes
     ----------
@@ -182,13 +278,53 @@ class RaylineRegressor(RegressorMixin, _Estimator):
     """
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:  # noqa: N803
-        """Fit the preprocessor and train. Shapes: X (n, features), y (n,), sample_weight (n,) or None."""
+        """Fit the preprocessor and train.
+
+        Parameters
+        ----------
+        X
+            A pandas or Polars table, or an array of shape (n, features); NaN and null are missing.
+        y
+            The values, shape (n,); none may be missing.
+        sample_weight
+            Weights of shape (n,), or None.
+
+        Returns
+        -------
+        RaylineRegressor
+            This object.
+
+        Raises
+        ------
+        ValueError
+            Without `y`, and for what scikit-learn's own checks refuse.
+        RaylineError
+            As `train.fit`.
+        """
         _require_target(self, y)
         self._fit(X, pl.Series(sklearn_check_y(y, self, is_numeric=True).astype(np.float64)), sample_weight)
         return self
 
     def predict(self, X: Any) -> Array:  # noqa: N803
-        """Return the value of each row, shape (n,)."""
+        """Return the value of each row.
+
+        Parameters
+        ----------
+        X
+            As in `fit`, with the same columns, nulls too.
+
+        Returns
+        -------
+        ndarray
+            Float64, shape (n,).
+
+        Raises
+        ------
+        NotFittedError
+            scikit-learn's, before `fit`.
+        SchemaError
+            When a column has another type.
+        """
         check_is_fitted(self)
         values: Array = self.pipeline_.predict(self._table(X, reset=False))["prediction"].to_numpy()
         return values
@@ -222,22 +358,92 @@ class RaylineTransformer(TransformerMixin, _Tables):
         self.preprocessor = preprocessor
 
     def fit(self, X: Any, y: Any = None) -> Self:  # noqa: N803
-        """Fit a clone of the preprocessor; `y` is the target, for stages that use it."""
+        """Fit a clone of the preprocessor.
+
+        Parameters
+        ----------
+        X
+            A pandas or Polars table, or an array of shape (n, features); each stage says how it treats nulls.
+        y
+            The target, shape (n,), for stages that use it.
+
+        Returns
+        -------
+        RaylineTransformer
+            This object.
+
+        Raises
+        ------
+        DataError, SchemaError
+            As `Preprocessor.fit`.
+        """
         self._fit(X, y)
         return self
 
     def fit_transform(self, X: Any, y: Any = None) -> Any:  # noqa: N803
-        """Fit and return the transformed training rows, cross-fitted by stages that support it."""
+        """Fit and return the transformed training rows, cross-fitted by stages that support it.
+
+        Parameters
+        ----------
+        X, y
+            As in `fit`, nulls too.
+
+        Returns
+        -------
+        ndarray or sparse matrix
+            As `transform`, shape (n, features).
+
+        Raises
+        ------
+        DataError, SchemaError
+            As `Preprocessor.fit`.
+        """
         table = self._fit(X, y)
         return self._matrix(self.preprocessor_.transform_training(table))
 
     def transform(self, X: Any) -> Any:  # noqa: N803
-        """Return the features, shape (n, features), missing as NaN; sparse if a stage makes sparse vectors."""
+        """Return the features.
+
+        Parameters
+        ----------
+        X
+            As in `fit`, with the same columns, nulls too.
+
+        Returns
+        -------
+        ndarray or sparse matrix
+            Float64, shape (n, features), missing as NaN; sparse if a stage makes sparse vectors.
+
+        Raises
+        ------
+        NotFittedError
+            scikit-learn's, before `fit`.
+        SchemaError, DataError
+            As `Preprocessor.transform`.
+        """
         check_is_fitted(self)
         return self._matrix(self.preprocessor_.transform(self._table(X, reset=False)))
 
     def inverse_transform(self, X: Any) -> pl.DataFrame:  # noqa: N803
-        """Return the table before `transform`. Raises ParameterError when a stage has no inverse."""
+        """Return the table before `transform`.
+
+        Parameters
+        ----------
+        X
+            What `transform` returned, shape (n, features), or a Polars table with its columns; NaN is missing.
+
+        Returns
+        -------
+        polars.DataFrame
+            A row for each row, with the columns of `fit`.
+
+        Raises
+        ------
+        NotFittedError
+            scikit-learn's, before `fit`.
+        ParameterError
+            When a stage has no inverse.
+        """
         check_is_fitted(self)
         names = list(self.preprocessor_.output_schema)
         table = X if isinstance(X, pl.DataFrame) else pl.DataFrame(np.asarray(X, dtype=np.float64), schema=names)
@@ -246,7 +452,23 @@ class RaylineTransformer(TransformerMixin, _Tables):
         return inverted
 
     def get_feature_names_out(self, input_features: Any = None) -> Array:
-        """Return the names of the features; for vector columns those of their elements."""
+        """Return the names of the features; for vector columns those of their elements.
+
+        Parameters
+        ----------
+        input_features
+            Without effect: the names are those of `fit`.
+
+        Returns
+        -------
+        ndarray
+            Strings, shape (features,).
+
+        Raises
+        ------
+        NotFittedError
+            scikit-learn's, before `fit`.
+        """
         check_is_fitted(self)
         return np.array(self.preprocessor_.feature_names_out, dtype=object)
 

@@ -44,19 +44,19 @@ def named_law(who: object, law: str, task: str = "") -> Iterator[None]:
 
 
 def training_table(n: int = 400, seed: int = 0) -> pl.DataFrame:
-    """Features of every usual kind, some missing, with targets of every task that they explain well.
+    """Return features of every usual kind, some missing, with targets of every task that they explain well.
 
     Parameters
     ----------
     n
         The number of rows.
     seed
-        Of the random numbers; the same seed gives the same rows.
+        The same seed gives the same table.
 
     Returns
     -------
     polars.DataFrame
-        The table.
+        One row for each example; only `noise` has nulls.
 
     Examples
     --------

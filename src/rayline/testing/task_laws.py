@@ -62,14 +62,14 @@ def task_table(n: int = 400, seed: int = 0) -> pl.DataFrame:
     Parameters
     ----------
     n
-        The number of rows.
+        The number of rows, a multiple of 8.
     seed
-        Of the random numbers; the same seed gives the same rows.
+        The same seed gives the same table.
 
     Returns
     -------
     polars.DataFrame
-        The table.
+        One row for each example, without nulls.
 
     Examples
     --------
