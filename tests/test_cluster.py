@@ -92,7 +92,7 @@ if __name__ == "__main__":
         except rl.ResourceError as error:
             assert "2 × 2 = 4 CPU; got 2 nodes with 1 CPU; 1 CPU" in str(error), error
         else:
-            raise AssertionError("nobody refused")
+            raise AssertionError("not refused")
     finally:
         ray.shutdown()
         cluster.shutdown()
@@ -200,7 +200,7 @@ if __name__ == "__main__":
         except rl.TrainingError as error:
             assert "was lost with its node" in str(error) and "max_failures=1" in str(error), error
         else:
-            raise AssertionError("nobody missed the node")
+            raise AssertionError("the loss of the node was not noticed")
     finally:
         ray.shutdown()
         cluster.shutdown()

@@ -1,4 +1,4 @@
-"""Private names of other libraries: each is there in the installed version, and what stands in for it works without it.
+"""Private names of other libraries: each is there in the installed version, and its fallback works without it.
 
 Covers `compat` too.
 """
@@ -108,7 +108,7 @@ def test_private_attributes_of_libraries_are_used_in_compat_only() -> None:
     for path in FILES:
         file = str(path.relative_to(SOURCE))
         foreign = private_names(path) - own - SUFFIXES.get(file, set())
-        assert foreign == SUBCLASSES.get(file, set()), f"{file}: private names of libraries stand in rayline.compat"
+        assert foreign == SUBCLASSES.get(file, set()), f"{file}: private names of libraries belong in rayline.compat"
         assert foreign <= registered
 
 

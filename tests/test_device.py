@@ -73,7 +73,7 @@ def test_what_use_gpu_means(machine: Any) -> None:
         device.select_device(True)
     assert "CUDA_VISIBLE_DEVICES is 'not set'" in str(error.value)
     machine("/dev/nvidia0")
-    assert device.select_device(None) == device.select_device(False) == CPU  # nobody has asked
+    assert device.select_device(None) == device.select_device(False) == CPU  # without a request
     assert device.select_device(True) == device.select_device("auto") == Device("cuda:0", is_gpu=True)
     for wrong in ("cuda", 1, 0.5):
         with pytest.raises(ParameterError, match="use_gpu has a wrong value"):

@@ -45,7 +45,7 @@ UNITS = {
 DATA = {
     "data", "rows", "ds", "train_dataset", "test_dataset", "calibration_set", "table", "frame", "row", "X", "y", "paths",
 }  # fmt: skip
-"""Parameters that rows come in through: the text says what becomes of a null in them."""
+"""Parameters that rows come in through: the text describes the handling of nulls."""
 NULLS = re.compile(r"\b(nulls?|NaN|missing|None)\b", re.IGNORECASE)
 
 SOURCE = re.compile(r"scikit-learn|pandas|NumPy|Ray Tune|winsorising|[(,]\s*(19|20)\d\d\)")
@@ -135,7 +135,7 @@ def sections(found: Any) -> dict[str, str]:
 
 
 def entries(section: str) -> dict[str, str]:
-    """What a section says of each name: names stand at the left margin, several of them with commas between."""
+    """What a section says of each name: names are at the left margin, several of them with commas between."""
     made: dict[str, str] = {}
     names: list[str] = []
     for line in section.splitlines():

@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "tune": {"core", "data", "preprocessing", "postprocess", "inference", "evaluate", "train"},
     "serve": {"core", "data", "preprocessing", "postprocess", "inference"},
 }
-"""For each package the packages of ours that it may import besides itself. Others (cli, testing, sklearn) stand above all."""
+"""For each package the packages of ours that it may import besides itself. The others (cli, testing, sklearn) may import all."""
 
 SEPARATE = {"stages", "frameworks", "engine"}
 """Packages whose files do not import one another: they are reached through the registry."""
@@ -212,7 +212,7 @@ def test_libraries_are_imported_in_their_place(module: str) -> None:
         root = name.partition(".")[0]
         assert (
             not any(part.startswith("_") and not part.startswith("__") for part in name.split(".")) or root == "rayline"
-        ), f"{module} imports {name}: private names of other libraries stand in rayline.compat"
+        ), f"{module} imports {name}: private names of other libraries belong in rayline.compat"
         if root == "ray":
             # An adapter of something that is itself made on Ray (RLlib, Lightning's strategy) is its place too.
             assert module in RAY or package(module) in ("tune", "frameworks"), f"{module} imports {name}"

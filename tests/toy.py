@@ -59,7 +59,7 @@ class Policy(dict[str, Any]):
 
 @register_framework
 class Guesser(Framework):
-    """Makes its experience itself: numbers, of which it learns to tell whether they are positive."""
+    """Generates its own data: numbers, of which it learns whether they are positive."""
 
     name = "guesser"
     fit_driver = "environment"

@@ -169,7 +169,7 @@ def show(
             str(pipeline),
             f"format {about['format_version']}, made by {made_by}",
             f"digest {artifact.digest_of(path)}",
-            f"signed by {artifact.signer_of(path) or 'nobody'}{' (trusted)' if trusted_key else ''}",
+            f"signed by {artifact.signer_of(path) or 'no key'}{' (trusted)' if trusted_key else ''}",
         ):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
         table = Table("column", "type", title="needs")

@@ -94,14 +94,14 @@ def load_model(model_uri: str, **options: Any) -> InferencePipeline:
     >>> pipeline = load_model("models:/late/1")  # doctest: +SKIP
     """
     folder = Path(mlflow.artifacts.download_artifacts(model_uri))
-    found = next(folder.rglob(FILE), None)
-    if found is None:
+    path = next(folder.rglob(FILE), None)
+    if path is None:
         raise ArtifactError(
             f"load_model: {model_uri} holds no pipeline of Rayline.",
             f"Expected a model that rayline.mlflow.log_model wrote, with the file {FILE}.",
             "load models of other libraries with mlflow.pyfunc.load_model, or use preprocessor.chain(model).",
         )
-    return load(found, **options)
+    return load(path, **options)
 
 
 def signature(pipeline: InferencePipeline) -> Any:

@@ -46,7 +46,7 @@ def to_onnx(model: ModelLike, path: str | Path | None = None) -> Any:
     Raises
     ------
     ParameterError
-        When a stage or the framework has no form in ONNX, a column has a type that ONNX does not know, the model has no
+        When a stage or the framework cannot be exported to ONNX, a column has a type that ONNX does not know, the model has no
         probabilities or predicts other labels than the likeliest classes, or the graph answers otherwise than the
         pipeline: both are asked before it is returned.
 

@@ -55,7 +55,7 @@ class OutcomeTensors:
         return tensors[0] if len(tensors) == 1 else self.graph.node("Concat", list(tensors), axis=1)
 
     def with_number(self, kind: str, tensor: str, value: Any) -> str:
-        """Return what a node makes of a tensor and a number, or one for each column."""
+        """Add a node for a tensor and a number (or a number for each column), and return its output."""
         return self.graph.node(kind, [tensor, self.graph.constant(value)])
 
     def one_minus(self, tensor: str) -> str:

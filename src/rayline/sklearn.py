@@ -66,7 +66,7 @@ class _Estimator(_Tables):
     trainer
         The trainer; it is copied, so the caller's object does not change.
     preprocessor
-        The preprocessor, fitted anew on each training set; None for no preprocessing.
+        The preprocessor, fitted again on each training set; None for no preprocessing.
     """
 
     def __init__(self, trainer: Trainer, preprocessor: Preprocessor | None = None) -> None:

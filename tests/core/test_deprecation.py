@@ -30,7 +30,7 @@ def test_a_deprecated_function_warns_and_works() -> None:
         return x
 
     try:
-        with pytest.warns(FutureWarning, match=r"goes away in 0\.3\.0; use other\(x\)"):
+        with pytest.warns(FutureWarning, match=r"will be removed in 0\.3\.0; use other\(x\)"):
             assert old(3) == 3
         assert not overdue("0.2.9")
         assert len(overdue("0.3.0")) == 1

@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, whoever writes them.
+"""Files are written atomically.
 
 Covers `core.parquet_parts` too.
 """

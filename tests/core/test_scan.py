@@ -19,7 +19,7 @@ from rayline.core import scan
 from rayline.core.errors import DataError
 from rayline.core.operations.base import Affine
 from rayline.core.scan import Scan
-from rayline.core.scan_results import merge_answers, merge_folds, statistics_of
+from rayline.core.scan_results import merge_folds, merge_results, statistics_of
 from rayline.core.statistics import counts
 from rayline.core.statistics.base import StatisticRequest
 from rayline.core.statistics.cardinality_guard import SHARE, CardinalityGate
@@ -125,7 +125,7 @@ def test_folds_are_the_merged_cells(folds: list[list[int]]) -> None:
     cells = Scan(REQUESTS, cells=by_cell).of(TABLE.lazy(), 0)  # 0: not cut into chunks
     for fold, results in zip(folds, merge_folds(cells, folds), strict=True):
         if fold:
-            assert plain(results) == plain(merge_answers([cells[cell] for cell in sorted(fold)]))
+            assert plain(results) == plain(merge_results([cells[cell] for cell in sorted(fold)]))
         else:
             assert results[EXACT[0]] == RowCount(0)
 

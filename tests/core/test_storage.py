@@ -111,7 +111,7 @@ def test_results_of_a_search(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_urls_that_cannot_be_opened(result: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")  # nobody is asked for a region
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")  # no request for a region
     for place in ("nothing-such://a/b", "s3://"):
         with pytest.raises(rl.ArtifactError, match="cannot be"):
             result.inference_pipeline.save(place)

@@ -103,7 +103,7 @@ def test_what_cannot_be_a_target() -> None:
 
 @pytest.mark.parametrize("labels", [[1.0, 2.0, 4.0], ["a", "b", "a"]])
 def test_labels_may_be_written_to(labels: list[object]) -> None:
-    """One chunk of numbers is Polars' own memory, which nobody may change."""
+    """One chunk of numbers is Polars' own memory, which must not be changed."""
     table = pl.DataFrame({"y": labels})
     assert learn(table, "y").encode(table).flags.writeable
     assert table["y"].to_list() == labels

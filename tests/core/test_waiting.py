@@ -1,4 +1,4 @@
-"""What a call waits for is said after a while, once, to whoever listens."""
+"""A call that waits reports the reason once, after a delay."""
 
 from __future__ import annotations
 

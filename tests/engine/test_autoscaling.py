@@ -50,7 +50,7 @@ def refused(call, *parts):
     except rl.ResourceError as error:
         assert all(part in str(error) for part in parts) and len(str(error).splitlines()) == 3, error
     else:
-        raise AssertionError("nobody refused")
+        raise AssertionError("not refused")
     states = [group["state"] for group in ray.util.placement_group_table().values()]
     assert set(states) <= {"REMOVED"}, states
 

@@ -24,7 +24,7 @@ PLAN = PlacementPlan(["node"] * 2, {}, 0.5, strict=False, n_threads=1)
 
 
 class PretendedGroup:
-    """A group whose runs are those of `does`, one after another; `log` has what became of all groups."""
+    """A group whose runs are those of `does`, one after another; `log` has the outcomes of all groups."""
 
     log: list[str]
     does: list[Callable[[Any], list[Any]]]

@@ -1,4 +1,4 @@
-"""Workers are kept for the next training while nobody else needs anything: the same processes, nothing held, nothing left.
+"""Workers are kept for the next training unless other work needs resources: the same processes, without resources or leftovers.
 
 Covers `engine.idle_worker` too.
 """

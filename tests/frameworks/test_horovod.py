@@ -60,7 +60,7 @@ def test_two_workers_make_the_same_steps_as_one(ray_session: Any, tmp_path: Path
     assert np.allclose(one.history["test-loss"], two.history["test-loss"], atol=1e-4)
     two.inference_pipeline.save(tmp_path / "net.rayline")
     loaded = rl.load(tmp_path / "net.rayline")
-    assert loaded.model.framework == "torch"  # whoever loads it needs no Horovod
+    assert loaded.model.framework == "torch"  # loading it needs no Horovod
     assert loaded.predict(table()).equals(two.inference_pipeline.predict(table()))
 
 

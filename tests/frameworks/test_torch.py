@@ -353,7 +353,7 @@ def test_chained_by_hand() -> None:
     preprocessor = train.Preprocessor([("scale", StandardScaler())])
     result = train.TorchTrainer(seed=1, max_epochs=2).fit(preprocessor, table, None, ["label"])
     assert preprocessor.chain(result.fitted_model).predict(table).equals(result.inference_pipeline.predict(table))
-    bare = preprocessor.chain(torch.nn.Linear(2, 1))  # a stranger: its outputs are numbers
+    bare = preprocessor.chain(torch.nn.Linear(2, 1))  # an unknown module: its outputs are numbers
     assert bare.predict(table).schema == {"prediction": pl.Float64}
 
 

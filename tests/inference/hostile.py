@@ -187,7 +187,7 @@ def members_of(pipeline: rl.InferencePipeline) -> dict[str, bytes]:
 
 
 def as_file(members: dict[str, bytes]) -> bytes:
-    """Members as one file, as a stranger would write it."""
+    """Members as one file, as an attacker would write it."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as file:
         for name, content in members.items():

@@ -129,7 +129,7 @@ def test_json_that_grows_is_refused(tmp_path: Path, members: dict[str, bytes]) -
 def test_a_path_is_text_or_a_path_and_may_be_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     toy.pipeline().save("x.rayline")
-    (tmp_path / "link").symlink_to("x.rayline")  # whoever names a link means what it leads to
+    (tmp_path / "link").symlink_to("x.rayline")  # the path of a link means its target
     first = rl.load("link").predict(toy.table())
     toy.pipeline().save(Path("x.rayline"))
     assert rl.load(Path("x.rayline")).predict(toy.table()).equals(first)

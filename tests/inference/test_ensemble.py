@@ -64,7 +64,7 @@ def test_an_ensemble_of_ensembles_is_one(members: list[InferencePipeline], tmp_p
     assert whole.predict_proba(data)["probability_yes"].to_numpy() == pytest.approx((a + 2 * b) / 3)
     with pytest.raises(ParameterError, match="behind a preprocessor"):
         combine([InferencePipeline(Preprocessor().fit(data.drop("late")), inner.model)], [1])
-    Ensemble().save(WeightedMembers([inner, *members], [1, 1, 1]), tmp_path)  # as only a stranger writes it
+    Ensemble().save(WeightedMembers([inner, *members], [1, 1, 1]), tmp_path)  # as only an attacker writes it
     with pytest.raises(ArtifactError, match="is an ensemble"):
         Ensemble().load(tmp_path)
 

@@ -1,4 +1,4 @@
-"""An artifact of every format version and kind, kept as a file: what was saved once is loaded for ever.
+"""An artifact of every format version and kind, kept as a file: what was saved once is loaded with every version.
 
 When the format changes, raise `artifact.FORMAT_VERSION` and add its files beside these, which stay:
 `python -c "from tests.inference.test_golden import make; make()"`.

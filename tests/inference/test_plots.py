@@ -38,7 +38,7 @@ def test_each_line_is_named_at_its_end() -> None:
     ElementTree.fromstring(svg)
     places = {text: float(y) for y, text in re.findall(r'y="([0-9.]+)"[^>]*>(train|test)<', svg)}
     assert abs(places["train"] - places["test"]) >= 12  # neither stands over the other
-    assert svg.count("stroke-dasharray") == 1  # told apart in grey
+    assert svg.count("stroke-dasharray") == 1  # distinguished in grey
 
 
 def test_a_histogram_has_bars() -> None:

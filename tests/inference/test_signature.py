@@ -43,7 +43,7 @@ def test_it_is_loaded_with_the_key_that_signed_it(saved: Path, tmp_path: Path) -
     expected = toy.pipeline().predict(toy.table())
     for key in (KEY.public_key(), public, tmp_path / "public.pem", str(tmp_path / "public.pem")):
         assert rl.load(saved, trusted_keys=[OTHER.public_key(), key]).predict(toy.table()).equals(expected)
-    assert rl.load(saved).predict(toy.table()).equals(expected)  # nobody asked
+    assert rl.load(saved).predict(toy.table()).equals(expected)  # no signature requested
     for key in (private, tmp_path / "key.pem", str(tmp_path / "key.pem")):
         toy.pipeline().save(tmp_path / "y.rayline", sign_with=key)
         assert (tmp_path / "y.rayline").read_bytes() == saved.read_bytes()
@@ -74,7 +74,7 @@ def test_nothing_else_is(saved: Path) -> None:
         rl.load(saved, **trusted)
     weights = held["model/weights.json"].replace(b"0.1", b"0.7")
     rewritten(saved, **{"signature.json": held["signature.json"], "model/weights.json": weights})
-    with pytest.raises(rl.ArtifactError, match="another hash"):
+    with pytest.raises(rl.ArtifactError, match="does not have the hash"):
         rl.load(saved, **trusted)
     changed = hostile.reseal(held, **{"model/weights.json": weights})  # with all hashes made right
     saved.write_bytes(hostile.as_file(changed))
@@ -85,12 +85,12 @@ def test_nothing_else_is(saved: Path) -> None:
     borrowed = json.dumps({**json.loads(theirs), "public_key": about["public_key"]}).encode()
     for wrong, reason in (
         (theirs, "not trusted"),
-        (borrowed, "changed after"),
+        (borrowed, "modified after"),
         (b"{}", "malformed"),
         (b"[" * 5000, "JSON"),
         (json.dumps({**about, "algorithm": "none"}).encode(), "not trusted"),
-        (json.dumps({**about, "signature": ""}).encode(), "changed after"),
-        (json.dumps({**about, "signature": "ü"}).encode(), "changed after"),
+        (json.dumps({**about, "signature": ""}).encode(), "modified after"),
+        (json.dumps({**about, "signature": "ü"}).encode(), "modified after"),
         (json.dumps({**about, "signature": None}).encode(), "malformed"),
     ):
         rewritten(saved, **{"signature.json": wrong})

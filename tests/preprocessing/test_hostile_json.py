@@ -1,4 +1,4 @@
-"""A preprocessor's JSON changed by a stranger: a typed error, or a preprocessor that works; soon, and in little memory.
+"""A preprocessor's JSON changed by an attacker: a typed error, or a working preprocessor, in little time and memory.
 
 Covers `core.json_values`, `core.strict_json` and `preprocessing.smoke_check` too.
 """

@@ -1,4 +1,4 @@
-"""The way back, against scikit-learn's inverse_transform.
+"""The inverse, compared with scikit-learn's inverse_transform.
 
 Covers `core.operations.inverse` too.
 """

@@ -1,4 +1,4 @@
-"""The check of a table before a transformation: what it takes for each type, what becomes of it, and what it refuses.
+"""The check of a table before a transformation: the accepted values of each type, their conversion, and the refused values.
 
 That rows and JSON are taken the same way is tested in tests/inference/test_values.py.
 """

@@ -109,7 +109,7 @@ def test_many_columns_take_each_step_together(stage: Stage, table: pl.DataFrame)
 
 
 def test_what_depends_on_each_other_keeps_its_order() -> None:
-    """Read after write, write after read, a column that goes away and comes back, and the order of new columns."""
+    """Read after write, write after read, a column that is removed and added again, and the order of new columns."""
     table = pl.LazyFrame({"a": [1.0, 2.0], "b": [10.0, 20.0], "c": [5.0, 6.0]})
     operations = [
         Assign({"d": ["+", ["col", "a"], 1.0]}),

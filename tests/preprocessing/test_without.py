@@ -1,4 +1,4 @@
-"""Fitted stages let go of columns that a later training names as targets, as if the fit had known them.
+"""Fitted stages drop columns that a later training names as targets, as if the fit had known them.
 
 Covers `preprocessing.without_columns` too.
 """

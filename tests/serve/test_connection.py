@@ -107,7 +107,7 @@ def test_heads_that_two_servers_may_read_differently_are_refused(port: int, line
 
 
 def test_a_refused_body_that_waits_for_leave_ends_the_connection(port: int) -> None:
-    """`Expect: 100-continue`: after a refusal the body may come or not, so that nobody can tell what comes next."""
+    """`Expect: 100-continue`: after a refusal the body may come or not, so the next bytes are ambiguous."""
     head = b"POST /nothing HTTP/1.1\r\nhost: here\r\nexpect: 100-continue\r\ncontent-length: 40\r\n\r\n"
     follows = b"GET /health HTTP/1.1\r\nhost: here\r\n\r\n"
     assert statuses(say(port, head, follows + b"x" * 40 + follows, pause_s=0.1, close=False)) == [404]

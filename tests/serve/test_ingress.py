@@ -80,7 +80,7 @@ class Behind:
         self.servers = {p: start(p) for p in ports}
 
     def kill(self, i: int) -> None:
-        """Kill a server, and start it anew a moment later."""
+        """Kill a server, and restart it a moment later."""
         port = list(self.servers)[i]
         self.servers[port].kill()
         self.servers[port].wait()

@@ -164,7 +164,7 @@ def test_a_request_that_fails_is_freed(n: int) -> None:
     app.close()
 
 
-def test_a_few_slow_bodies_keep_nobody_out() -> None:
+def test_a_few_slow_bodies_block_no_other_client() -> None:
     memory = BodyBudget(4 << 20, 2 * SHORT_BODY)
     memory.take(0, 4 << 20)
     memory.take(4 << 20, SHORT_BODY)  # all of the room for long bodies
@@ -180,7 +180,7 @@ def test_a_few_slow_bodies_keep_nobody_out() -> None:
 
 
 @pytest.mark.parametrize("row", [{}, 1, {"x": "a"}, {"x": [], "y": 0}, None])
-def test_nobody_looks_for_more_problems_than_are_told(row: Any) -> None:
+def test_the_search_for_problems_is_bounded(row: Any) -> None:
     class CountedRows(list[Any]):
         n_seen = 0
 
@@ -210,7 +210,7 @@ def test_large_values_are_not_written_out_to_be_shown() -> None:
         tracemalloc.stop()
 
 
-def test_work_stops_when_nobody_waits_for_it(make_client: Any) -> None:
+def test_work_stops_when_the_client_has_gone(make_client: Any) -> None:
     client = make_client(odd(0.2), request_timeout_s=0.1)
     served, seen = client.app._served, []
     scores = served.pipeline.scores
@@ -241,7 +241,7 @@ def test_a_client_that_goes_takes_its_work_along() -> None:
             return next(messages)
 
         async def send(message: Any) -> None:
-            raise AssertionError("nobody hears this")
+            raise AssertionError("the client has gone")
 
         await app({"type": "http", "path": "/predict", "method": "POST", "headers": []}, receive, send)
 
@@ -303,7 +303,7 @@ def test_ordinary_arrow_streams_are_read(make_client: Any, client: Client, pipel
         arrow.set_column(2, "carrier", arrow["carrier"].cast(pa.string()).dictionary_encode()),
         arrow.append_column(
             "other", pa.array([None] * 20_000, pa.decimal256(50, 2))
-        ),  # Polars cannot read it: nobody asks it to
+        ),  # Polars cannot read it, and is not called
         arrow.append_column("other", pa.nulls(20_000)),
     ):
         answer = client.post("/predict", content=stream(sent), headers=ARROW)
@@ -352,7 +352,7 @@ def test_columns_that_cannot_be_read_are_refused(make_client: Any, kind: pa.Data
 # -- the event loop ------------------------------------------------------------------------------------------------
 
 
-def test_the_first_call_of_a_slow_model_keeps_nobody_waiting(make_client: Any) -> None:
+def test_the_first_call_of_a_slow_model_blocks_no_other_request(make_client: Any) -> None:
     client = make_client(odd(0.5))
 
     async def health_checks_meanwhile() -> int:

@@ -34,7 +34,7 @@ def check(port: int, cpu_s: Callable[[], float]) -> None:
     def ask(**load: Any) -> tuple[Load, float]:
         start = cpu_s()
         got = measure(port, request, **load)
-        return got, got.statuses.get("200", 0) / (cpu_s() - start)  # whoever else is busy here takes no part in this
+        return got, got.statuses.get("200", 0) / (cpu_s() - start)  # CPU time of other processes does not count
 
     before, efficiency = ask(clients=CLIENTS, seconds=3)
     assert not before.failed

@@ -148,7 +148,7 @@ def test_bodies_without_end(port: int) -> None:
     is_well(port)
 
 
-def test_a_body_that_nobody_reads_is_not_waited_for(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_body_that_is_not_read_is_not_waited_for(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "HEAD_S", 0.3)
     unread = b"PUT /predict HTTP/1.1\r\nhost: here\r\ncontent-length: 100\r\n\r\n"
     assert statuses(say(port, unread, *[b"a"] * 10, pause_s=0.1, close=False)) == [405]  # of a body of 100 bytes
@@ -183,7 +183,7 @@ def test_too_many_requests_are_refused_at_once(pipeline: InferencePipeline) -> N
         counted = httpx.get(f"http://127.0.0.1:{port}/metrics").text
         codes = re.findall(r'rayline_requests_total\{model="model",protocol="\w+",code="503"\} (\d+)', counted)
         assert sum(map(int, codes)) == len(refused)
-        with httpx.Client() as client:  # a connection that was refused is as good as before
+        with httpx.Client() as client:  # a refused connection can be used again
             assert [client.post(f"http://127.0.0.1:{port}/predict", json=[{"x": i}]).status_code for i in range(3)] == [
                 200
             ] * 3

@@ -299,7 +299,7 @@ def test_a_good_stage_breaks_none() -> None:
 
 @pytest.mark.parametrize(("cls", "law"), FAULTS, ids=lambda value: getattr(value, "__name__", None))
 def test_the_law_finds_its_fault(cls: type[Stage], law: str) -> None:
-    named = {TypesComeFromTheData: ["small"], ForgetsTheOthers: None}  # what is named is not let go of
+    named = {TypesComeFromTheData: ["small"], ForgetsTheOthers: None}  # named columns are not dropped
     columns = named.get(cls, ["amount", "small"])  # type: ignore[arg-type]
     assert law in broken(cls(columns), rtol=1e-9)  # type: ignore[call-arg]
 

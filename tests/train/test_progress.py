@@ -1,4 +1,4 @@
-"""The line of progress in a terminal: how far, how long still, and what others write stands above it."""
+"""The progress line in a terminal: progress, remaining time, and other output above it."""
 
 from __future__ import annotations
 

@@ -156,7 +156,7 @@ def test_groups_of_any_type(dtype: Any) -> None:
     ("change", "error", "message"),
     [
         ({"group": None}, ParameterError, "there are no groups"),
-        ({"group": "nobody"}, SchemaError, "nobody"),
+        ({"group": "unknown"}, SchemaError, "unknown"),
         ({"target_columns": ["relevance", "w"]}, ParameterError, "belongs to one target column"),
         ({"event": "w"}, ParameterError, "group and event are both given"),
         ({"metrics": ["rmse"]}, ParameterError, "'rmse' is not for a ranking target"),

@@ -90,7 +90,7 @@ def _thrice(column: pl.Expr) -> pl.Expr:
 
 @pytest.mark.ray
 def test_a_registered_function_is_known_in_every_process(ray_session: Any) -> None:
-    def odd(column: pl.Expr) -> pl.Expr:  # nobody can import it
+    def odd(column: pl.Expr) -> pl.Expr:  # it cannot be imported
         return column * 3
 
     register_function("odd one", odd)

@@ -38,7 +38,7 @@ def trainer_of(name: str, **options: Any) -> train.Trainer:
 
 
 def patients(n: int = 400, seed: int = 0) -> pl.DataFrame:
-    """Whoever has a greater x lives longer; a third of the times are censored."""
+    """A greater x means a longer life; a third of the times are censored."""
     random = np.random.default_rng(seed)
     x = random.normal(size=n)
     time = np.exp(1 + x + random.normal(size=n) * 0.4)

@@ -187,7 +187,7 @@ def test_what_a_stage_cannot_take_is_refused_before_the_training(fitted: bool) -
 
 def test_wrong_target_stages_are_refused() -> None:
     refused: list[tuple[Stage, type[Exception], str]] = [
-        (OneHotEncoder(), SchemaError, "make .* of"),
+        (OneHotEncoder(), SchemaError, "convert .* to"),
         (HashEncoder(), SchemaError, "wrong type"),
         (Concatenator(), SchemaError, "one number for each target"),
         (Log(["speed"]), SchemaError, r"target stage 'target0' \(Log\).*'speed'"),

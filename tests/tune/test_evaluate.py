@@ -199,7 +199,7 @@ def test_a_metric_of_the_framework(table: pl.DataFrame) -> None:
 
 
 def test_parts_of_a_training_are_scored_by_their_own_last_iteration(table: pl.DataFrame, tmp_path: Path) -> None:
-    """Also by a metric that LightGBM alone computes, which stands in the history of the second part."""
+    """Also by a metric that only LightGBM computes, which is in the history of the second part."""
     trainer = train.LightGBMTrainer({"objective": "regression", "metric": "fair"}, num_boost_round=6, seed=0)
     numbers = table.select("x", "z", late=pl.col("weight"))
     made = prepared(numbers, None, trainer=trainer, metric="fair")

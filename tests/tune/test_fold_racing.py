@@ -1,4 +1,4 @@
-"""Racing: what is stopped hangs on the scores alone, in whatever order they come."""
+"""Racing: the stopped trials depend only on the scores, in any order of arrival."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class RacedTrial:
 
 @dataclass
 class Controller:
-    """Ray Tune in small: runs some trials at a time, and hears of them in a random order."""
+    """Ray Tune in small: runs some trials at a time, and gets their results in a random order."""
 
     scheduler: FoldRacingScheduler
     tables: list[list[float]]

@@ -30,7 +30,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class Interrupting(train.Callback):
-    """Presses Ctrl-C after so many trials."""
+    """Presses Ctrl-C after a number of trials."""
 
     def __init__(self, after: int, how: Any = lambda: signal.raise_signal(signal.SIGINT)) -> None:
         self.left, self.how, self.ended = after, how, 0

@@ -58,6 +58,6 @@ def test_a_killed_driver_is_resumed(ray_session: Any, tmp_path: Path) -> None:
     trained, reused, best = finish(start(ray_session, tmp_path / "cache", log))
     assert (reused, trained) == (kept, FITS - kept)
     assert lines(log) - before == trained  # the framework was called so often
-    # and the outcome is that of a run that nobody killed
+    # and the outcome is that of an uninterrupted run
     calm = finish(start(ray_session, tmp_path / "other", log))
     assert calm == (FITS, 0, best)

@@ -149,7 +149,7 @@ def test_what_is_refused(late: Analysis, tmp_path: Path) -> None:
         late.stacked_pipeline(trainer="linear")  # type: ignore[arg-type]
     with pytest.raises(ParameterError, match="top has a wrong value"):
         late.stacked_pipeline(top=0)
-    # Files as only a stranger writes them: ensembles inside of ensembles, and members that are missing.
+    # Files as only an attacker writes them: ensembles inside of ensembles, and members that are missing.
     bagged, stacked = late.bagged_pipeline(), late.stacked_pipeline(top=1)
     for i, (adapter, native) in enumerate(
         [(Stack(), StackMembers([bagged], stacked.model.native.final)), (Ensemble(), WeightedMembers([stacked], [1.0]))]

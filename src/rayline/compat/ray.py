@@ -30,7 +30,7 @@ _TAG_CALLBACKS = register(
 _TRAIN_CALLBACKS = register(
     "ray.train.v2.api.data_parallel_trainer:DataParallelTrainer._create_default_callbacks",
     RAY,
-    use="Keep Ray Train from starting an actor that outlives a training that was ended, on a Ray without dashboard for ever.",
+    use="Keep Ray Train from starting an actor that outlives a training that was ended, which on a Ray without dashboard never ends.",
     fallback="That actor stays until the Ray ends; it holds no resources.",
 )
 _TRAIN_CLEANER = register(
@@ -408,7 +408,7 @@ def has_unmet_demand() -> bool:
         return False
     try:
         parsed = reply.FromString(gcs_client(ray.get_runtime_context().gcs_address).get_cluster_resource_state())
-    except Exception:  # the head node does not answer: nobody waits for these workers
+    except Exception:  # the head node does not answer: no other work waits for these workers
         return False
     state = parsed.cluster_resource_state
     return bool(state.pending_resource_requests or state.pending_gang_resource_requests)

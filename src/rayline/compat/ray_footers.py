@@ -22,7 +22,7 @@ FEW_FILES = 64
 N_THREADS = 16
 
 PARTS, MIN_PART_BYTES = 16, 16 << 20
-"""What is read is divided into at least so many parts, unless they would become smaller than so many bytes, uncompressed. The cluster has
+"""The minimum number of parts that a read is divided into, and the minimum size of a part in bytes, uncompressed. The cluster has
 no say in it: the same files have the same parts, and statistics of them the same bits, on any."""
 
 

@@ -40,7 +40,7 @@ def deprecated(*, since: str, removal: str, instead: str) -> Callable[[Callable[
     ...     old_name(1)
     2
     >>> str(caught[0].message)
-    'old_name is deprecated since Rayline 0.4.0 and goes away in 0.6.0; use new_name(x).'
+    'old_name is deprecated since Rayline 0.4.0 and will be removed in 0.6.0; use new_name(x).'
     >>> _ = DEPRECATED.popitem()
     """
 

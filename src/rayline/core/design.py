@@ -107,7 +107,7 @@ def _cell(element: str, cell: Cell, is_number: bool) -> str:
 
 
 def boxes(rows: Iterable[tuple[str, str, str]]) -> str:
-    """Return boxes below each other, joined by a line: a name, what it is, and a note. For notebooks: the style stands in the elements.
+    """Return boxes below each other, joined by a line: a name, what it is, and a note. For notebooks: styles are inline.
 
     >>> boxes([("scale", "StandardScaler()", "age")]).count("<div")
     2

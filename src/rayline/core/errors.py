@@ -176,7 +176,7 @@ class ParameterError(RaylineError, ValueError):
 
     @classmethod
     def unknown(cls, names: Iterable[Any], allowed: Iterable[str], noun: str = "parameter", *, where: str = "") -> Self:
-        """Return the error for a parameter (or another named thing) that does not exist, or is no name at all."""
+        """Return the error for a parameter (or another name) that does not exist, or is not a name."""
         names, allowed = sorted(names, key=str), sorted(allowed)
         near = [m for name in names if isinstance(name, str) for m in nearest(name, allowed)]
         return cls(

@@ -1,4 +1,4 @@
-"""Processes that fork: a child has Polars' locks without the threads that hold them, and would wait for them for ever."""
+"""Detection of forked processes: a child inherits Polars' locks without the threads that hold them, and would deadlock."""
 
 from __future__ import annotations
 

@@ -239,7 +239,7 @@ class Rows:
         return Rows.of(self._table.slice(start, n_rows), self.schema, self._target, self._weight)
 
     def release(self) -> None:
-        """Let go of the loaded blocks; they are loaded again when they are needed."""
+        """Release the loaded blocks; they are loaded again when they are needed."""
         self.__dict__.pop("_table", None)
 
     def _part(self, block: Callable[[], pl.DataFrame]) -> Rows:

@@ -99,7 +99,7 @@ class PartFiles:
 
 
 def _files() -> Any:
-    import pyarrow.fs  # only writers need it: whoever loads a pipeline to predict should not wait for it
+    import pyarrow.fs  # only writers need it, and the import is slow
 
     return pyarrow.fs
 

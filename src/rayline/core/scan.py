@@ -14,7 +14,7 @@ from typing import Protocol, TypeAlias
 import polars as pl
 
 from rayline.core.operations.base import Operation, apply_all
-from rayline.core.scan_results import ScanResults, TableQuery, merge_answers, statistics_of
+from rayline.core.scan_results import ScanResults, TableQuery, merge_results, statistics_of
 from rayline.core.schema import col
 from rayline.core.statistics.base import StatisticRequest
 
@@ -94,9 +94,9 @@ class Scan:
         """Return the raw columns that are needed: all of them when rows are split or stages must be applied first."""
         if self.cells is not None:
             return list(schema)
-        return self._asked(list(schema), () if self.attach is None else self.attach.columns)
+        return self._required_names(list(schema), () if self.attach is None else self.attach.columns)
 
-    def _asked(self, names: Sequence[str], more: Iterable[str] = ()) -> list[str]:
+    def _required_names(self, names: Sequence[str], more: Iterable[str] = ()) -> list[str]:
         if any(request.prefix for request in self.requests):
             return list(names)
         wanted = {*more, *(column for request in self.requests for column in request.columns)}
@@ -127,7 +127,7 @@ class Scan:
     def _looked_at(self, table: pl.LazyFrame) -> pl.LazyFrame:
         """Return the prepared requested columns, with the cells."""
         names = table.collect_schema().names()
-        requested = [col(name) for name in self._asked(names)]
+        requested = [col(name) for name in self._required_names(names)]
         if self.cells is not None:
             requested.append(self.cells(names).alias(CELL))
         table = table.select(requested)
@@ -164,15 +164,15 @@ class Scan:
     def _of_chunk(self, chunk: pl.DataFrame, requests: Sequence[StatisticRequest]) -> dict[int, ScanResults]:
         chunk = chunk.rechunk()  # sums are computed per memory chunk, and those depend on where the data comes from
         if self.cells is None:
-            return {0: self._answers(chunk.lazy(), requests)}
+            return {0: self._results(chunk.lazy(), requests)}
         cells = chunk[CELL].unique().to_list()
         if len(cells) <= FEW_CELLS:  # then filtering is cheaper than partitioning
             parts = {cell: chunk.lazy().filter(pl.col(CELL) == cell) for cell in cells}
         else:
             parts = {key[0]: part.lazy() for key, part in chunk.partition_by(CELL, as_dict=True).items()}
-        return {int(cell): self._answers(part.drop(CELL), requests) for cell, part in parts.items()}
+        return {int(cell): self._results(part.drop(CELL), requests) for cell, part in parts.items()}
 
-    def _answers(self, chunk: pl.LazyFrame, requests: Sequence[StatisticRequest]) -> ScanResults:
+    def _results(self, chunk: pl.LazyFrame, requests: Sequence[StatisticRequest]) -> ScanResults:
         results: ScanResults = {}
         for prefix in dict.fromkeys(request.prefix for request in requests):
             table = apply_all(self.prefixes[prefix], chunk) if prefix else chunk
@@ -192,11 +192,11 @@ class _Chunks:
             parts = self._parts.setdefault(cell, [])
             parts.append(results)
             if len(parts) > MERGED_AT:
-                parts[:] = [merge_answers(parts)]
+                parts[:] = [merge_results(parts)]
 
     def results(self, schema: Mapping[str, pl.DataType]) -> dict[int, ScanResults]:
         if (
             not self._parts and self._requests
         ):  # no rows: scan an empty chunk, so that statistics still have their types
             self(pl.DataFrame(schema=schema))
-        return {cell: merge_answers(parts) for cell, parts in sorted(self._parts.items())}
+        return {cell: merge_results(parts) for cell, parts in sorted(self._parts.items())}

@@ -46,14 +46,14 @@ class TableQuery:
     def results(self, tables: Sequence[pl.DataFrame]) -> dict[int, ScanResults]:
         """Return the statistics from the results of the queries, for each value of `by`, or for 0."""
         if not self._by:
-            return {0: self._answers(tables, tables[-1].row(0) if self._has_scalars else ())}
+            return {0: self._results(tables, tables[-1].row(0) if self._has_scalars else ())}
         scalars = {int(row[0]): row[1:] for row in tables[-1].rows()}
         parts = [table.partition_by(self._by, as_dict=True, include_key=False) for table in tables[:-1]]
         return {
-            cell: self._answers([part[(cell,)] for part in parts], values) for cell, values in sorted(scalars.items())
+            cell: self._results([part[(cell,)] for part in parts], values) for cell, values in sorted(scalars.items())
         }
 
-    def _answers(self, tables: Sequence[pl.DataFrame], values: Sequence[Any]) -> ScanResults:
+    def _results(self, tables: Sequence[pl.DataFrame], values: Sequence[Any]) -> ScanResults:
         results: ScanResults = {}
         for request, place in self._places:
             inputs = values[place] if isinstance(place, slice) else (tables[place],)
@@ -67,7 +67,7 @@ def statistics_of(table: pl.LazyFrame, requests: Iterable[StatisticRequest]) -> 
     return query.results(pl.collect_all(query.queries, engine="in-memory"))[0]
 
 
-def merge_answers(parts: Iterable[Mapping[StatisticRequest, Statistic]]) -> ScanResults:
+def merge_results(parts: Iterable[Mapping[StatisticRequest, Statistic]]) -> ScanResults:
     """Merge the statistics of parts of a table into those of all rows."""
     parts = list(parts)
     requests = list(parts[0]) if parts else []

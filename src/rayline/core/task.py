@@ -1,4 +1,4 @@
-"""The tasks: what kind of thing is predicted."""
+"""The tasks: the kinds of predictions."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ _listener: ContextVar[Callable[[str], None]] = ContextVar("rayline_listener", de
 
 
 def say(text: str) -> None:
-    """Report something to whoever listens: the progress line of this step, or the terminal unless RAYLINE_QUIET is set."""
+    """Report a message to the progress line of this step, or to the terminal unless RAYLINE_QUIET is set."""
     _listener.get()(text)
 
 

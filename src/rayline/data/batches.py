@@ -44,7 +44,7 @@ def map_batches(
     Parameters
     ----------
     data
-        A ray.data.Dataset, which stays lazy, or a table in this process. A null is what the batch format makes of it: NaN or
+        A ray.data.Dataset, which stays lazy, or a table in this process. A null is represented as in the batch format: NaN or
         None in NumPy.
     function
         `predict` or `predict_proba` of a Model or an InferencePipeline, its `transform`, or a function of a batch that

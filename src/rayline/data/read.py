@@ -46,7 +46,7 @@ def read_parquet(paths: Paths, *, missing_columns: str = "raise", **options: Any
     Notes
     -----
     Ray 2.60 gives the rows of a file that holds more than 128 MiB, unpacked, in another order than the file's, the same one each
-    time. Fits and splits do not depend on the order of rows; predictions stand beside their rows.
+    time. Fits and splits do not depend on the order of rows; predictions are columns of their rows.
 
     Raises
     ------

@@ -20,7 +20,7 @@ from ray.exceptions import UserCodeException
 from rayline.core.errors import RaylineError
 from rayline.core.parquet_parts import PartFiles
 from rayline.core.scan import Scan, TableFunction, passed_through
-from rayline.core.scan_results import ScanResults, merge_answers
+from rayline.core.scan_results import ScanResults, merge_results
 from rayline.engine.object_refs import BlockSlice, from_arrow
 
 
@@ -107,7 +107,7 @@ def merged_results(tables: Iterable[pa.Table]) -> dict[int, ScanResults]:
         for packed in table.column("results").to_pylist() if table.num_columns else ():
             for cell, results in pickle.loads(packed).items():  # noqa: S301  # packed by our own tasks
                 parts.setdefault(cell, []).append(results)
-    return {cell: merge_answers(partial) for cell, partial in sorted(parts.items())}
+    return {cell: merge_results(partial) for cell, partial in sorted(parts.items())}
 
 
 @ray.remote
@@ -135,7 +135,7 @@ class BlockTask:
 
 @ray.remote
 def run_on_block(task: BlockTask, block: Any) -> tuple[pa.Table, tuple[int, int]]:
-    """Return what a function makes of a block, its number of rows and its size in bytes."""
+    """Apply a function to a block. Returns the result, its number of rows and its size in bytes."""
     result = task(block)
     return result, (result.num_rows, result.nbytes)
 

@@ -32,7 +32,7 @@ class _Holder(NamedTuple):
 
 def holders(resource: str, used: float) -> str:
     """Return what holds a resource of which `used` is not free, the largest amount first; what is not known by name are tasks."""
-    actors = _found(resource)
+    actors = _holders(resource)
     named = [(amount, n, holder) for holder, (amount, n) in actors.items()]
     named.sort(key=lambda entry: -entry[0])
     parts = [f"{holder.described(n)} ({amount:g} {resource})" for amount, n, holder in named[:MAX_HOLDERS]]
@@ -42,7 +42,7 @@ def holders(resource: str, used: float) -> str:
     return ", ".join(parts)
 
 
-def _found(resource: str) -> dict[_Holder, tuple[float, int]]:
+def _holders(resource: str) -> dict[_Holder, tuple[float, int]]:
     here = ray.get_runtime_context().get_job_id()
     sums: dict[_Holder, tuple[float, int]] = defaultdict(lambda: (0.0, 0))
 

@@ -1,4 +1,4 @@
-"""An idle worker: it waits to be woken, and ends its process when nobody does so in time or when others wait for resources."""
+"""An idle worker: it waits for the next run, and ends its process after a timeout or when other work waits for resources."""
 
 from __future__ import annotations
 

@@ -205,10 +205,10 @@ def _runs_functions(data: Dataset) -> bool:
     keeping."""
     if isinstance(data, MaterializedDataset):
         return False
-    return any(kind not in SOURCES and not name.startswith(_OWN) for kind, name in operator_names(data))
+    return any(kind not in SOURCES and not name.startswith(_PREPARATION) for kind, name in operator_names(data))
 
 
-_OWN = f"MapBatches({RaylineTask.__name__}"
+_PREPARATION = f"MapBatches({RaylineTask.__name__}"
 
 
 # -- small Datasets --------------------------------------------------------------------------------------------------------
@@ -259,7 +259,7 @@ class _RecentRows:
             return entry.rows if time.monotonic() < entry.until else None
 
     def keep(self, used: Mapping[int, tuple[Dataset, Stamp, KeptRows]]) -> None:
-        """Keep the rows of a step, and let go of those whose time is over or that were used longest ago where there are too many."""
+        """Keep the rows of a step, and release those that have expired; if there are too many, also the least recently used."""
         seconds = keep_s()
         now, max_bytes = time.monotonic(), min(RECENT_BYTES, _room())
         with self._lock:
@@ -279,7 +279,7 @@ class _RecentRows:
                 self._timer.start()
 
     def clear(self) -> None:
-        """Let go of all rows."""
+        """Release all rows."""
         with self._lock:
             self._rows.clear()
 

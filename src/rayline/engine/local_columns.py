@@ -24,7 +24,7 @@ def from_arrow(table: pa.Table) -> pl.DataFrame:
     """Return an Arrow table as a Polars table, without a copy where the types allow it.
 
     A dictionary of numbers, dates or booleans is a category (see `category_of`). Raises SchemaError for a column of a
-    type that has no form in Polars.
+    type that Polars cannot represent.
     """
     series: dict[int, pl.Series] = {}
     for i, field in enumerate(table.schema):
@@ -141,7 +141,7 @@ def of_values(name: str, values: Sequence[Any]) -> pl.Series:
     """Return a column of Python values; None, NaN, pandas' NA and NaT are missing.
 
     Values of several types are a column of Python objects, which no stage and no model takes. Raises SchemaError when a
-    value has no form in any column.
+    value that no column type can hold.
     """
     items = [None if is_missing(value) else value for value in values]
     if all(item is None for item in items):
@@ -149,7 +149,7 @@ def of_values(name: str, values: Sequence[Any]) -> pl.Series:
     try:
         return pl.Series(name, items)
     except UNREADABLE as error:
-        # Polars refuses a time in the hour that daylight saving skips; what Python makes of it is unambiguous in UTC.
+        # Polars refuses a time in the hour that daylight saving skips; Python's conversion is unambiguous in UTC.
         if all(item is None or (isinstance(item, dt.datetime) and item.tzinfo is not None) for item in items):
             with contextlib.suppress(*UNREADABLE):
                 return pl.Series(name, [None if item is None else item.astimezone(dt.UTC) for item in items])

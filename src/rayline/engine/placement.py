@@ -156,7 +156,9 @@ def busy(what: str, *names: str) -> str:
     free_of = ", ".join(f"{now:g} of {whole:g} {name}" for name, (now, whole) in state.items())
     by = ", ".join(f"{amount:g} {name} by this task itself" for name in state if (amount := held_here(name)))
     held = [holders(name, whole - now) for name, (now, whole) in state.items()]
-    return f"{what}: {free_of} free; held by {', '.join(part for part in (*held, by) if part) or 'nobody'}{coming()}"
+    return (
+        f"{what}: {free_of} free; held by {', '.join(part for part in (*held, by) if part) or 'no known job'}{coming()}"
+    )
 
 
 def _share(cluster: Mapping[str, Mapping[str, float]], num_workers: int, requested: Mapping[str, float]) -> float:

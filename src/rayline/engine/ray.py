@@ -108,7 +108,7 @@ class RayEngine(Engine):
         ensure_ray()
 
     def keeping(self, *data: Any) -> AbstractContextManager[None]:
-        return keeping(data, lambda one: _bundles(_own(one)))
+        return keeping(data, lambda one: _bundles(_own_copy(one)))
 
     def kept(self, data: Any) -> Any:
         rows = kept_rows(data)
@@ -144,7 +144,7 @@ class RayEngine(Engine):
                 partial = ((ref, ray.get(sizes)[1]) for ref, sizes in _tasks(kept.bundles(), work))
                 return _merged(partial, scan, schema, columns)
         with _answering("scan"):
-            needed = _own(data)
+            needed = _own_copy(data)
             if columns != list(schema):
                 needed = needed.select_columns(columns)
             size = _batch_size(data) if scan.is_local else None  # else whole blocks
@@ -186,7 +186,7 @@ class RayEngine(Engine):
         under_way: deque[ray.ObjectRef[int]] = deque()
         written: int = 0
         with _answering("write"), _part_writers(placement) as (max_tasks, writer), _cancelled(under_way):
-            for number, pieces in enumerate(_cut(_rows(_own(data)), files.rows_per_file)):
+            for number, pieces in enumerate(_cut(_rows(_own_copy(data)), files.rows_per_file)):
                 if number in done:
                     written += files.n_rows(number)
                     continue
@@ -209,7 +209,7 @@ class RayEngine(Engine):
             if kept is not None and kept.can_continue:
                 work = BlockTask(_unchanged, names, before)
                 return _joined((ray.get(ref) for ref, _ in _tasks(kept.bundles(), work)), names, schema)
-            needed = _own(data)
+            needed = _own_copy(data)
             if names != list(schema):
                 needed = needed.select_columns(names)
             return _joined(_blocks(needed), names, schema)
@@ -220,7 +220,7 @@ class RayEngine(Engine):
         _refuse_other(data)
         work = MappedBlock(SerializedFunction.of(function), tensors=False)
         with _answering("preparation of a search"):
-            prepared = _own(data).map_batches(RaylineTask(work), batch_format="pyarrow")
+            prepared = _own_copy(data).map_batches(RaylineTask(work), batch_format="pyarrow")
             groups = [
                 (join_blocks.options(num_returns=2).remote(pieces), sum(piece.stop - piece.start for piece in pieces))
                 for pieces in _cut(_rows(prepared), n_rows)
@@ -496,7 +496,7 @@ def _placed(data: Any, prepare: TableFunction | None, num_workers: int) -> list[
         with _answering("preparation for training"):
             if kept is not None and kept.can_continue:
                 return _prepared(kept, work)
-            return list(_rows(_own(data).map_batches(RaylineTask(work), batch_format="pyarrow")))
+            return list(_rows(_own_copy(data).map_batches(RaylineTask(work), batch_format="pyarrow")))
     engine = registry.engine_for(data)
     frame: pl.DataFrame = engine.collect(data if prepare is None else engine.map(data, prepare))
     size = max(1, min(-(-frame.height // num_workers), int(PART_BYTES / max(frame.estimated_size(), 1) * frame.height)))
@@ -569,7 +569,7 @@ def _possible(placement: Placement | None) -> Placement:
     return placement
 
 
-def _own(data: Dataset) -> Dataset:
+def _own_copy(data: Dataset) -> Dataset:
     """Return the same dataset with Rayline's settings: no progress bar, blocks in order, errors as they were raised."""
     _refuse_no_cpu_left(data)
     copied: Dataset = dataset_with_own_settings(data)
@@ -708,7 +708,7 @@ def _schema_of(data: Dataset) -> pl.Schema:
         return pl.Schema() if block is None else to_frame(ray.get(block)).schema
     if known is None:
         with patience(lambda: busy("no rows of a Dataset are there yet") or COSTLY):
-            known = _own(data).schema()
+            known = _own_copy(data).schema()
     if known is None:
         return pl.Schema()
     twice = sorted({name for name in known.names if known.names.count(name) > 1})
@@ -722,6 +722,6 @@ def _schema_of(data: Dataset) -> pl.Schema:
     if isinstance(base, pa.Schema):
         return to_frame(base.empty_table().select(known.names)).schema
     # Blocks of pandas: only its values show the type of an object column.
-    frames = [to_frame(block) for block in _blocks(_own(data).limit(SAMPLE_ROWS))]
+    frames = [to_frame(block) for block in _blocks(_own_copy(data).limit(SAMPLE_ROWS))]
     frames = [frame for frame in frames if frame.width]
     return pl.concat(frames, how="vertical_relaxed").schema if frames else pl.Schema()

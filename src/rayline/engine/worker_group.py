@@ -97,7 +97,7 @@ class WorkerGroup:
     # -- between two runs ----------------------------------------------------------------------------------------------
 
     def rest(self, seconds: float) -> bool:
-        """Release the CPUs and let go of the rows, but keep the actors: unless they are woken, they end by themselves after this
+        """Release the CPUs and the rows, but keep the actors: unless they are used again, they end after this
         time, or when others wait for resources. Return whether they are kept."""
         self._unreserve()
         self._joining = []
@@ -232,7 +232,7 @@ class WorkerGroup:
 
 
 class NodeLeavesError(Exception):
-    """Raised when a group has to begin anew because a node of it leaves, and nothing is lost by that."""
+    """Raised when a group must restart because one of its nodes leaves, without any loss."""
 
 
 class WorkerLostError(Exception):

@@ -210,7 +210,7 @@ class WorkerActor:
 
     @ray.method(concurrency_group="tell")
     def rest(self, n_woken: int, seconds: float, others: list[Any]) -> None:
-        """Let go of the last run, and end after this time unless this worker is woken before (see `IdleWorker`). `others` are
+        """Release the last run, and end after this time unless this worker is used again (see `IdleWorker`). `others` are
         the other ranks, on rank 0."""
         self._start = self._function = None
         self._others = others

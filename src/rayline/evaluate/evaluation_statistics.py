@@ -111,7 +111,7 @@ class SliceStatistics:
         return cls(sum(state.n_rows for state in states), merged)
 
     def _each(self, function: Callable[[Part, str, int], Any]) -> dict[str, list[dict[Part, Any]]]:
-        """Return what a function makes of each part, in the form of `parts`."""
+        """Apply a function to each part. Returns the results in the form of `parts`."""
         return {
             name: [{part: function(part, name, place) for part in parts} for place, parts in enumerate(targets)]
             for name, targets in self.parts.items()

@@ -205,7 +205,7 @@ class RankMetric(Metric):
         return [_table(kind, c) for c in range(n_classes)]
 
     def value(self, parts: Parts, multiplicity: Array) -> Array:
-        tables = [parts[part] for part in self._own(parts)]
+        tables = [parts[part] for part in self._table_parts(parts)]
         if len(tables) == 1:
             return self._of(tables[0], multiplicity, 1)
         if self.average == "ovo":
@@ -218,7 +218,7 @@ class RankMetric(Metric):
         shares = np.stack([_positive_weight(table, multiplicity) for table in tables])
         return np.asarray((np.array(measures) * shares).sum(axis=0) / shares.sum(axis=0))
 
-    def _own(self, parts: Parts) -> Sequence[Part]:
+    def _table_parts(self, parts: Parts) -> Sequence[Part]:
         """Return its parts among all, in the order of the classes."""
         tables = [dict(part.options)["of"] for part in parts if part.statistic is ScoreTable]
         kind = "classes" if self.average == "ovo" and any(of[0] == "classes" for of in tables) else "class"
@@ -234,11 +234,11 @@ class RankMetric(Metric):
         return np.asarray(np.clip(values + (exact[0] - values[0]), 0.0, 1.0))
 
     def undefined(self, parts: Parts) -> str:
-        weights = [pair.sum() for part in self._own(parts)[:1] for pair in parts[part].pair(1)]
+        weights = [pair.sum() for part in self._table_parts(parts)[:1] for pair in parts[part].pair(1)]
         return "only one class occurs" if any(weights) else NO_WEIGHT
 
     def bound(self, parts: Parts) -> float:
-        tables = [parts[part] for part in self._own(parts)]
+        tables = [parts[part] for part in self._table_parts(parts)]
         inexact = [t for t in tables if not t.is_exact and self.average != "ovo"]
         return float(np.mean([score_weights.tied_share(*t.pair(1)) for t in inexact])) if inexact else 0.0
 

@@ -1,6 +1,6 @@
 """Scored rows on their way to a table of scores: keys in the order of the scores, with label, bucket and weight.
 
-Batches only append their rows; these are sorted once for many batches, and all slices of a batch are told apart by one pass.
+Batches only append their rows; these are sorted once for many batches, and all slices of a batch are separated in one pass.
 
 Scores of single precision, which most models give, have keys of 32 bits: such a key with label and bucket is one word, and words
 sort several times as fast as places do.

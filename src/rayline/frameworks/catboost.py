@@ -36,7 +36,7 @@ CLASSES = {
 }
 """Classification losses; all others are regressions."""
 
-OWN = "PythonUserDefined"
+CUSTOM_LOSS = "PythonUserDefined"
 """Prefixes of the names of custom loss objects."""
 
 EXPONENTIAL = ("Poisson", "Tweedie", "LogLinQuantile", "SurvivalAft", "Cox")
@@ -204,7 +204,7 @@ class CatBoost(Framework):
         )
 
     def predicts_margins(self, model: Any) -> bool:
-        return _loss(model.get_all_params()).startswith(OWN)
+        return _loss(model.get_all_params()).startswith(CUSTOM_LOSS)
 
     def save(self, model: Any, directory: Path) -> None:
         model.save_model(str(directory / "model.cbm"), format="cbm")
@@ -224,7 +224,7 @@ class CatBoost(Framework):
         assert isinstance(about.task, Task)
         task = about.task
         outputs = np.size(model.get_scale_and_bias()[1])
-        if loss.startswith(OWN) and outputs > 1:
+        if loss.startswith(CUSTOM_LOSS) and outputs > 1:
             return ModelInfo(Task.MULTICLASS, outputs, 1, [NAMES.restore(name) for name in model.feature_names_])
         n_classes = len(model.classes_) if task is Task.MULTICLASS else 2
         names = [NAMES.restore(name) for name in model.feature_names_]
@@ -332,7 +332,7 @@ def _check_loss(params: Mapping[str, Any]) -> None:
     """Raise ParameterError on a loss that CatBoost does not know."""
     _objective(params)
     name = "loss_function" if "loss_function" in params else "objective"
-    if _loss(params).startswith(OWN) or not isinstance(params.get(name), str):
+    if _loss(params).startswith(CUSTOM_LOSS) or not isinstance(params.get(name), str):
         return
     try:
         catboost_check({"loss_function": params[name]})

@@ -63,7 +63,7 @@ class HuggingFace(Framework):
     package = "transformers"
     string_features = "text"
     distributed = True
-    reuses_workers = False  # accelerate keeps the first group of a process for ever
+    reuses_workers = False  # accelerate keeps the first process group until the process ends
     trains_on_gpu = True
     predicts_on_gpu = True
 
@@ -93,7 +93,7 @@ class HuggingFace(Framework):
                 _with_text(prepared, text),
                 text.encode,
                 text.tokenizer,
-                training_args={**_asked(mixed_precision, compile), **(training_args or {})},
+                training_args={**_device_arguments(mixed_precision, compile), **(training_args or {})},
                 callbacks=callbacks or (),
                 save=lambda directory: self.save(prepared, directory),
             )
@@ -192,7 +192,7 @@ class HuggingFace(Framework):
         )
 
 
-def _asked(mixed_precision: bool, compiles: bool) -> dict[str, Any]:
+def _device_arguments(mixed_precision: bool, compiles: bool) -> dict[str, Any]:
     return {**({"bf16": True} if mixed_precision else {}), **({"torch_compile": True} if compiles else {})}
 
 

@@ -244,7 +244,7 @@ LISTS_PER_ROW = 600
 
 
 class _Examples(torch.utils.data.Dataset[Any]):
-    """The examples of a worker: token numbers and labels of each row. They are held, or made anew in every epoch where they would
+    """The examples of a worker: token numbers and labels of each row. They are held, or tokenized again in every epoch if they would
     take more than `HELD_BYTES`."""
 
     def __init__(self, rows: Rows, encode: Encode, target: Target) -> None:

@@ -27,7 +27,7 @@ from rayline.frameworks.lightgbm_dataset import NAMES, codes, dataset_of_rows
 from rayline.frameworks.lightgbm_metrics import LightGBMMetrics, refuse
 from rayline.frameworks.verify import lightgbm_model
 
-OWN = ("machines", "num_machines", "local_listen_port", "num_threads", "tree_learner", "pre_partition")
+NETWORK_PARAMS = ("machines", "num_machines", "local_listen_port", "num_threads", "tree_learner", "pre_partition")
 """Parameters about the training machine, which are left out of saved models."""
 
 
@@ -127,12 +127,12 @@ class LightGBM(Framework):
         if context.world_size > 1:
             default("tree_learner", "data")
             port = int(context.worker_addresses[context.rank].rpartition(":")[2])
-            peers = {
+            network_params = {
                 "machines": ",".join(context.worker_addresses),
                 "num_machines": context.world_size,
                 "local_listen_port": port,
             }
-            params |= {**peers, "pre_partition": True}
+            params |= {**network_params, "pre_partition": True}
         return params
 
     def predict(self, model: Any, features: Features) -> Array:
@@ -151,7 +151,7 @@ class LightGBM(Framework):
 
     def save(self, model: Any, directory: Path) -> None:
         text = model.model_to_string()
-        text = re.sub(rf"^\[(?:{'|'.join(OWN)}): .*\]\n", "", text, flags=re.MULTILINE)
+        text = re.sub(rf"^\[(?:{'|'.join(NETWORK_PARAMS)}): .*\]\n", "", text, flags=re.MULTILINE)
         (directory / "model.txt").write_text(text, encoding="utf-8")
         if model.best_iteration > 0:  # the text holds the iterations up to the best one, but not its number
             (directory / BEST).write_text(str(model.best_iteration), encoding="ascii")

@@ -57,7 +57,7 @@ class LightGBMMetrics:
         ]
         self._of_all = [name for name in OF_ALL if name in {*metrics}]
         self._sets: dict[int, str] = {}
-        self._found: dict[tuple[str, str], float] = {}
+        self._values: dict[tuple[str, str], float] = {}
         self._everyone = ScoreGathering(context, rows) if self._functions or self._of_all else None
         if self._everyone is not None and self._functions:
             self._everyone.refuse_function("feval")
@@ -78,7 +78,7 @@ class LightGBMMetrics:
         target = rows.target[:, 0] if rows.task is Task.RANKING else rows.target
         arrays = predictions[:n], target.astype(np.float64), weight
         for metric in self._of_all:
-            self._found[name, metric] = _r2(*arrays, everyone) if metric == "r2" else _area(metric, *arrays, everyone)
+            self._values[name, metric] = _r2(*arrays, everyone) if metric == "r2" else _area(metric, *arrays, everyone)
         if not self._functions:
             return []
         scores, truth, weights = everyone.rows(*arrays)
@@ -96,7 +96,7 @@ class LightGBMMetrics:
         everyone = self._job.gather(values)
         for place, (name, metric, *_) in enumerate(values):
             if metric in OF_ALL:
-                results[place] = _with(results[place], self._found[name, metric])
+                results[place] = _with(results[place], self._values[name, metric])
             elif metric.partition("@")[0] in (*MEANS, *OF_GROUPS):
                 results[place] = _with(results[place], _merged(metric, [part[place][2:] for part in everyone]))
 

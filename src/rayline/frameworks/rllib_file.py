@@ -64,7 +64,7 @@ def load(directory: Path, cls: Any = None) -> Any:
     if policy_class is None:
         raise ArtifactError(
             f"The saved policy is of the class {name[:80]!r}, which is not known here.",
-            f"Expected one of {sorted({*modules.own(), *modules.registered})}: no code is loaded from a file.",
+            f"Expected one of {sorted({*modules.known_classes(), *modules.registered})}: no code is loaded from a file.",
             "register its class first (rayline.frameworks.rllib.register_rl_module), or pass it: rayline.load(path, module=Policy).",
         )
     try:
@@ -74,7 +74,7 @@ def load(directory: Path, cls: Any = None) -> Any:
         )
         modules.refuse_spaces(observation_space, action_space)
         config = about["model_config"]
-        exact = name in modules.own() and cls is None
+        exact = name in modules.known_classes() and cls is None
         if exact:
             policy.check_settings(config, {field.name for field in dataclasses.fields(DefaultModelConfig)})
         module = module_size.built_within_limits(
@@ -97,7 +97,7 @@ def load(directory: Path, cls: Any = None) -> Any:
 
 
 def _loaded(name: str) -> Any:
-    place = modules.own().get(name)
+    place = modules.known_classes().get(name)
     if place is None:
         return None
     module, _, attribute = place.partition(":")

@@ -55,7 +55,7 @@ def register_rl_module(cls: M) -> M:
     ParameterError
         When it is not a TorchRLModule, or has the name of one of RLlib's own.
     """
-    if not (isinstance(cls, type) and issubclass(cls, TorchRLModule)) or cls.__name__ in own():
+    if not (isinstance(cls, type) and issubclass(cls, TorchRLModule)) or cls.__name__ in known_classes():
         raise ParameterError.value(
             "the class", "a subclass of TorchRLModule with a unique name", cls, where="register_rl_module"
         )
@@ -63,7 +63,7 @@ def register_rl_module(cls: M) -> M:
     return cls
 
 
-def own() -> dict[str, str]:
+def known_classes() -> dict[str, str]:
     return {place.rpartition(":")[2]: place for place in ALGORITHMS.values()}
 
 

@@ -14,7 +14,7 @@ from rayline.compat.ray import has_connectors, registered_environment
 from rayline.core.errors import ParameterError, first_line
 from rayline.frameworks import rllib_modules as modules
 
-OWN = {
+TRAINER_SETTINGS = {
     "num_env_runners": "the trainer's num_workers",
     "num_cpus_per_env_runner": "the trainer's resources_per_worker",
     "env": "the argument env",
@@ -35,9 +35,11 @@ def settings_of(algorithm: Any, env: Any, config: Mapping[str, Any] | None) -> A
             "algorithm", f"one of {list(modules.ALGORITHMS)}, or an AlgorithmConfig", algorithm, where="rllib trainer"
         )
     config_values = dict(config or {})
-    for name in OWN.keys() & config_values.keys():
+    for name in TRAINER_SETTINGS.keys() & config_values.keys():
         raise ParameterError(
-            f"rllib trainer: config sets {name!r}.", f"Expected {OWN[name]}.", f"remove {name!r} from config."
+            f"rllib trainer: config sets {name!r}.",
+            f"Expected {TRAINER_SETTINGS[name]}.",
+            f"remove {name!r} from config.",
         )
     known = {
         name for name in dir(settings) if not name.startswith("_") and not callable(getattr(type(settings), name, None))

@@ -83,7 +83,7 @@ class MLP(torch.nn.Module):
 
 ACTIVATIONS = ("ReLU", "LeakyReLU", "ELU", "SELU", "GELU", "SiLU", "Mish", "Tanh", "Sigmoid", "Softplus")
 
-_OWN: dict[str, Callable[..., Any]] = {"MLP": MLP, "Linear": torch.nn.Linear}
+_BUILT_IN: dict[str, Callable[..., Any]] = {"MLP": MLP, "Linear": torch.nn.Linear}
 _REGISTERED: dict[str, Callable[..., Any]] = {}
 
 
@@ -96,9 +96,9 @@ def register_module(make: M) -> M:
     ParameterError
         When the name is one of Rayline's own modules.
     """
-    if make.__name__ in _OWN:
+    if make.__name__ in _BUILT_IN:
         raise ParameterError.value(
-            "the name", f"none of Rayline's own {sorted(_OWN)}", make.__name__, where="register_module"
+            "the name", f"none of Rayline's own {sorted(_BUILT_IN)}", make.__name__, where="register_module"
         )
     _REGISTERED[make.__name__] = make
     return make
@@ -140,12 +140,12 @@ def check(module: Any, kwargs: Mapping[str, Any]) -> None:
 
 def registered_modules() -> dict[str, Callable[..., Any]]:
     """Return the classes and functions that build modules, by the ids that a file may name."""
-    return {**_REGISTERED, **_OWN}
+    return {**_REGISTERED, **_BUILT_IN}
 
 
 def is_own(make: Any) -> bool:
     """Return whether it is one of Rayline's own modules, whose tensors are known exactly."""
-    return make in _OWN.values()
+    return make in _BUILT_IN.values()
 
 
 def _signature(make: Any) -> Mapping[str, inspect.Parameter]:

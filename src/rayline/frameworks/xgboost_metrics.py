@@ -53,7 +53,7 @@ class XGBoostMetrics:
                     "leave num_workers out, or pass the function as metrics=[…].",
                 )
         self._areas = [name for name in metric_names if name in AREAS]
-        self._found: dict[str, dict[str, float]] = {}
+        self._values: dict[str, dict[str, float]] = {}
         self._sets: dict[int, str] = {}
         self._everyone = ScoreGathering(context, rows) if self.needed else None
         if self._everyone is not None and function is not None:
@@ -76,11 +76,11 @@ class XGBoostMetrics:
         weight = np.ones(rows.n_rows) if rows.weight is None else rows.weight
         arrays = predictions[: rows.n_rows], rows.target, weight
         if self._function is None and not everyone.is_small(name):
-            self._found[name] = _areas_of_many(self._areas, *arrays, everyone)
+            self._values[name] = _areas_of_many(self._areas, *arrays, everyone)
             return []
         scores, truth, weights = everyone.rows(*arrays)
         if self._areas:
-            self._found[name] = _areas(self._areas, scores, truth, weights)
+            self._values[name] = _areas(self._areas, scores, truth, weights)
         if self._function is None:
             return []
         given_weights = None if rows.weight is None else weights
@@ -91,7 +91,7 @@ class XGBoostMetrics:
 
     def correct(self, history: Mapping[str, Mapping[str, list[Any]]]) -> None:
         """Replace the last areas in XGBoost's history with those of all rows."""
-        for name, values in self._found.items():
+        for name, values in self._values.items():
             for metric, value in values.items():
                 if metric in history.get(name, {}):
                     history[name][metric][-1] = value

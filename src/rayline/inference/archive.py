@@ -107,7 +107,7 @@ def write(path: Path, members: Mapping[str, Content], *, directory: bool = False
 
 
 def replace_in(directory: Path, name: str, content: bytes) -> None:
-    """Write one member of a directory anew, atomically. Raises ArtifactError when the disk refuses."""
+    """Replace one member of a directory atomically. Raises ArtifactError when the disk refuses."""
     replace_file(directory / name, lambda temporary: _write_file(temporary, content))
 
 

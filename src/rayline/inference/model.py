@@ -207,7 +207,7 @@ class Model:
 
     def _with(self, *, use_gpu: UseGPU | None, holds_gpu: bool) -> Model:
         other = object.__new__(type(self))  # copy.copy would write the native model to files, as pickle does
-        other.__dict__.update({k: v for k, v in self.__dict__.items() if k not in ("_placed", "_for_few_rows")})
+        other.__dict__.update({k: v for k, v in self.__dict__.items() if k not in ("_placed", "_single_row_view")})
         other.use_gpu, other._holds_gpu = use_gpu, holds_gpu
         return other
 
@@ -408,7 +408,7 @@ class Model:
             for row in rows:
                 if row[name] not in categories:
                     row[name] = None
-        return self._answer(self._for_few_rows, self._features.of_rows(rows))
+        return self._answer(self._single_row_view, self._features.of_rows(rows))
 
     def _answer(self, native: Any, features: Features) -> Scores:
         try:
@@ -438,7 +438,7 @@ class Model:
         return frozenset({self.target.n_outputs, n_values, *binary})
 
     @cached_property
-    def _for_few_rows(self) -> Any:
+    def _single_row_view(self) -> Any:
         return self.adapter.single_row_view(self._placed)
 
     @cached_property
@@ -551,7 +551,7 @@ class Model:
         return cls(name, native, schema, target)
 
 
-_COMPUTED = ("_categories", "_features", "_for_few_rows", "_widths", "_placed", "_natives")
+_COMPUTED = ("_categories", "_features", "_single_row_view", "_widths", "_placed", "_natives")
 """Attributes that are computed from the others, and do not travel."""
 
 _PLACING = threading.RLock()

@@ -76,7 +76,7 @@ def expected(model: Model, matrix: Array) -> Array:
 def compare(model: Model, graph: Any, matrix: Array) -> int:
     """Raise ParameterError when a graph of one float32 matrix answers otherwise than the model. Returns the columns of its scores."""
     wanted = expected(model, matrix)
-    predicted = _answers(model, graph, {graph.graph.input[0].name: matrix})[-1]
+    predicted = _outputs(model, graph, {graph.graph.input[0].name: matrix})[-1]
     _refuse_other(model, predicted, wanted)
     return predicted.size // len(matrix)
 
@@ -110,7 +110,7 @@ def _refuse_other_outputs(pipeline: InferencePipeline, graph: Any, feed: Any, ou
     names = [output.name for output in graph.graph.output]
     labels = target.predictions(outcome.scores)
     wanted |= {name: labels[name].to_numpy() for name in names if name in labels.columns}
-    outputs = dict(zip(names, _answers(model, graph, feed), strict=True))
+    outputs = dict(zip(names, _outputs(model, graph, feed), strict=True))
     for name in names:
         actual, expected_ = outputs[name], wanted[name]
         if actual.dtype.kind in "fc":
@@ -139,10 +139,10 @@ def compare_pipeline(pipeline: InferencePipeline, graph: Any) -> None:
         _refuse_other_outputs(pipeline, graph, feed, pipeline.outcome(rows, pipeline.model_scores(rows.lazy())))
         return
     predictions = pipeline.predict_proba(rows) if pipeline.classes else pipeline.predict(rows)
-    _refuse_other(pipeline.model, _answers(pipeline.model, graph, feed)[-1], predictions.cast(pl.Float64).to_numpy())
+    _refuse_other(pipeline.model, _outputs(pipeline.model, graph, feed)[-1], predictions.cast(pl.Float64).to_numpy())
 
 
-def _answers(model: Model, graph: Any, feed: Any) -> list[Array]:
+def _outputs(model: Model, graph: Any, feed: Any) -> list[Array]:
     """The outputs, by ONNX Runtime where it is installed, otherwise by the reference implementation."""
     try:
         try:

@@ -31,7 +31,7 @@ from rayline.preprocessing.lineage import by_source
 from rayline.preprocessing.preprocessor import BasePreprocessor
 
 MAX_ROW_PATH_ROWS = 4
-"""Lists of at most so many rows are predicted row by row with the compiled row functions; longer ones as a table."""
+"""Lists of at most this many rows are predicted row by row with the compiled row functions; longer ones as a table."""
 
 
 @known_arguments

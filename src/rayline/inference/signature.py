@@ -53,7 +53,7 @@ def verify(manifest: bytes, signature: bytes | None, trusted_keys: Sequence[Any]
         raise ArtifactError(
             f"{place()} is signed by {about['public_key'][:64]!r}, which is not trusted.",
             f"Expected one of {[*trusted]}.",
-            "load it with the public key of whoever made it, if you trust them.",
+            "load it with the public key of its author, if you trust them.",
         )
     try:
         key.verify(bytes.fromhex(about["signature"]), _PURPOSE + manifest)

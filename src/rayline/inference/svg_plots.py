@@ -93,7 +93,7 @@ def lines(
     diagonal
         Whether to draw where x equals y.
     unit
-        Whether both axes go from 0 to 1. The names then stand in the lower right.
+        Whether both axes go from 0 to 1. The names are then in the lower right.
     spans
         Vertical lines, each at an x from one y to another: intervals of points.
     level

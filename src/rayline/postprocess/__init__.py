@@ -1,6 +1,6 @@
 """Stages after the model: calibrated probabilities, thresholds, intervals and sets, limits and rounding.
 
-`pipeline.calibrated([…], rows)` learns them from rows kept aside, `analysis.calibrated([…])` from the held-out predictions of a
+`pipeline.calibrated([…], rows)` learns them from held-back rows, `analysis.calibrated([…])` from the held-out predictions of a
 tuning run.
 """
 

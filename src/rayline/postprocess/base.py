@@ -175,7 +175,7 @@ class CalibrationRows:
     counts
         How many rows each stands for, shape (n,).
     folds
-        The fold of each row whose answer is a cross-validated one; None for rows that were kept aside.
+        The fold of each row whose answer is a cross-validated one; None for held-back rows.
     """
 
     outcome: Outcome

@@ -32,7 +32,7 @@ MAX_PREFIXED = 1_000
 class KnownStatistics:
     """What a `FoldFitter` has computed of the raw table: what was asked, and the answers of each fold."""
 
-    asked: frozenset[StatisticRequest]
+    requests: frozenset[StatisticRequest]
     results: Sequence[ScanResults]
 
 
@@ -70,14 +70,14 @@ class FoldFitter:
         self._engine, self._data, self._schema = engine, data, pl.Schema(schema)
         self._cells, self.folds = cells, list(folds)
         self._targets, self._excluded_columns = list(targets), list(excluded_columns)
-        self._asked: set[StatisticRequest] = set() if known is None else {*known.asked}
+        self._requests: set[StatisticRequest] = set() if known is None else {*known.requests}
         self._known: list[ScanResults] = [{} for _ in self.folds] if known is None else [dict(a) for a in known.results]
         self.scans, self.slice_scans = 0, 0  # of all rows, and of one fold's training rows
 
     @property
     def known(self) -> KnownStatistics:
         """What was computed of the raw table."""
-        requested = frozenset(self._asked)
+        requested = frozenset(self._requests)
         return KnownStatistics(
             requested, [{r: a for r, a in results.items() if not r.prefix} for results in self._known]
         )
@@ -137,7 +137,7 @@ class FoldFitter:
         return dataclasses.replace(fit, scans=self.scans + fit.scans)
 
     def _scan(self, requests: Sequence[StatisticRequest]) -> None:
-        new = [request for request in dict.fromkeys(requests) if request not in self._asked]
+        new = [request for request in dict.fromkeys(requests) if request not in self._requests]
         if not new:
             return
         needed = {column for request in new for column in request.columns}
@@ -148,7 +148,7 @@ class FoldFitter:
         of_folds = merge_folds(self._engine.scan(self._data, scan), [fold.train for fold in self.folds])
         for known, results in zip(self._known, of_folds, strict=True):
             known.update(results)
-        self._asked.update(new)
+        self._requests.update(new)
         self.scans += 1
 
     @staticmethod

@@ -171,7 +171,7 @@ class FitPlan:
             return wanted.select(table.schema, exclude=self.targets, text=lambda c: self._is_text(table.lineage[c]))
 
     def _pass_by(self, leaf: Stage, columns: Sequence[str], table: _PlannedTable) -> None:
-        """Go on behind a stage that cannot be fitted yet, as far as it is known what it makes of the table."""
+        """Continue after a stage that cannot be fitted yet, as far as its output is known."""
         table.prefix = None
         table.is_certain = table.is_certain and (leaf.column_operation is not None or leaf.keep_input)
         table.is_growing = table.is_growing or leaf.keep_input

@@ -63,10 +63,10 @@ def origins(operations: Sequence[Operation], schema: Mapping[str, pl.DataType]) 
             )
         changes = operation.changes(schema)
         changes.update(schema)
-        kept = {name: origins.get(name, ()) for name in changes.made}
+        kept = {name: origins.get(name, ()) for name in changes.outputs}
         for name in changes.removed:
             origins.pop(name, None)
-        origins |= kept  # new columns stand in the order of the table
+        origins |= kept  # new columns are in the order of the table
         origins |= {name: sources for name, sources in computed.items() if name in schema}
     return ColumnOrigins(origins, elements)
 

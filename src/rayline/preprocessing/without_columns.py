@@ -18,7 +18,7 @@ def without_targets(
 ) -> tuple[list[Stage], pl.Schema]:
     """Return the fitted stages, and their output schema, as if `targets` had not been features in their fit.
 
-    A stage lets go of the targets and of what the stages before made of them. What it learned of the other columns stays.
+    A stage drops the targets and the columns that earlier stages derived from them. It keeps what it learned from the other columns.
 
     Raises
     ------
@@ -27,11 +27,11 @@ def without_targets(
     """
     before, after = dict(schema), {name: dtype for name, dtype in schema.items() if name not in targets}
     seen = set[str]()  # columns that a stage behind this one saw with other values than it would now, and still sees
-    gone = {*targets}  # columns that it saw, and would not see now
+    removed = {*targets}  # columns that it saw, and would not see now
     worked = set[str]()  # targets that a stage has worked on
     stages: list[Stage] = []
     for path, leaf in leaves:
-        one = _without(leaf, gone, worked | seen, targets)
+        one = _without(leaf, removed, worked | seen, targets)
         if one is None or _reads_absent(operations_of(path, one), after) or _learned_from(one, seen, after, targets):
             raise _refusal(path, leaf, targets)
         old = operations_of(path, leaf)
@@ -39,10 +39,12 @@ def without_targets(
             worked |= {name for name in leaf.state["columns"] if name in targets}
             lineage = origins(old, before).columns
             seen = {
-                name for name, sources in lineage.items() if any(source in gone or source in seen for source in sources)
+                name
+                for name, sources in lineage.items()
+                if any(source in removed or source in seen for source in sources)
             }
         before, after = schema_after(old, before), schema_after(operations_of(path, one), after)
-        gone = {name for name in before if name not in after} | {*targets}
+        removed = {name for name in before if name not in after} | {*targets}
         seen &= after.keys()
         if any(name in targets for name in after):
             raise _refusal(path, leaf, targets)
@@ -50,15 +52,17 @@ def without_targets(
     return stages, pl.Schema(after)
 
 
-def _without(leaf: Stage, gone: Collection[str], changed: Collection[str], targets: Sequence[str]) -> Stage | None:
-    derived = {name for name in gone if name not in targets}
+def _without(leaf: Stage, removed: Collection[str], changed: Collection[str], targets: Sequence[str]) -> Stage | None:
+    derived = {name for name in removed if name not in targets}
     if not named_columns(leaf).isdisjoint(derived):
         return None  # it names what a stage before made of a target
     if not leaf.resamples:
-        return leaf.without(gone)
+        return leaf.without(removed)
     # Which rows it chose, all stages behind it have learned from: it may only have looked at what stays as it was.
     return (
-        leaf.without({*derived, *changed}) if not any(name in gone for name in leaf.state.get("columns", ())) else None
+        leaf.without({*derived, *changed})
+        if not any(name in removed for name in leaf.state.get("columns", ()))
+        else None
     )
 
 

@@ -302,7 +302,7 @@ class App(FastAPI):
         scores = self._batcher.scores(served.pipeline.model, [prepare(row) for row in rows])
         for row in rows:
             served.skew.row(row, self.metrics.counts)
-        return served.answers(rows, await scores)
+        return served.served_scores(rows, await scores)
 
     async def _threaded(self, request: HTTPRequest, run: Callable[[Work], HTTPResponse]) -> HTTPResponse:
         """Run slow work in a thread, so that it does not block the event loop. At most `max_queued_requests` run at a time;
@@ -315,16 +315,16 @@ class App(FastAPI):
         self._n_threaded += 1
         running = self._threads.submit(as_exceptions, partial(run, work))
         running.add_done_callback(lambda _: loop.call_soon_threadsafe(self._thread_finished, held))
-        answer, gone = asyncio.wrap_future(running), loop.create_task(request.gone())
+        answer, disconnected = asyncio.wrap_future(running), loop.create_task(request.disconnected())
         try:
-            await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((answer, disconnected), return_when=asyncio.FIRST_COMPLETED)
             if not answer.done():
                 raise ClientDisconnected
             return answer.result()
         finally:
             work.is_wanted = False
             answer.cancel()
-            gone.cancel()
+            disconnected.cancel()
 
     def _thread_finished(self, held: int) -> None:
         self._n_threaded -= 1

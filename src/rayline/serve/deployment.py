@@ -112,7 +112,7 @@ class Deployment:
                     "check that the cluster has the CPUs and GPUs that ray_actor_options require.",
                 ) from error
             release_models(self.name, keep=model["key"])
-            if not ingress.answers(f"{self.url}/health"):
+            if not ingress.responds(f"{self.url}/health"):
                 raise ServeError(
                     f"Deployment {self.name!r} is running, but nothing answers at {self.url}.",
                     f"Expected an answer within {ingress.READY_S} seconds.",

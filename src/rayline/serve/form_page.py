@@ -278,7 +278,7 @@ def _kind(dtype: pl.DataType) -> str:
 
 
 def _shown(dtype: pl.DataType, value: Any) -> str:
-    """A value as it stands in its field."""
+    """Format a value for its form field."""
     return "" if value is None else json.dumps(value) if _kind(dtype) in ("json", "boolean") else str(value)
 
 

@@ -85,7 +85,7 @@ class HTTPRequest:
             self._take(len(body), memory)
         self.body = body
 
-    async def gone(self) -> None:
+    async def disconnected(self) -> None:
         """Wait until the client disconnects."""
         while (await self.receive())["type"] != "http.disconnect":
             pass

@@ -224,7 +224,7 @@ def _free_port(first: int) -> int:
     raise ServeError(f"No port from {first} to {first + 199} is free.", "Expected a free port.", "pass port=….")
 
 
-def answers(url: str) -> bool:
+def responds(url: str) -> bool:
     """Wait until this address answers with 200; return False after READY_S seconds. Ray Serve informs its proxies about a replica
     only after the replica runs."""
     until = time.monotonic() + READY_S

@@ -45,7 +45,7 @@ class ServerOptions:
         The name of the model in URLs: letters, digits, `_`, `-`, `.`.
     max_batch_size
         The maximum number of rows of waiting requests that are predicted in one call of the model; by default 64 on a CPU and
-        1,024 on a GPU, which takes as long for many rows as for one. A server with a GPU calls the model with so many rows before it
+        1,024 on a GPU, which takes as long for many rows as for one. A server with a GPU calls the model with this many rows before it
         answers requests, and halves the number until they fit into the GPU's memory.
     batch_wait_timeout_s
         How many seconds a request may wait for others to share a call with. With 0, requests share a call only when they are

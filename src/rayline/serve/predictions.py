@@ -116,7 +116,7 @@ class ServedModel:
         """Answer rows (a list) or columns (a dict) from JSON."""
         work.check()
         table = self.reader.table_of_columns(rows) if isinstance(rows, dict) else self.reader.table(rows)
-        return self.predictions(self._answers(table, work), proba)
+        return self.predictions(self._scores(table, work), proba)
 
     def explain(self, body: bytes, work: Work) -> HTTPResponse:
         """Answer the body of an /explain request."""
@@ -139,7 +139,7 @@ class ServedModel:
             raise HTTPError(422, "Expected at least one row; got none.")
         table = table.select(map(col, self.reader.columns))
         self._refuse_infinity(table)
-        scores = self._answers(table, work)
+        scores = self._scores(table, work)
         answer = self.pipeline.target.predictions(scores.scores).hstack(scores.interval_table(self.pipeline))
         if proba:
             self._refuse_without_probabilities()
@@ -150,20 +150,20 @@ class ServedModel:
         """Answer a request of the Open Inference Protocol."""
         request = openinference.decode(body, header_bytes, self.pipeline.input_schema)
         work.check()
-        return self.tensor_predictions(request, self._answers(self.reader.table_of_columns(request.columns), work))
+        return self.tensor_predictions(request, self._scores(self.reader.table_of_columns(request.columns), work))
 
-    def _answers(self, table: pl.DataFrame, work: Work) -> ServedScores:
+    def _scores(self, table: pl.DataFrame, work: Work) -> ServedScores:
         work.check()
         if self.pipeline.has_intervals:
             outcome = self.pipeline.outcome(table)
-            answers = ServedScores(outcome.scores, outcome.intervals())
+            served_scores = ServedScores(outcome.scores, outcome.intervals())
         else:
-            answers = ServedScores(self.pipeline.scores(table.lazy()))
+            served_scores = ServedScores(self.pipeline.scores(table.lazy()))
         work.check()
         work.count(self.skew.table(table))
-        return answers
+        return served_scores
 
-    def answers(self, rows: Sequence[Row], scores: Any) -> ServedScores:
+    def served_scores(self, rows: Sequence[Row], scores: Any) -> ServedScores:
         """Return the answers for a few raw rows from the scores of the model."""
         pipeline = self.pipeline
         if not pipeline.has_intervals:
@@ -189,25 +189,30 @@ class ServedModel:
 
     # -- from scores to answers ------------------------------------------------------------------------------------
 
-    def predictions(self, answers: ServedScores, proba: bool = False) -> HTTPResponse:
+    def predictions(self, served_scores: ServedScores, proba: bool = False) -> HTTPResponse:
         """Return predictions in the form of /predict and KServe V1."""
-        answer: dict[str, Any] = {"predictions": self.writer.predictions(answers.scores)}
-        if answers.intervals is not None:
+        answer: dict[str, Any] = {"predictions": self.writer.predictions(served_scores.scores)}
+        if served_scores.intervals is not None:
             name = "sets" if self.pipeline.target.task.is_classification else "intervals"
-            answer[name] = self.writer.intervals(answers.interval_rows())
+            answer[name] = self.writer.intervals(served_scores.interval_rows())
         if proba:
             self._refuse_without_probabilities()
-            answer["probabilities"] = self.writer.probabilities(answers.scores)
+            answer["probabilities"] = self.writer.probabilities(served_scores.scores)
         return HTTPResponse(200, dumps(answer))
 
-    def tensor_predictions(self, request: openinference.InferenceRequest, answers: ServedScores) -> HTTPResponse:
+    def tensor_predictions(self, request: openinference.InferenceRequest, served_scores: ServedScores) -> HTTPResponse:
         """Return predictions in the form of the Open Inference Protocol."""
-        target, scores = self.pipeline.target, answers.scores
+        target, scores = self.pipeline.target, served_scores.scores
         probabilities = None
         if self.has_probabilities and openinference.wants_probabilities(request, target):
             probabilities = target.probabilities(scores)
         body, length = openinference.encode(
-            self.name, request, target, target.predictions(scores), probabilities, answers.interval_table(self.pipeline)
+            self.name,
+            request,
+            target,
+            target.predictions(scores),
+            probabilities,
+            served_scores.interval_table(self.pipeline),
         )
         if length is None:
             return HTTPResponse(200, body)

@@ -76,7 +76,7 @@ class FrequencyEncoder(ColumnStage):
     def learn_column(self, column: str, dtype: pl.DataType, *statistics: Any) -> dict[str, Any]:
         counts: ValueCounts = statistics[0]
         if counts.sketch is not None and (dtype.is_integer() or kind_of(dtype) is Kind.CATEGORY):
-            frequent = counts.sketch.found()
+            frequent = counts.sketch.frequent_counts()
             n_rows = counts.count + counts.n_null
             return {"keys": list(frequent), "n": list(frequent.values()), "n_null": counts.n_null, "n_rows": n_rows}
         table = counts.table
@@ -163,7 +163,7 @@ class RareCategories(ColumnStage):
                 f"Expected in this case a min_frequency of at least {MIN_SHARE * counts.count:,.0f} ({MIN_SHARE} of the values); got {self.min_frequency}.",
                 "raise min_frequency, or hash the column (HashEncoder).",
             )
-        keys = sorted(key for key, n in counts.sketch.found().items() if n >= min_count)
+        keys = sorted(key for key, n in counts.sketch.frequent_counts().items() if n >= min_count)
         self._refuse_taken_name(column, key_of(self.name) in keys)
         return {"keys": keys}
 

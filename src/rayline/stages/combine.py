@@ -318,7 +318,7 @@ class UnpackVector(Operation):
 class FunctionTransformer(Stage):
     """Change columns by a custom function, registered under a name with `rayline.stages.register_function`.
 
-    The function maps the Polars expression of one column to another one; each result may depend on its own row only. What becomes of a missing value is up to it. Only
+    The function maps the Polars expression of one column to another one; each result may depend on its own row only. It defines the result for missing values. Only
     the name is saved: a process that loads the preprocessor must register the function first.
 
     Parameters

@@ -280,7 +280,7 @@ def _other_side(center: float, power: float) -> tuple[float, float]:
     """What the power of a value on the other side of zero is multiplied by and moved by, to be in the center's unit too."""
     sign, unit = math.copysign(1.0, center), math.log1p(abs(center))
     side_power = power if sign > 0 else 2.0 - power
-    t = min(-side_power * unit, 700.0)  # beyond that it is as good as infinite
+    t = min(-side_power * unit, 700.0)  # larger values are treated as infinite
     return math.exp(t), sign * (math.expm1(t) / side_power if side_power else -unit)
 
 

@@ -21,7 +21,7 @@ from rayline.train.result import Result
 from rayline.train.scaling import Backend, Scaling
 from rayline.train.trainer import Trainer
 
-Made = TypeVar("Made")
+Fit = TypeVar("Fit")
 
 STRING, FLAG, CODE, NUMBER = "late", "is_late", "gate", "delay"
 """Targets of `training_table`: two classes as strings, as booleans, three as integers, and a number."""
@@ -157,11 +157,11 @@ class FrameworkCase:
         arguments = {"test_dataset": table, "target_columns": [self.target], "verbose": False, **options}
         return (trainer or self.trainer()).fit(self.preprocessor(), table, **arguments)
 
-    def shared(self, name: str, make: Callable[[], Made]) -> Made:
+    def shared(self, name: str, make: Callable[[], Fit]) -> Fit:
         """A fit or a search that several laws look at."""
         if name not in self.fits:
             self.fits[name] = make()
-        fit: Made = self.fits[name]
+        fit: Fit = self.fits[name]
         return fit
 
     @property
@@ -186,7 +186,7 @@ class FrameworkCase:
 
 
 class EnvironmentCase(FrameworkCase):
-    """A framework that makes its experience itself: the rows are what it observes."""
+    """A framework that generates its own data: the rows are its observations."""
 
     @property
     def rows(self) -> pl.DataFrame:

@@ -58,7 +58,7 @@ def trains_on_a_gpu_or_refuses_it(case: FrameworkCase) -> None:
         assert _to_gpu(moves, "result"), "the scores of the test rows do not come back from the GPU"
     with device.recorded() as moves:
         scores = result.inference_pipeline.scores(case.rows.lazy())
-    assert not moves, "the trained model predicts on the GPU although nobody asked for it"
+    assert not moves, "the trained model predicts on the GPU without use_gpu"
     assert isinstance(scores, np.ndarray), "scores are not on the host"
     if case.seeded and not _is_real() and not isinstance(case, EnvironmentCase):
         expected = case.result.inference_pipeline.scores(case.rows.lazy())

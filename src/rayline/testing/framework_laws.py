@@ -55,7 +55,7 @@ def check_framework(
     predictions, whether anyone reads the metrics of its iterations or not; rows of almost no weight teach nothing, and weights of classes are weights of their rows; target stages are undone in predictions and metrics; names of columns and of categories mean nothing, and with any of them what is trained is saved, loaded and
     chained by hand; numbers of every type are learned from, other types refused by name; a vector is its elements as columns,
     also beside categories; metrics by name
-    are scikit-learn's of the very predictions that users get; a callback hears of every iteration that the history has,
+    are scikit-learn's of the very predictions that users get; a callback gets every iteration of the history,
     and can stop it; where it says that it is resumable, a training in two parts is one without a break; wrong parameters and a GPU that is not there are refused before training; with a GPU the model is put there once, batches go
     there and results come back, or `use_gpu=True` is refused; the framework's own error
     reaches the user; arguments are never modified. For a framework that generates its own data, the laws that need no rows.
@@ -106,17 +106,17 @@ def check_framework(
     """
     from rayline.testing import ray_laws  # imports Ray, which the others do not need
 
-    acts = abilities.OwnEnvironment in abilities.abilities_of(type(registry.framework(name)))
+    generates_data = abilities.OwnEnvironment in abilities.abilities_of(type(registry.framework(name)))
     of_rows = (*LAWS_OF_ROWS, *common_laws.LAWS_OF_ROWS, *ability_laws.LAWS_OF_ROWS, *features.LAWS_OF_ROWS)
-    local = (*LAWS, *common_laws.LAWS, *device_laws.LAWS, *ability_laws.LAWS, *(() if acts else of_rows))
+    local = (*LAWS, *common_laws.LAWS, *device_laws.LAWS, *ability_laws.LAWS, *(() if generates_data else of_rows))
     laws = (
         *(local if in_process else ()),
-        *(ray_laws.LAWS if ray and not acts else ()),
+        *(ray_laws.LAWS if ray and not generates_data else ()),
         *(ray_laws.SERVE_LAWS if serve else ()),
     )
-    for task in ("actions",) if acts else tasks:
+    for task in ("actions",) if generates_data else tasks:
         more = (by_task or {}).get(task, {})
-        make = EnvironmentCase if acts else FrameworkCase
+        make = EnvironmentCase if generates_data else FrameworkCase
         case = make(
             name, args, {**kwargs, **more}, task, learns, exact, seeded, weights, resumes, tuned, native_predict,
             is_first=acts or task == tasks[0],
@@ -297,8 +297,8 @@ def learns_the_same_unwatched(case: FrameworkCase) -> None:
         return case.adapter.predict(trained, rows.features), without_metrics
 
     (one, with_metrics), (two, without_metrics) = learned(log_train_metrics=True), learned(log_train_metrics=False)
-    assert with_metrics == without_metrics, "it reports other iterations when nobody reads its metrics"
-    case.same(one, two, bits=True, why="it learns something else when nobody reads its metrics")
+    assert with_metrics == without_metrics, "it reports other iterations when its metrics are not read"
+    case.same(one, two, bits=True, why="it learns another model when its metrics are not read")
 
 
 class _Stop(Callback):

@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from rayline.core.scan import Scan
-from rayline.core.scan_results import ScanResults, merge_answers
+from rayline.core.scan_results import ScanResults, merge_results
 from rayline.core.schema import remembered_schema
 from rayline.engine.local import LocalEngine
 from rayline.preprocessing import fit_planner
@@ -29,7 +29,7 @@ class RandomPartsEngine(LocalEngine):
         rng.shuffle(parts)
         while len(parts) > 1:
             i = rng.randrange(len(parts) - 1)
-            parts[i : i + 2] = [merge_answers(parts[i : i + 2])]
+            parts[i : i + 2] = [merge_results(parts[i : i + 2])]
         return {0: parts[0]}
 
 
@@ -39,7 +39,7 @@ Arrange = Callable[
 
 
 class ThreePartsEngine(LocalEngine):
-    """Scans a table in three parts and merges them two at a time, as it is told; the second part may have other types."""
+    """Scans a table in three parts and merges them two at a time, in the given arrangement; the second part may have other types."""
 
     def __init__(self, arrange: Arrange, drift: Mapping[str, pl.DataType] | None = None) -> None:
         self.arrange, self.drift = arrange, drift or {}

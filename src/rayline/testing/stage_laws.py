@@ -259,7 +259,7 @@ BEHIND = [("scaler", StandardScaler())]
 
 
 def _targets_are_let_go(case: StageCase) -> None:
-    """A fitted stage that lets go of a column that it has not named is what a fit with that column as a target gives, or says
+    """A fitted stage that drops an unnamed column equals a fit with that column as a target, or says
     that it cannot; between other stages too."""
     free = [name for name in case.table.columns if name not in _named(case.stage) and name not in case.targets]
     kinds = {kind_of(case.table.schema[name]): name for name in free}
@@ -318,7 +318,7 @@ def _no_column_is_overwritten(case: StageCase) -> None:
 
 
 def _the_way_back_leads_back(case: StageCase) -> None:
-    """Where there is a way back, it brings back every value; where the stage says what is lost, all but that: going forth
+    """An inverse restores every value, except those that the stage declares as lost: going forth
     again gives the same."""
     fitted = case.fit()
     leaf = fitted[NAME]
@@ -347,7 +347,7 @@ def _same_in_rows(back: list[Operation], schema: pl.Schema, result: pl.DataFrame
     ):
         run(row)
         for key, value in wanted.items():
-            assert same_bits(value, row[key]), f"way back, row {i}, column {key!r}: table {value!r}, row {row[key]!r}"
+            assert same_bits(value, row[key]), f"inverse, row {i}, column {key!r}: table {value!r}, row {row[key]!r}"
 
 
 def _lineage_is_true(case: StageCase) -> None:

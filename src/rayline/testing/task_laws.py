@@ -187,8 +187,8 @@ class TaskCase:
         return predictions
 
     def has_learned(self, result: Result) -> None:
-        metric, least = LEARNED[self.task]
-        assert result.metrics[metric] > least, f"{metric} is {result.metrics[metric]:.3f}"
+        metric, min_score = LEARNED[self.task]
+        assert result.metrics[metric] > min_score, f"{metric} is {result.metrics[metric]:.3f}"
 
     def same(self, actual: pl.DataFrame, why: str, *, bits: bool = True) -> None:
         assert actual.columns == self.predicted.columns, f"{why}: the columns are {actual.columns}"

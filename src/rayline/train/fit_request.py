@@ -82,7 +82,7 @@ class FitRequest:
     Attributes
     ----------
     framework, args, kwargs, phases, seed, scaling
-        The trainer's. `phases` stand in place of `args` and `kwargs` where these change during the training.
+        The trainer's. `phases` replace `args` and `kwargs` if these change during the training.
     spec
         What was learned of the data.
     score, metrics
@@ -112,7 +112,7 @@ class FitRequest:
     @classmethod
     def of(cls, trainer: BaseTrainer, spec: TrainingSpec, **options: Any) -> Self:
         """Return the request to train `trainer` on rows of which `spec` is known, for a fit, a fold, a dry run and a run in an
-        environment alike. `options` are further fields, or stand in place of what the trainer says."""
+        environment alike. `options` are further fields, or replace those of the trainer."""
         fields: dict[str, Any] = {
             "framework": trainer.framework,
             "args": trainer.args,

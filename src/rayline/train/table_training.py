@@ -98,7 +98,7 @@ class TableFit(FitDriver):
         )
         refuse_too_large(request, outcome.n_rows)
         if self.trainer.num_workers is not None and self.inputs.test_weight is not None:
-            # Here, since nobody reads what workers warn of.
+            # On the driver, because warnings of workers are not shown.
             for metric in self.trainer.custom_metrics.values():
                 if isinstance(metric, CustomMetric):
                     metric.warn_unweighted()

@@ -299,7 +299,7 @@ class TorchTrainer(FrameworkTrainer):
     Raises
     ------
     ParameterError
-        On arguments that do not fit together or that nothing would use.
+        On arguments that conflict or would have no effect.
     MissingExtraError
         When PyTorch is not installed (`rayline[torch]`).
 

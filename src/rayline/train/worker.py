@@ -95,7 +95,7 @@ class WorkerOutcome:
 
 
 def train_on(request: FitRequest, worker: WorkerContext, memo: dict[Any, Any] | None = None) -> WorkerOutcome:
-    """Train and measure as one worker. `memo` keeps what the framework makes of the training rows (see `Rows.remember`).
+    """Train and measure as one worker. `memo` keeps the framework's form of the training rows (see `Rows.remember`).
 
     Raises
     ------

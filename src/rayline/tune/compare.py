@@ -291,7 +291,7 @@ def _checked(
         if options.get("name") is not None:
             search_options["name"] = f"{options['name']} {name}"
         for kind in ("search", "scheduler"):
-            search_options[kind] = _own(kind, search_options.get(kind))
+            search_options[kind] = _own_copy(kind, search_options.get(kind))
         try:
             search = checked(
                 SearchRequest(
@@ -308,7 +308,7 @@ def _checked(
     return searches
 
 
-def _own(kind: str, option: Any) -> Any:
+def _own_copy(kind: str, option: Any) -> Any:
     """Copy a searcher or scheduler of Ray for each candidate: it stores the trials of one search."""
     try:
         return copy.deepcopy(option)

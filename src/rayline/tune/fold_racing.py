@@ -37,7 +37,7 @@ class RacingRules(NamedTuple):
 
     rungs: tuple[int, ...]
     keep: float = 0.5
-    least: int = 2
+    min_rivals: int = 2
     brackets: int = 1
 
 
@@ -63,7 +63,7 @@ def median(n_folds: int) -> RacingRules:
 
     Golovin and others, "Google Vizier: a service for black-box optimization" (2017).
     """
-    return RacingRules(tuple(range(1, n_folds)), least=3)
+    return RacingRules(tuple(range(1, n_folds)), min_rivals=3)
 
 
 class FoldRacingScheduler:
@@ -151,4 +151,4 @@ class FoldRacingScheduler:
 
 def survives(loss: float, rivals: Sequence[float], rules: RacingRules) -> bool:
     """Return whether this loss is within the kept share of its rivals; always True with too few rivals."""
-    return len(rivals) < rules.least or loss <= float(np.quantile(np.asarray(rivals), rules.keep))
+    return len(rivals) < rules.min_rivals or loss <= float(np.quantile(np.asarray(rivals), rules.keep))

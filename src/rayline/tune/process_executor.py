@@ -24,14 +24,14 @@ from rayline.tune.fold_racing import ERROR, PAUSE, PAUSED, PENDING, RUNNING, SCO
 from rayline.tune.pbt.runner import PopulationWorker
 from rayline.tune.prepare import PreparedSearch
 from rayline.tune.suggestions import Suggester
-from rayline.tune.trial import FoldRunner, TrialPayload, told, trial_report
+from rayline.tune.trial import FoldRunner, TrialPayload, error_text, trial_report
 from rayline.tune.trial_log import StopSearch, TrialLog
 from rayline.tune.trial_record import FoldScore
 
 TICK_S = 0.1
 """The interval at which the caller's thread checks for a signal or the end of the time budget."""
 
-PATIENCE_S = 2.0
+STOP_TIMEOUT_S = 2.0
 """The time that trainings may take to stop before a message says that they are waited for."""
 
 
@@ -88,7 +88,7 @@ class TrialThreads:
         self.stopping.set()
         for work in self._work:
             work.put(None)
-        until = time.monotonic() + PATIENCE_S
+        until = time.monotonic() + STOP_TIMEOUT_S
         for thread in self._threads:
             thread.join(max(0.0, until - time.monotonic()))
         if any(thread.is_alive() for thread in self._threads):
@@ -129,7 +129,7 @@ class ThreadTrial:
     n_busy: int = 0
     has_failed: bool = False
     last_result: dict[str, Any] = field(default_factory=dict)
-    made: dict[str, TrialCandidate] = field(default_factory=dict)
+    candidates: dict[str, TrialCandidate] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
     is_saving: bool = False
 
@@ -232,12 +232,12 @@ class ThreadSearch:
         trial.status = RUNNING
         trial.todo.remove(fold)
         trial.n_busy += 1
-        self._threads.submit(thread, trial, lambda: self._run_fold(trial.config, fold, trial.made))
+        self._threads.submit(thread, trial, lambda: self._run_fold(trial.config, fold, trial.candidates))
 
     def _hear(self, trial: ThreadTrial, box: Any) -> None:
         trial.n_busy -= 1
         if isinstance(box, BaseException):
-            box = TrialPayload(error=told(box))
+            box = TrialPayload(error=error_text(box))
         self._log.hear(trial.number, [box])
         if "error" in box:
             trial.has_failed = True
@@ -277,7 +277,7 @@ class ThreadSearch:
     def _end(self, trial: ThreadTrial, result: dict[str, Any] | None) -> None:
         trial.status = TERMINATED
         self._live.remove(trial)
-        trial.made.clear()
+        trial.candidates.clear()
         self._suggester.complete(trial.trial_id, result, error=False)
         self._log.end(trial.number)
 

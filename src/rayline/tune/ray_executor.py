@@ -31,7 +31,7 @@ from rayline.tune.row_groups import TableGroups
 from rayline.tune.shared_cache import SharedCache
 from rayline.tune.stored_groups import StoredGroups, StoredScores, TaskGroupEngine
 from rayline.tune.suggestions import DrawnSuggester
-from rayline.tune.trial import told
+from rayline.tune.trial import error_text
 from rayline.tune.trial_log import DEATHS, StopSearch, TrialLog
 
 TOGETHER_S = 0.3
@@ -192,7 +192,7 @@ def _waiting(capacity: Capacity) -> str:
     state = ", ".join(f"{free.get(name, 0):g} of {there.get(name, 0):g} {name}" for name in names)
     engine = registry.engine("ray")
     held = engine.holders({name: there.get(name, 0) - free.get(name, 0) for name in names})
-    return f"waiting for {needed} for a trial: {state} free; held by {held or 'nobody'}{engine.coming()}"
+    return f"waiting for {needed} for a trial: {state} free; held by {held or 'no known job'}{engine.coming()}"
 
 
 def _placement(capacity: Capacity) -> Any:
@@ -302,7 +302,7 @@ class RayPopulation:
                 self._actors.append(actor)
                 deaths[key] += 1
                 if deaths[key] > DEATHS:
-                    reason = f"the process of the trial died {DEATHS + 1} times: {told(error)}"
+                    reason = f"the process of the trial died {DEATHS + 1} times: {error_text(error)}"
                     yield key, FoldResult(error=reason), None
                 else:
                     waiting.insert(0, key)

@@ -46,7 +46,7 @@ class BatchedSearcher(Searcher):
     def __init__(self, inner: Searcher, size: int = ROUND) -> None:
         super().__init__(metric=inner.metric, mode=inner.mode)
         self._inner, self._size = inner, size
-        self._asked: list[str] = []
+        self._requested: list[str] = []
         self._last: dict[str, dict[str, Any]] = {}
         self._heard: dict[str, tuple[dict[str, Any] | None, bool]] = {}
 
@@ -57,11 +57,11 @@ class BatchedSearcher(Searcher):
         return bool(self._inner.set_search_properties(metric, mode, config, **spec))
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        if len(self._asked) >= self._size:
+        if len(self._requested) >= self._size:
             return None
         suggestion: Any = self._inner.suggest(trial_id)
         if isinstance(suggestion, Mapping):
-            self._asked.append(trial_id)
+            self._requested.append(trial_id)
         return suggestion  # type: ignore[no-any-return]
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -73,11 +73,11 @@ class BatchedSearcher(Searcher):
         last = self._last.pop(trial_id, None)
         result = last if result is None and not error else result
         self._heard[trial_id] = (result, error or result is None or not math.isfinite(result.get(SCORE, math.nan)))
-        if all(other in self._heard for other in self._asked) and len(self._asked) >= self._size:
-            for other in self._asked:
+        if all(other in self._heard for other in self._requested) and len(self._requested) >= self._size:
+            for other in self._requested:
                 reported, failed = self._heard.pop(other)
                 self._inner.on_trial_complete(other, result=None if failed else reported, error=failed)
-            self._asked.clear()
+            self._requested.clear()
 
     def save(self, checkpoint_path: str) -> None:
         self._inner.save(checkpoint_path)
@@ -117,7 +117,7 @@ class RaySuggester(Suggester):
         self, search: Any, config: space.Config, *, num_samples: int, seed: int | None, modes: Sequence[str]
     ) -> None:
         self.searcher = searcher(search, config, seed=seed, modes=modes)
-        self._config, self._n, self._asked = to_ray(config), num_samples, 0
+        self._config, self._n, self._requested = to_ray(config), num_samples, 0
         self.total = num_samples if isinstance(search, str) else None
         if not isinstance(self.searcher, Searcher):
             self.needs_ray = f"{type(self.searcher).__name__} makes trials of Ray Tune itself"
@@ -134,12 +134,12 @@ class RaySuggester(Suggester):
             return None
         if suggestion is None:
             return None
-        self._asked += 1
+        self._requested += 1
         return _merged(self._config, suggestion)
 
     @property
     def is_finished(self) -> bool:
-        return self._is_over or self._asked >= self._n
+        return self._is_over or self._requested >= self._n
 
     def result(self, trial_id: str, reported: dict[str, Any]) -> None:
         self._limited.on_trial_result(trial_id, reported)

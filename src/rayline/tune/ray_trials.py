@@ -18,7 +18,7 @@ from rayline.tune.evaluate import SearchProblem, TrialCandidate
 from rayline.tune.search_driver import search_driver
 from rayline.tune.shared_cache import SharedCache
 from rayline.tune.stored_groups import StoredGroups, StoredScores
-from rayline.tune.trial import FoldRunner, TrialPayload, told, trial_report
+from rayline.tune.trial import FoldRunner, TrialPayload, error_text, trial_report
 from rayline.tune.trial_log import DEATHS, StopSearch, TrialLog
 from rayline.tune.trial_record import FoldScore
 
@@ -126,7 +126,7 @@ class FoldTrial(tune.Trainable):
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.config = own_config(new_config)
         self._scores: list[FoldScore] = []
-        self._made: dict[str, TrialCandidate] = {}
+        self._candidates: dict[str, TrialCandidate] = {}
         return True
 
     def step(self) -> dict[str, Any]:
@@ -142,7 +142,7 @@ class FoldTrial(tune.Trainable):
 
     def _fold(self) -> TrialPayload:
         """Evaluate the next fold, and return its report."""
-        box = self._runner(self.config, self._order[len(self._scores)], self._made)
+        box = self._runner(self.config, self._order[len(self._scores)], self._candidates)
         if "fold" in box:
             self._scores.append(FoldScore.from_json(box["fold"]))
         if self._in_pieces and "scores" in box:
@@ -225,4 +225,4 @@ def _why(trial: Any) -> str:
     """Return Ray's reason for the death of a trial's process: an error, or the last line of a text."""
     error = trial.get_pickled_error()
     lines = str(trial.get_error() or "").strip().splitlines()
-    return told(error) if error is not None else lines[-1] if lines else "unknown reason"
+    return error_text(error) if error is not None else lines[-1] if lines else "unknown reason"

@@ -21,7 +21,7 @@ from rayline.core.engine import Engine, Placement
 from rayline.core.errors import place
 from rayline.core.parquet_parts import PartFiles
 from rayline.core.scan import CHUNK_ROWS, Scan, TableFunction
-from rayline.core.scan_results import ScanResults, merge_answers
+from rayline.core.scan_results import ScanResults, merge_results
 from rayline.core.schema import col
 from rayline.core.scores import has_probabilities
 from rayline.core.target import Target
@@ -230,9 +230,9 @@ def merged(parts: Iterator[dict[int, ScanResults]]) -> dict[int, ScanResults]:
     """Merge the statistics of all groups in their order."""
     by_cell: dict[int, list[ScanResults]] = {}
     for results in parts:
-        for cell, answers in results.items():
-            by_cell.setdefault(cell, []).append(answers)
-    return {cell: merge_answers(answers) for cell, answers in sorted(by_cell.items())}
+        for cell, cell_results in results.items():
+            by_cell.setdefault(cell, []).append(cell_results)
+    return {cell: merge_results(cell_results) for cell, cell_results in sorted(by_cell.items())}
 
 
 def _mapped(data: Any) -> MappedGroups:

@@ -132,11 +132,11 @@ class SharedCache:
                 pass  # it was lost with the process that created it
         cached, box, size = [], [], 0
         try:
-            for thing in make():
-                packed = _packed(thing)
+            for part in make():
+                packed = _packed(part)
                 size += len(packed) if isinstance(packed, bytes) else getattr(packed, "nbytes", SMALL)
                 box.append(ray.put(packed))
-                cached.append(None if reread else thing)
+                cached.append(None if reread else part)
         except BaseException:
             self._cache_actor.keep.remote(key, None)
             raise
@@ -150,15 +150,15 @@ def start_cache() -> Any:
     return ray.remote(num_cpus=0, max_concurrency=1000)(CacheActor).remote(int(store) // PART)
 
 
-def _packed(thing: Any) -> Any:
+def _packed(value: Any) -> Any:
     """Convert a table to Arrow, which is read without a copy; to Polars' own format if Arrow would change a type."""
-    if not isinstance(thing, pl.DataFrame):
-        return thing
-    arrow = thing.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
-    if pl.DataFrame(pl.from_arrow(arrow.slice(0, 0))).schema == thing.schema:
+    if not isinstance(value, pl.DataFrame):
+        return value
+    arrow = value.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
+    if pl.DataFrame(pl.from_arrow(arrow.slice(0, 0))).schema == value.schema:
         return arrow
     buffer = io.BytesIO()
-    thing.write_ipc(buffer)
+    value.write_ipc(buffer)
     return buffer.getvalue()
 
 

@@ -44,9 +44,9 @@ class TableCache:
         self._tables[key] = created
         self._used += _size(created)
         while self._used > self._max_bytes and self._tables:
-            gone, old = self._tables.popitem(last=False)
+            evicted, old = self._tables.popitem(last=False)
             self._used -= _size(old)
-            self._memos.pop(gone, None)
+            self._memos.pop(evicted, None)
         return created
 
     def memo(self, key: Hashable) -> dict[Any, Any] | None:

@@ -59,7 +59,7 @@ class FoldRunner:
                     self._known[score.key] = score.to_json()
             box["fold"] = score.to_json()
         except Exception as error:
-            return TrialPayload(error=told(error))
+            return TrialPayload(error=error_text(error))
         return box
 
     def _reused(self, candidate: TrialCandidate, fold: int) -> FoldScore | None:
@@ -82,7 +82,7 @@ def trial_report(scores: Sequence[FoldScore], modes: Sequence[str], *, failed: b
     return {**dict(zip(objectives(len(means)), means, strict=True)), FOLDS: len(scores)}
 
 
-def told(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
     """Format an error: a RaylineError unchanged, others with their type and the place."""
     if isinstance(error, RaylineError):
         cause = error.__cause__

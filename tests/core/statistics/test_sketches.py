@@ -59,7 +59,7 @@ def test_frequent_values_are_found() -> None:
     values = [*often, *(f"rare {i}" for i in random.integers(0, 10**9, n - len(often)))]
     table = pl.DataFrame({"value": values}).group_by("value").agg(n=pl.len().cast(pl.Int64))
     sketch = counts.FrequentValues.of(table["value"], table["n"])  # type: ignore[attr-defined]
-    found, exact = sketch.found(), Counter(values)
+    found, exact = sketch.frequent_counts(), Counter(values)
     assert sketch.total == n
     expected = {key_of(name): exact[name] for name in common if exact[name] >= MIN_SHARE * n}
     assert expected.keys() <= found.keys()

@@ -38,7 +38,7 @@ def hashes(table: Any, columns: list[str] | None = None, **options: Any) -> list
 
 
 def test_hashes_are_the_same_for_ever() -> None:
-    # Splits that people have made hang on these numbers: they change with the major version only.
+    # Existing splits depend on these numbers: they change with the major version only.
     assert hashes(TABLE) == PINNED
 
 

@@ -20,7 +20,7 @@ from hypothesis import example, given
 from rayline.core import registry
 from rayline.core.errors import DataError, ParameterError, SchemaError, at
 from rayline.core.scan import Scan
-from rayline.core.scan_results import merge_answers
+from rayline.core.scan_results import merge_results
 from rayline.core.statistics.base import StatisticRequest
 from rayline.core.statistics.moments import Moments
 from rayline.data import (
@@ -197,7 +197,7 @@ def test_statistics_by_cells_are_those_of_the_bootstrap_sample() -> None:
     engine, request = registry.engine_for(TABLE), StatisticRequest(Moments, ("x",))
     (prepared,) = Bootstrap(1).prepare(engine, TABLE)
     by_cell = engine.scan(TABLE, Scan([request], cells=prepared.cells))
-    merged = merge_answers([by_cell[cell] for cell in prepared.folds[0].train if cell in by_cell])[request]
+    merged = merge_results([by_cell[cell] for cell in prepared.folds[0].train if cell in by_cell])[request]
     sample = next(iter(Bootstrap(1).split(TABLE)))[0]["x"]
     assert isinstance(merged, Moments)
     assert merged.count == len(sample)

@@ -176,7 +176,7 @@ def test_time_holds_out_the_latest_and_divides_no_moment() -> None:
     "dtype", [pl.Datetime("ns"), pl.Datetime("ms", "UTC"), pl.Duration("us"), pl.Float32, pl.UInt8]
 )
 def test_time_of_any_ordered_type(dtype: pl.DataType) -> None:
-    scale = 1000 if dtype == pl.Datetime("ns") else 1  # moments are told apart to the microsecond
+    scale = 1000 if dtype == pl.Datetime("ns") else 1  # times are distinguished to the microsecond
     table = pl.DataFrame({"id": range(10), "t": (pl.Series([5, 3, 9, 1, 7, 0, 2, 8, 6, 4]) * scale).cast(dtype)})
     assert sorted(data.train_test_split(table, 0.3, time="t")[1]["id"].to_list()) == [2, 4, 7]
 
@@ -204,7 +204,7 @@ def test_few_different_rows_are_divided_like_any_others() -> None:
 
 
 def test_equal_rows_are_drawn_one_by_one() -> None:
-    """Where features do not tell rows apart, both sides have the same shares of the classes: no row's label follows its side."""
+    """If features do not distinguish rows, both sides have the same shares of the classes: labels do not depend on the side."""
     table = pl.DataFrame({"x": [i % 50 for i in range(20_000)], "y": np.random.default_rng(0).random(20_000) < 0.5})
     trainset, testset = data.train_test_split(table, 0.25)
     shares = [part.group_by("x").agg(pl.col("y").mean()).sort("x")["y"].to_numpy() for part in (trainset, testset)]

@@ -1,4 +1,4 @@
-"""What CatBoost writes is accepted, and what does not fit together is refused before CatBoost sees it."""
+"""What CatBoost writes is accepted, and inconsistent files are refused before CatBoost reads them."""
 
 from __future__ import annotations
 

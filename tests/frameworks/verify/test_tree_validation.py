@@ -21,10 +21,10 @@ def test_trees_are_trees() -> None:
     ("left", "right", "sizes", "reason"),
     [
         ([1, -1, -1], [3, -1, -1], [3], "outside"),
-        ([1, -1, -1], [1, -1, -1], [3], "two ways"),
-        ([1, 0, -1], [2, 2, -1], [3], "two ways"),
+        ([1, -1, -1], [1, -1, -1], [3], "has two parents"),
+        ([1, 0, -1], [2, 2, -1], [3], "has two parents"),
         ([1, -1, -1], [-1, -1, -1], [3], "one child"),
-        ([1, -1, -1], [2, -1, -1], [2], "other sizes"),
+        ([1, -1, -1], [2, -1, -1], [2], "the sizes of its trees"),
         ([1, -1, -1], [2, -1, -1], [1, 2], "outside"),
     ],
 )

@@ -23,20 +23,20 @@ RowFunction: TypeAlias = Callable[[Row], None]
 
 
 class Changes(NamedTuple):
-    """What an operation does to a schema: columns go away, then others get a type, new ones behind all others."""
+    """The changes of an operation to a schema: columns are removed, then columns get a type; new ones are appended."""
 
-    made: Mapping[str, pl.DataType]
+    outputs: Mapping[str, pl.DataType]
     removed: Sequence[str] = ()
 
     def update(self, schema: dict[str, pl.DataType]) -> None:
         """Change a schema in place."""
         for name in self.removed:
             schema.pop(name, None)
-        schema.update(self.made)
+        schema.update(self.outputs)
 
 
 class Step(NamedTuple):
-    """Columns that are made at once, from the columns as they were before it, and columns that go away then."""
+    """Columns that are computed at once from the columns before the step, and columns that are removed afterwards."""
 
     expressions: Sequence[pl.Expr]
     removed: Sequence[str] = ()
@@ -85,7 +85,7 @@ class Operation(ABC):
         return {}
 
     def inverse(self, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
-        """Return the operations that lead back to a table which had this schema; None when there is no way back.
+        """Return the inverse operations, which restore a table with this schema; None when there is no inverse.
 
         What does nothing but add columns is undone by dropping them.
         """
@@ -94,7 +94,7 @@ class Operation(ABC):
         return [Drop(list(sources))] if adds else None
 
     def changes(self, schema: Mapping[str, pl.DataType]) -> Changes:
-        """Return which columns this makes or changes, with their types, and which go away.
+        """Return which columns this adds or changes, with their types, and which it removes.
 
         Planned by Polars on the columns that it reads, so that the cost does not grow with the width of the table; an operation
         that is used for many columns says it itself.
@@ -102,13 +102,13 @@ class Operation(ABC):
         try:
             names = dict.fromkeys(name for output, inputs in self.sources(schema).items() for name in (*inputs, output))
             return self._planned({name: schema[name] for name in names if name in schema})
-        except (pl.exceptions.PolarsError, KeyError):  # it reads more than it says, as what changes rows does
+        except (pl.exceptions.PolarsError, KeyError):  # it reads undeclared columns, as operations that change rows do
             return self._planned(schema)
 
     def _planned(self, schema: Mapping[str, pl.DataType]) -> Changes:
         after = dict(self.apply(pl.LazyFrame(schema=pl.Schema(schema))).collect_schema())
         kept = [name for name in schema if name in after]
-        if list(after)[: len(kept)] != kept:  # some went away, and came back behind the others
+        if list(after)[: len(kept)] != kept:  # some were removed and appended again
             return Changes(after, list(schema))
         return Changes({n: d for n, d in after.items() if schema.get(n) != d}, [n for n in schema if n not in after])
 
@@ -132,7 +132,7 @@ class ColumnOperation(Operation):
 
     column: str
     stays: ClassVar[bool] = False
-    """Whether the way back leaves the column as it is: what was lost does not come back, and the rest is not changed."""
+    """Whether the inverse leaves the column unchanged: lost values are not restored, and the others were not changed."""
 
     def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
         return {self.column: (self.column,)}
@@ -247,7 +247,7 @@ class ClipColumn(ColumnOperation):
 
 @dataclass(frozen=True)
 class Drop(Operation):
-    """These columns go away."""
+    """Removes columns."""
 
     columns: Sequence[str]
 
@@ -278,7 +278,7 @@ class Drop(Operation):
 
 @dataclass(frozen=True)
 class AddNullColumns(Operation):
-    """Columns of these types without a value: the way back from columns that went away."""
+    """Adds columns of these types with nulls: the inverse of removing columns."""
 
     columns: Mapping[str, pl.DataType]
 
@@ -301,7 +301,7 @@ class AddNullColumns(Operation):
 
 
 class _Layers:
-    """Steps of a query, each placed in the earliest layer that stands behind whatever it depends on.
+    """Steps of a query, each placed in the earliest layer after everything that it depends on.
 
     A layer is one `with_columns`: a query of a few wide layers is planned in linear time and runs at once, one of a layer a
     column is planned by the square of the columns.
@@ -309,7 +309,7 @@ class _Layers:
 
     def __init__(self, names: Iterable[str]) -> None:
         self._names = list(names)
-        self._made: list[dict[str, pl.Expr]] = [{}]
+        self._expressions: list[dict[str, pl.Expr]] = [{}]
         self._removed: list[list[str]] = [[]]
         self._changed: dict[str, int] = {}  # the layer that made, changed or removed a column last; 0 without one
         self._read: dict[str, int] = {}  # the last layer that reads it
@@ -321,22 +321,22 @@ class _Layers:
             # Behind the layer that it reads from; what it replaces may be read in the same layer, as it was before.
             layer = 1 + max(self._changed.get(name, 0) for name in reads | expressions.keys())
             layer = max(layer, *(self._read.get(name, 0) for name in expressions))
-            if layer == len(self._made):
-                self._made.append({})
+            if layer == len(self._expressions):
+                self._expressions.append({})
                 self._removed.append([])
-            self._made[layer] |= expressions
+            self._expressions[layer] |= expressions
             self._changed |= dict.fromkeys(expressions, layer)
             self._read |= {name: max(layer, self._read.get(name, 0)) for name in reads}
         for name in step.removed:
             # Not before the first layer: a table that has lost all its columns has lost its rows.
-            layer = max(self._changed.get(name, 0), self._read.get(name, 0), min(1, len(self._made) - 1))
+            layer = max(self._changed.get(name, 0), self._read.get(name, 0), min(1, len(self._expressions) - 1))
             self._removed[layer].append(name)
             self._changed[name] = layer
 
     def apply(self, table: pl.LazyFrame, order: Iterable[str]) -> pl.LazyFrame:
         """Return the table after all the steps, its columns in this order."""
         names, order = dict.fromkeys(self._names), list(order)
-        for expressions, removed in zip(self._made, self._removed, strict=True):
+        for expressions, removed in zip(self._expressions, self._removed, strict=True):
             table = Step(list(expressions.values()), removed).apply(table)
             names |= dict.fromkeys(expressions)
             for name in removed:

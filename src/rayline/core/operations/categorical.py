@@ -19,7 +19,7 @@ from rayline.core.schema import col, is_category
 class CategoryCodes:
     """Categories and the code of each: what every encoder that knows its categories shares.
 
-    The code of a category is its place, or what stands at its place in `codes`. A value that is not among them takes
+    The code of a category is its position, or the entry of `codes` at that position. A value that is not among them takes
     the code `unknown`, a missing one the code `missing` (unless None is a category); where that is None, the value is
     refused.
     """
@@ -101,7 +101,7 @@ class CategoryCodes:
 
 @dataclass(frozen=True)
 class _Refuse:
-    """Raises for codes of -1 whose value is unknown or missing, whichever is not allowed."""
+    """Raises for codes of -1 of unknown or missing values, unless these are allowed."""
 
     codes: CategoryCodes
     unknown: bool
@@ -135,7 +135,7 @@ def _gather(values: pl.Series, places: pl.Series) -> pl.Series:
 
 
 def replace(x: pl.Expr, old: pl.Series, new: pl.Series) -> pl.Expr:
-    """Return the value of `new` that stands beside a value of `old`; null for others."""
+    """Map each value of `old` to the corresponding value of `new`; other values to null."""
     if len(old) > _SMALL:  # a batch would take longer to make the table of values than to look them up
         return x.replace_strict(old, new, default=None, return_dtype=new.dtype)
     return x.map_batches(functools.partial(_replace, old, new), return_dtype=new.dtype, is_elementwise=True)
@@ -161,7 +161,7 @@ def _series(values: Sequence[Any], dtype: pl.DataType) -> pl.Series:
 class OneHot(Operation):
     """One 0/1 column (UInt8) for each output; `outputs[code]` is None where a code has no column of its own.
 
-    The source column goes away. Values with a code beyond the outputs, or with none, get zeros everywhere.
+    The source column is removed. Values with a code beyond the outputs, or with none, get zeros everywhere.
     """
 
     codes: CategoryCodes
@@ -200,7 +200,7 @@ class OneHot(Operation):
         by_code: dict[int, list[Any]] = {}
         for category, code in self.codes.places().items():
             by_code.setdefault(code, []).append(category)
-        # Several categories in one column cannot be told apart; the one without a column is where all others are 0.
+        # Several categories in one column cannot be distinguished; the one without a column is where all others are 0.
         alone = [categories[0] if len(categories) == 1 else None for _, categories in sorted(by_code.items())]
         named = {name: value for name, value in zip(self.outputs, alone, strict=True) if name is not None}
         rest = next((value for name, value in zip(self.outputs, alone, strict=True) if name is None), None)
@@ -210,7 +210,7 @@ class OneHot(Operation):
 
 @dataclass(frozen=True)
 class MapCodes(Operation):
-    """Each value becomes the number that stands at its code in `values`; None there is null."""
+    """Replaces each value by the entry of `values` at its code; None becomes null."""
 
     codes: CategoryCodes
     values: Sequence[float | None] | None = None  # None: the code itself
@@ -264,7 +264,7 @@ class MapCodes(Operation):
 
 @dataclass(frozen=True)
 class LargestCategory(Operation):
-    """The way back from 0/1 columns: the value of the largest one, or `rest` where all are 0; missing where one is."""
+    """The inverse of 0/1 columns: the value of the largest one, or `rest` if all are 0; missing if one is missing."""
 
     output: str
     columns: Sequence[str]
@@ -305,7 +305,7 @@ class LargestCategory(Operation):
 
 @dataclass(frozen=True)
 class MapValues(ColumnOperation):
-    """Each number becomes the value that stands beside it, of the type `dtype`; a number that does not is missing."""
+    """Replaces each number by its assigned value, of the type `dtype`; other numbers become missing."""
 
     numbers: Sequence[float]
     values: Sequence[Any]

@@ -1,4 +1,4 @@
-"""The way back through fitted stages: from what they give to what they took."""
+"""The inverse of fitted stages: from their output to their input."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Leaf = tuple[str, Stage]
 def inverse(leaves: Sequence[Leaf], schema: Mapping[str, pl.DataType]) -> list[Operation]:
     """Return the operations that undo the fitted stages, the last one first, on a table that had this schema before them.
 
-    Raises ParameterError when a stage has no way back.
+    Raises ParameterError when a stage has no inverse.
     """
     back: list[Operation] = []
     for path, leaf in leaves:

@@ -16,7 +16,7 @@ SHARE = 1 << 9
 
 class CardinalityGate:
     """Passes the values of a column until there are certainly more than `limit` distinct ones; from then on replaces every
-    value by the first one of its batch, so that hardly any new ones appear. Missing values stay missing."""
+    value by the first one of its batch, so that few new ones appear. Missing values stay missing."""
 
     def __init__(self, limit: int) -> None:
         self._limit, self._seen, self._is_open = limit * 1.25, set[int](), True

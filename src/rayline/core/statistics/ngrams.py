@@ -19,7 +19,7 @@ BLOCK_ROWS = 1 << 15
 
 
 def blocks_of(texts: pl.Series) -> list[pl.Series]:
-    """Return the texts, so many at a time that what they are taken apart into stays small."""
+    """Yield the texts in batches whose tokens stay small in memory."""
     return [texts.slice(start, BLOCK_ROWS) for start in range(0, len(texts), BLOCK_ROWS)]
 
 

@@ -60,7 +60,7 @@ class FrequentValues:
     def merge(self, other: Self) -> Self:
         return type(self)(self.total + other.total, self.cells + other.cells)
 
-    def found(self) -> dict[int, int]:
+    def frequent_counts(self) -> dict[int, int]:
         """Return the keys of the values with `MIN_SHARE` of the rows or more, most frequent first, and how often each occurs.
 
         A count is never too small, and too large by about what falls into a bucket by chance: total / 8192.

@@ -185,9 +185,9 @@ def _other_data(columns: Sequence[str]) -> DataError:
 
 
 def content_keys(schema: pl.Schema, seed: int, purpose: str) -> tuple[RowHash, RowHash]:
-    """Two hashes of the rows: of a few columns that usually tell rows apart, which costs little, and of all columns.
+    """Two hashes of the rows: of a few columns that usually distinguish rows, which costs little, and of all columns.
 
-    Which columns those few are must not hang on what differs between libraries (an integer column with gaps is a float
+    The choice of these columns must not depend on differences between libraries (an integer column with gaps is a float
     column in pandas).
     """
     usable = sorted(name for name, dtype in schema.items() if dtype != pl.Object)
@@ -200,4 +200,4 @@ def content_keys(schema: pl.Schema, seed: int, purpose: str) -> tuple[RowHash, R
 
 
 FEW = 6
-"""Columns of numbers and dates that usually tell rows apart."""
+"""Columns of numbers and dates that usually distinguish rows."""

@@ -120,9 +120,9 @@ def _tree(lines: list[str], n_features: int) -> tuple[Any, Any, int]:
         if ends[0] != 0 or (np.diff(ends) < 1).any() or (words < 0).any() or (words > 0xFFFF_FFFF).any():
             _fail("the categories of a tree are inconsistent")
         if not ((category_sets >= 0) & (category_sets < n_sets) & (category_sets == np.floor(category_sets))).all():
-            _fail("a tree refers to categories that there are not")
+            _fail("a tree refers to categories that do not exist")
     elif (kinds & 1).any():
-        _fail("a tree refers to categories that there are not")
+        _fail("a tree refers to categories that do not exist")
     if _count(about.get("is_linear", "0")):
         _linear(about, n_leaves, n_features)
     _numbers(about["shrinkage"], 1)

@@ -159,8 +159,8 @@ class Population:
             if is_grid(domain):
                 domain = ChoiceDomain(list(domain["grid_search"]))
             if isinstance(domain, Domain):
-                anew = random.random() < self.resample
-                changed[name] = domain.sample(random) if anew else self._near(domain, changed[name], random)
+                is_resampled = random.random() < self.resample
+                changed[name] = domain.sample(random) if is_resampled else self._near(domain, changed[name], random)
         return dict(space.to_plain(changed))
 
     def _near(self, domain: Domain, value: Any, random: Random) -> Any:

@@ -27,7 +27,7 @@ from rayline.tune.pbt.population import Population, n_iterations
 from rayline.tune.prepare import PreparedSearch
 from rayline.tune.result_store import ResultStore, ScoresInPieces
 from rayline.tune.table_cache import fingerprint
-from rayline.tune.trial import told
+from rayline.tune.trial import error_text
 from rayline.tune.trial_record import FoldScore, Trial
 
 Files = dict[str, bytes]
@@ -79,7 +79,7 @@ class PopulationWorker:
                 part = TrainingPart(phase, None if checkpoint is None else folder, keep)
                 score, scores, history = self._evaluate(candidate, fold, part)
         except Exception as error:
-            return FoldResult(error=told(error)), {}
+            return FoldResult(error=error_text(error)), {}
         return FoldResult(score, scores, history), kept
 
 
