@@ -119,7 +119,7 @@ def check_framework(
         make = EnvironmentCase if generates_data else FrameworkCase
         case = make(
             name, args, {**kwargs, **more}, task, learns, exact, seeded, weights, resumes, tuned, native_predict,
-            is_first=acts or task == tasks[0],
+            is_first=generates_data or task == tasks[0],
         )  # fmt: skip
         under_train = replace(case, backend="ray_train", fits={})
         checks = [
