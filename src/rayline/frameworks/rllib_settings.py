@@ -37,9 +37,7 @@ def settings_of(algorithm: Any, env: Any, config: Mapping[str, Any] | None) -> A
     config_values = dict(config or {})
     for name in TRAINER_SETTINGS.keys() & config_values.keys():
         raise ParameterError(
-            f"rllib trainer: config sets {name!r}.",
-            f"Expected {TRAINER_SETTINGS[name]}.",
-            f"remove {name!r} from config.",
+            f"rllib trainer: config sets {name!r}.", f"Expected {TRAINER_SETTINGS[name]}.", "remove it from config."
         )
     known = {
         name for name in dir(settings) if not name.startswith("_") and not callable(getattr(type(settings), name, None))
