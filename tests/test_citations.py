@@ -78,9 +78,9 @@ def resolves(name: str) -> bool:
     for n in range(len(parts), 0, -1):
         try:
             target = importlib.import_module(".".join(parts[:n]))
-        except ImportError as error:
-            if error.name and not error.name.startswith("rayline"):
-                return True  # an optional library
+        except ImportError:
+            if (ROOT / "src").joinpath(*parts[:n]).with_suffix(".py").exists():
+                return True  # the module needs a library that is not installed here
             continue
         for part in parts[n:]:
             if not hasattr(target, part):
