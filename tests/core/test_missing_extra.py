@@ -1,7 +1,4 @@
-"""A package that is missing, and one that is there and broken.
-
-Covers `core.registry` too.
-"""
+"""A package that is missing, and one that is there and broken."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """One pass over a table of any size: the same answers, to the bit, however the table comes, and in bounded memory.
 
-Covers `core.scan_results`, `core.statistics.cardinality_guard` and `core.statistics.multi_column` too.
+Covers `core.scan_results` and `core.statistics.cardinality_guard` too.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
 """Which types become which (`conversion`, `refuse_types`): for every pair of types it says what a table of one value does.
 
 `column_choice`, `json_values` and `value_readers` are tested with what uses them: stages, artifacts, rows and JSON.
-
-Covers `core.column_choice`, `preprocessing.schema_check` and `preprocessing.value_readers` too.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Metrics of the rows of several ranks, from merged statistics, against scikit-learn and XGBoost called with all rows.
 
-Covers `core.statistics.score_weights`, `frameworks.lightgbm_metrics` and `frameworks.xgboost_metrics` too.
+Covers `core.statistics.score_weights` too.
 """
 
 from __future__ import annotations

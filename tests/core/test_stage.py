@@ -1,7 +1,4 @@
-"""The contract of stages: the name that a stage has in its preprocessor is context, and no argument.
-
-Covers `core.operations.base` too.
-"""
+"""The contract of stages: the name that a stage has in its preprocessor is context, and no argument."""
 
 from __future__ import annotations
 

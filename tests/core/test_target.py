@@ -1,6 +1,6 @@
 """The target of a fit, its labels and scores (core.labels, core.scores).
 
-Covers `core.labels`, `core.scores` and `core.task` too.
+Covers `core.labels` and `core.task` too.
 """
 
 from __future__ import annotations

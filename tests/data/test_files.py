@@ -1,6 +1,6 @@
 """Files that differ: one type for each column in any order, or an error that names the file. Also forks and processors.
 
-Covers `core.forks` and `train.training_run` too.
+Covers `core.forks` too.
 """
 
 from __future__ import annotations

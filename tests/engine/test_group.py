@@ -1,7 +1,4 @@
-"""A training on plain actors, with groups of workers that are none: what is kept, ended, heard and tried again.
-
-Covers `engine.placement` too.
-"""
+"""A training on plain actors, with groups of workers that are none: what is kept, ended, heard and tried again."""
 
 from __future__ import annotations
 

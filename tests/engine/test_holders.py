@@ -1,4 +1,7 @@
-"""Who holds what others wait for is named: actors, placement groups, and the rest as tasks."""
+"""Who holds what others wait for is named: actors, placement groups, and the rest as tasks.
+
+Covers `engine.placement` too.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Every metric against scikit-learn: with weights, ties, text labels, in one batch and in merged parts.
 
-Covers `evaluate.batch`, `evaluate.classification`, `evaluate.measures`, `evaluate.metric`, `evaluate.paired`,
-`evaluate.quantities`, `evaluate.regression` and `evaluate.sums` too.
+Covers `evaluate.batch`, `evaluate.classification`, `evaluate.metric`, `evaluate.quantities`, `evaluate.regression` and
+`evaluate.sums` too.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """`InferencePipeline.evaluate`: scikit-learn as the oracle of values, a plain bootstrap as that of intervals.
 
 Covers `core.evaluation`, `evaluate.bootstrap`, `evaluate.charts`, `evaluate.drawn`, `evaluate.evaluation`,
-`evaluate.evaluation_statistics`, `evaluate.report`, `evaluate.results`, `evaluate.scan`, `evaluate.scored_columns`
-and `evaluate.slices` too.
+`evaluate.evaluation_statistics`, `evaluate.plots`, `evaluate.report`, `evaluate.results`, `evaluate.scan`,
+`evaluate.scored_columns` and `evaluate.slices` too.
 """
 
 from __future__ import annotations

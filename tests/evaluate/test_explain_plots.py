@@ -1,6 +1,6 @@
 """Pictures of explanations: what is drawn, and where.
 
-Covers `evaluate.axes` and `evaluate.plots` too.
+Covers `evaluate.axes` too.
 """
 
 from __future__ import annotations

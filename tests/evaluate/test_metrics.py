@@ -1,4 +1,7 @@
-"""Metrics by name, with scikit-learn (and XGBoost's own definitions) as the oracle."""
+"""Metrics by name, with scikit-learn (and XGBoost's own definitions) as the oracle.
+
+Covers `evaluate.measures` and `evaluate.paired` too.
+"""
 
 from __future__ import annotations
 

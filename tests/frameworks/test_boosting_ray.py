@@ -1,4 +1,7 @@
-"""Metrics and early stopping on several workers are those of all rows."""
+"""Metrics and early stopping on several workers are those of all rows.
+
+Covers `frameworks.lightgbm_metrics` and `frameworks.xgboost_metrics` too.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What stages learn of held-out rows that are sampled part by part is what they learn of all rows at once.
 
-Covers `core.statistics.scored_row_sample` and `inference.calibration` too.
+Covers `core.statistics.scored_row_sample` too.
 """
 
 from __future__ import annotations

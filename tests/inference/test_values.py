@@ -1,4 +1,7 @@
-"""The one door of values: what a fitted column takes, from every kind of table and from rows, and what comes back beside."""
+"""The one door of values: what a fitted column takes, from every kind of table and from rows, and what comes back beside.
+
+Covers `preprocessing.value_readers` too.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The maps against scikit-learn's calibration and SciPy's minimisation.
-
-Covers `postprocess.calibration` too.
-"""
+"""The maps against scikit-learn's calibration and SciPy's minimisation."""
 
 from __future__ import annotations
 

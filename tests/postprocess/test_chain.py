@@ -1,6 +1,6 @@
 """What all stages share: kinds of tables and labels, one row and many, order, saving, wrong use.
 
-Covers `postprocess.base` and `postprocess.limits` too.
+Covers `inference.calibration`, `postprocess.base`, `postprocess.calibration` and `postprocess.limits` too.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A preprocessor's JSON changed by an attacker: a typed error, or a working preprocessor, in little time and memory.
 
-Covers `core.json_values`, `core.strict_json` and `preprocessing.smoke_check` too.
+Covers `core.json_values`, `core.operations.linear`, `core.strict_json` and `preprocessing.smoke_check` too.
 """
 
 from __future__ import annotations

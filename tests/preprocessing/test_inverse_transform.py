@@ -1,6 +1,6 @@
 """The inverse, compared with scikit-learn's inverse_transform.
 
-Covers `core.operations.inverse` too.
+Covers `core.operations.categorical` and `core.operations.inverse` too.
 """
 
 from __future__ import annotations

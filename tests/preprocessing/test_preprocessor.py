@@ -1,6 +1,6 @@
 """The preprocessor: fitting, transforming, nesting, saving and its messages.
 
-Covers `preprocessing.fit_planner`, `preprocessing.stage_list` and `stages.select` too.
+Covers `core.column_choice`, `core.operations.base`, `preprocessing.fit_planner` and `preprocessing.stage_list` too.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Wide tables and many stages: the work grows with the number of columns, not with its square.
 
-Covers `core.feature_names`, `core.operations.categorical`, `core.operations.expression` and `core.operations.linear`
-too.
+Covers `core.feature_names` too.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Who may ask: the names and pages that a server answers to. And the same values are answered alike, however they come.
 
-Covers `serve.batching`, `serve.metrics` and `serve.options` too.
+Covers `serve.options` too.
 """
 
 from __future__ import annotations

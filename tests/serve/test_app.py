@@ -1,3 +1,8 @@
+"""The HTTP app in process: routes, answers, errors, limits.
+
+Covers `serve.batching` and `serve.metrics` too.
+"""
+
 from __future__ import annotations
 
 import asyncio

@@ -1,3 +1,8 @@
+"""Callbacks: when they are called, with what, and how they end a training.
+
+Covers `train.training_run` too.
+"""
+
 from __future__ import annotations
 
 import json

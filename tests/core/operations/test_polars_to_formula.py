@@ -1,4 +1,7 @@
-"""Polars expressions as formulas: the same results, and nothing that could carry code."""
+"""Polars expressions as formulas: the same results, and nothing that could carry code.
+
+Covers `core.operations.expression` too.
+"""
 
 from __future__ import annotations
 

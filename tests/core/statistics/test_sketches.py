@@ -1,7 +1,4 @@
-"""The sketch of frequent values: its laws, its bounds, and the stages that live with it.
-
-Covers `core.statistics.row_sample` too.
-"""
+"""The sketch of frequent values: its laws, its bounds, and the stages that live with it."""
 
 from __future__ import annotations
 
