@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 import rayline as rl
-from rayline import data, serve, stages, train, tune
+from rayline import data, evaluate, postprocess, serve, stages, train, tune
 
 if TYPE_CHECKING:
     trainer = train.XGBoostTrainer({})
@@ -45,3 +45,63 @@ if TYPE_CHECKING:
     tune.compare({"a": trainer}, nun_samples=3)  # wrong
     data.train_test_split(pl.DataFrame(), test_size="a fifth")  # wrong
     serve.create_app(pipeline, max_body=5)  # wrong
+
+    # -- a wrong keyword -------------------------------------------------------------------------------------------------
+    postprocess.Calibrate(methd="beta")  # wrong
+    postprocess.Conformal(coverge=0.9)  # wrong
+    evaluate.metric(max, mod="min")  # wrong
+    tune.Population(intervall=5)  # wrong
+    tune.uniform(low=0.0, high=1.0)  # wrong
+    data.Holdout(percent=0.2)  # wrong
+    serve.ServerOptions(max_rows=3)  # wrong
+    train.LightGBMTrainer({}, num_boost_rounds=3)  # wrong
+    train.SklearnTrainer(object(), epoch=2)  # wrong
+
+    # -- a wrong literal -------------------------------------------------------------------------------------------------
+    evaluate.metric(max, mode="smallest")  # wrong
+    train.Scaling(backend="ray")  # wrong
+    pipeline.predict(pl.DataFrame(), use_gpu="cuda")  # wrong
+    data.map_batches(pl.DataFrame(), pipeline.predict, use_gpu="gpu")  # wrong
+    rl.load("late.rayline", use_gpu="always")  # wrong
+
+    # -- a wrong type, of each named alias -------------------------------------------------------------------------------
+    train.fit(trainer, train_dataset=pl.DataFrame(), target_columns=3)  # wrong
+    train.fit(trainer, train_dataset=pl.DataFrame(), metrics=0.5)  # wrong
+    train.fit(trainer, X=5, y=[1, 2])  # wrong
+    train.fit(trainer, X=pl.DataFrame(), y=5)  # wrong
+    train.fit(trainer, train_dataset=pl.DataFrame(), pos_label=object())  # wrong
+    train.fit(trainer, train_dataset=pl.DataFrame(), callbacks=5)  # wrong
+    tune.run(trainer, train_dataset=5)  # wrong
+    tune.run(trainer, train_dataset=pl.DataFrame(), metric=0.5)  # wrong
+    tune.randint(0.5, 2.5)  # wrong
+    pipeline.evaluate(5)  # wrong
+    pipeline.evaluate(pl.DataFrame(), by=5)  # wrong
+    pipeline.transform(5)  # wrong
+    pipeline.calibrated([stages.StandardScaler()], pl.DataFrame())  # wrong
+    rl.compare({"a": pipeline}, 5)  # wrong
+    postprocess.Clip(low="zero")  # wrong
+    postprocess.Round(decimals="two")  # wrong
+    stages.OneHotEncoder(max_categories="ten")  # wrong
+    stages.PCA(columns=5)  # wrong
+    data.KFold(5).split(5)  # wrong
+    data.train_test_split(5)  # wrong
+    evaluate.Estimate("high", 0.1, 0.2)  # wrong
+    serve.ServerOptions(request_timeout_s="30 s")  # wrong
+    serve.deploy_config(5)  # wrong
+
+    # -- a missing argument ----------------------------------------------------------------------------------------------
+    tune.uniform(0.0)  # wrong
+    tune.choice()  # wrong
+    tune.run()  # wrong
+    train.fit()  # wrong
+    train.EarlyStopping()  # wrong
+    data.train_test_split()  # wrong
+    data.KFold(5).split()  # wrong
+    pipeline.predict()  # wrong
+    pipeline.evaluate()  # wrong
+    pipeline.calibrated()  # wrong
+    evaluate.metric(max)  # wrong
+    evaluate.register_metric()  # wrong
+    serve.to_deployment()  # wrong
+    stages.register_function("double")  # wrong
+    rl.load()  # wrong

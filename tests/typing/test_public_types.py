@@ -5,6 +5,8 @@ Covers `core.data_types` too.
 
 from __future__ import annotations
 
+import ast
+import json
 import os
 import re
 import subprocess
@@ -40,6 +42,31 @@ def test_every_public_name_has_a_type(report: str) -> None:
     assert {int(line) for line in revealed} == lines(HERE / "accepted.py", r"^    reveal_type\(")
     assert not [line for line, kind in revealed.items() if kind == "Any"]
     assert "accepted.py" not in re.sub(r".*note: .*", "", report)
+
+
+def test_the_script_uses_every_public_name() -> None:
+    """The names are those of the API snapshot: whoever adds one adds a line to accepted.py."""
+    tree = ast.parse((HERE / "accepted.py").read_text(encoding="utf-8"))
+    used = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, (ast.Attribute, ast.Name))}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("rayline."):
+            used |= {
+                f"{str(node.module).removeprefix('rayline.')}.{alias.name}"
+                for alias in node.names
+                if alias.name in used
+            }
+    recorded = json.loads((ROOT / "tests" / "api_surface.json").read_text(encoding="utf-8"))
+    names = {
+        f"{module.removeprefix('rayline.').replace('rayline', 'rl')}.{name}"
+        for module in recorded
+        for name in recorded[module]
+    }
+    assert sorted(names - used) == []
+
+
+@pytest.mark.parametrize("module", ["stages", "postprocess", "train", "tune", "evaluate", "data", "serve"])
+def test_mistakes_are_planted_in_every_package(module: str) -> None:
+    assert len(lines(HERE / "rejected.py", rf"^    .*\b{module}\.\w+\(.*# wrong$")) >= 4
 
 
 def test_every_mistake_is_reported(report: str) -> None:
