@@ -1,4 +1,4 @@
-"""What `rayline doctor` looks at: versions, extras, Ray, and places of this machine that work needs. It changes nothing and starts no Ray."""
+"""The checks of `rayline doctor`: versions, extras, Ray, and directories of this machine. They change nothing and start no Ray."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ RAY_SOCKET_BYTES = len("/ray/session_2026-01-01_00-00-00_000000_1234567/sockets/
 
 
 class State(StrEnum):
-    """How a finding is."""
+    """The state of a finding."""
 
     OK = "ok"
     ABSENT = "not installed"
@@ -180,7 +180,7 @@ def _ray(cluster: bool) -> Iterator[Finding]:
 
 
 def _required(extra: str | None) -> list[Requirement]:
-    """What `rayline` or one of its extras requires, with the extras that it contains."""
+    """Return the requirements of `rayline` or one of its extras, including nested extras."""
     requirements: dict[str, Requirement] = {}
     for text in metadata.requires("rayline") or []:
         requirement = Requirement(text)

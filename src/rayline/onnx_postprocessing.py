@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class Graph(Protocol):
-    """What nodes are added to."""
+    """The graph that nodes are added to."""
 
     def node(self, kind: str, inputs: Sequence[str], *, domain: str = "", **attributes: Any) -> str:
         """Add a node and return its output."""

@@ -165,7 +165,7 @@ def validate_for_distance(metric: Any, rows: Any) -> None:
 
 
 class SupportVectors(NamedTuple):
-    """What the compiled code of a support vector machine reads."""
+    """The arrays that the compiled code of a support vector machine reads."""
 
     counts: Any
     is_classifier: bool

@@ -1,4 +1,4 @@
-"""What an adapter may do besides its four methods: optional abilities, each a few members with a neutral default.
+"""The optional abilities of an adapter besides its four methods, each a few members with a neutral default.
 
 An adapter has an ability when it overrides one of its members; nothing else has to be declared. `rayline.testing.check_framework` checks
 each with a law of its own (`rayline.testing.ability_laws`).
@@ -25,7 +25,7 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What can be read from a native model of the framework, for `preprocessor.chain(booster)`.
+    """The facts read from a native model of the framework, for `preprocessor.chain(booster)`.
 
     `features` holds names and types where the model stores them, `target` what it predicts.
     """
@@ -40,7 +40,7 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class EnvironmentSpec:
-    """What the models of a framework that generates its own data read and predict.
+    """The inputs and outputs of the models of a framework that generates its own data.
 
     Attributes
     ----------
@@ -485,7 +485,7 @@ class OnnxExport(Ability):
 
 
 class FeatureImportance(Ability):
-    """How important each feature is to the model, for model cards and `model.importance()`."""
+    """The importance of each feature, for model cards and `model.importance()`."""
 
     def importance(self, model: Any, names: Sequence[str]) -> dict[str, float] | None:
         """Return how important each feature is to the model, by the library's own measure.
@@ -506,7 +506,7 @@ class FeatureImportance(Ability):
 
 
 class FeatureContributions(NamedTuple):
-    """What each feature adds to the scores of some rows.
+    """The contribution of each feature to the scores of some rows.
 
     Attributes
     ----------
@@ -524,7 +524,7 @@ class FeatureContributions(NamedTuple):
 
 
 class ScoreContributions(Ability):
-    """What each feature contributes to a score, for `pipeline.explain`; otherwise it is estimated from predictions."""
+    """The contribution of each feature to a score, for `pipeline.explain`; otherwise it is estimated from predictions."""
 
     def contributions(self, model: Any, features: Features) -> FeatureContributions | None:
         """Return what each feature adds to the model's raw score of each row (the log-odds of a classification); the base and the

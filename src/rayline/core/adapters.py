@@ -1,4 +1,4 @@
-"""What adapters of several libraries need: files of saved models, errors of a library told as ours, facts that are read once of a model."""
+"""Helpers of several adapters: files of saved models, conversion of a library's errors, facts that are read once from a model."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from rayline.core.scan_results import ScanResults
 
 @dataclass(frozen=True)
 class Placement:
-    """How a map is distributed over a cluster; None leaves a setting to the engine.
+    """The distribution of a map over a cluster; None leaves a setting to the engine.
 
     Attributes
     ----------

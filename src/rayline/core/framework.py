@@ -134,7 +134,7 @@ class Rows:
 
     @property
     def predicts_risk(self) -> bool:
-        """Of survival times: whether the model's scores are risks (Cox) and not times."""
+        """For survival times: whether the model's scores are risks (Cox) and not times."""
         return self._target.predicts_risk
 
     @property
@@ -150,7 +150,7 @@ class Rows:
 
     @cached_property
     def truth(self) -> Array:
-        """As `target`, but on the scale of the original labels: what predictions are compared with."""
+        """The labels on their original scale, which predictions are compared with."""
         return self._of_each(self._target.truth) if self._target.stages else self.target
 
     @cached_property
@@ -177,7 +177,7 @@ class Rows:
 
     @property
     def group_sizes(self) -> Array:
-        """Of a ranking whose rows are `in_groups`: the number of rows of each group, in their order."""
+        """The number of rows of each group, in order, for a ranking whose rows are `in_groups`."""
         return paired_labels.sizes(self.target[:, 1])
 
     @property

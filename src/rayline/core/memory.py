@@ -1,4 +1,4 @@
-"""How much memory a process may still use, by the system and by the limits of a container."""
+"""The memory that a process may still use, by the system and by the limits of a container."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a trainer's arguments say about the target: the task, the labels that can be learned, and what is predicted."""
+"""The objective of a trainer: the task, the labels that can be learned, and the kind of predictions."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ POSITIVE = LabelRange(0.0, excludes_low=True)
 
 @dataclass(frozen=True)
 class Objective:
-    """What the arguments of a trainer say about its target.
+    """The properties of the target that follow from the arguments of a trainer.
 
     Attributes
     ----------

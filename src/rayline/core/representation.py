@@ -1,4 +1,4 @@
-"""How objects of settings are shown: with the parameters that are not at their defaults."""
+"""The repr of settings: only parameters that differ from their defaults are shown."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ class CellExpression(Protocol):
 
     @property
     def is_local(self) -> bool:
-        """As that of `RowMapper`."""
+        """Return the columns that are read, as `RowMapper.columns`."""
 
     def __call__(self, names: Sequence[str], /) -> pl.Expr: ...
 

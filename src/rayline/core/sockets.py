@@ -1,4 +1,4 @@
-"""Where Unix sockets can be: their paths are short on every system, and the directory for temporary files often is not."""
+"""Directories for Unix sockets, whose paths must be short: the directory for temporary files may be too long."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ class EmptyColumnError(DataError):
 
 @dataclass(frozen=True)
 class FitContext:
-    """What a stage sees during its fit: the columns it works on, the table's schema, and the names of the targets.
+    """The context of a stage during its fit: the columns it works on, the table's schema, and the names of the targets.
 
     `untouched` (set for the caller of a fit, who sees the output table) names columns that no stage has changed.
     """

@@ -213,12 +213,12 @@ class Target:
 
     @property
     def pair(self) -> str:
-        """What the last column is, if not a label: "group", "event", or nothing."""
+        """The role of the last column, if it is not a label: "group", "event", or empty."""
         return "group" if self.task is Task.RANKING else "event" if self.event else ""
 
     @property
     def value_names(self) -> list[str]:
-        """What each column of predictions is of: the targets, or the quantiles of the one target."""
+        """The names of the columns of predictions: the targets, or the quantiles of a single target."""
         if len(self.quantiles) > 1:
             return [f"{q:g}" for q in self.quantiles]
         return [self.columns[0]] if self.task.is_paired else list(self.columns)

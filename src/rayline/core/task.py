@@ -6,7 +6,7 @@ import enum
 
 
 class Task(enum.StrEnum):
-    """What is predicted. Several targets all have the same task; several classification targets are all binary."""
+    """The kind of prediction. Several targets all have the same task; several classification targets are all binary."""
 
     BINARY = "binary"
     MULTICLASS = "multiclass"

@@ -117,7 +117,7 @@ def n_groups(pattern: str) -> int:
 
 @dataclass(frozen=True)
 class Analyzer:
-    """How a text is taken apart.
+    """The tokenization of texts.
 
     With `group` a token is what the one capturing group of the pattern matches, otherwise the whole match.
     """
@@ -147,7 +147,7 @@ class Analyzer:
         return tokens
 
     def tokens(self, texts: pl.Series) -> pl.Series:
-        """As `split`, of a series."""
+        """Split a series, as `split` does for an expression."""
         return texts.to_frame("text").select(self.split(pl.col("text"))).to_series()
 
     def grams(self, texts: pl.Series) -> Grams:

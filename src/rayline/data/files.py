@@ -1,4 +1,4 @@
-"""What several files agree on: one type for each column, whatever the order of the files, or an error that names the file."""
+"""The common schema of several files: one type for each column, for any order of the files, or an error that names the file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def arrow_schema(schema: Mapping[str, Any]) -> pa.Schema:
 
 @dataclass(frozen=True)
 class CsvReader:
-    """How CSV files are read: what is missing, the types that are said, and PyArrow's other options."""
+    """The options of reading CSV files: missing values, declared types, and PyArrow's other options."""
 
     null_values: Sequence[str] | None
     types: Mapping[str, Any] | None

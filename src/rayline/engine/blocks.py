@@ -72,7 +72,7 @@ class SerializedFunction:
         _unpacked(self)
 
     def passed_through(self, names: Sequence[str]) -> list[str]:
-        """As `scan.passed_through`."""
+        """Pass the block through, as `scan.passed_through`."""
         return passed_through(_unpacked(self), names)
 
 

@@ -48,7 +48,7 @@ class DataShards:
 
     @cached_property
     def key(self) -> str | None:
-        """What identifies the training rows of all ranks, if they stay."""
+        """The key of the training rows of all ranks, if they stay."""
         if not self.stay:
             return None
         slices = [[(piece.block.hex(), piece.start, piece.stop) for piece in of_rank] for of_rank in self.train]

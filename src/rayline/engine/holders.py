@@ -1,4 +1,4 @@
-"""Who holds a resource of the cluster: the line about a wait names actors and placement groups."""
+"""The holders of a resource of the cluster: a message about a wait names actors and placement groups."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from rayline.engine.worker_group import WorkerGroup
 
 @dataclass(frozen=True)
 class GroupKey:
-    """What two trainings must have in common to use the same workers.
+    """The properties that two trainings must share to use the same workers.
 
     Attributes
     ----------

@@ -71,7 +71,7 @@ class WorkerMessage:
 
 
 class Reporter:
-    """What a rank reports, and the rule by which all ranks stop after the same iteration.
+    """The reports of a rank, and the rule by which all ranks stop after the same iteration.
 
     Parameters
     ----------

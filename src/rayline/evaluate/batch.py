@@ -195,7 +195,7 @@ class ScoredBatch:
 
     @cached_property
     def confusion(self) -> Array:
-        """Of two classes the weight of the rows by true and predicted class in each bucket, shape (buckets, 4)."""
+        """For two classes, the weight of the rows by true and predicted class in each bucket, shape (buckets, 4)."""
         return self.counts(2 * self.truth + self.codes, 4)
 
     def sums(self, values: Array | float) -> Array:

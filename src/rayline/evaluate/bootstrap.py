@@ -90,7 +90,7 @@ def buckets(hashes: Array) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class RowCopies(Statistic):
-    """How often the different rows with the smallest hashes occur."""
+    """The number of occurrences of the distinct rows with the smallest hashes."""
 
     hashes: Array = field(default_factory=lambda: np.empty(0, np.uint64))  # ascending
     counts: Array = field(default_factory=lambda: np.empty(0, np.int64))

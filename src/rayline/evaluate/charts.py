@@ -1,4 +1,4 @@
-"""What the plots of an evaluation show, apart from how they are drawn: `plots` draws them with Matplotlib, `svg` for a page.
+"""The contents of the plots of an evaluation, independent of drawing: `plots` draws them with Matplotlib, `svg` for a page.
 
 >>> from rayline.evaluate.charts import KINDS
 >>> KINDS[:3]

@@ -1,4 +1,4 @@
-"""What an evaluation computes, and the statistics of scored rows: of all of them and of each slice."""
+"""The plan of an evaluation, and the statistics of scored rows: of all rows and of each slice."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ UNSORTED_BYTES = 1 << 28
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """What an evaluation computes. It travels to every block and back, so it holds no model.
+    """The plan of an evaluation. It is sent to every block and back, so it holds no model.
 
     Attributes
     ----------
@@ -128,7 +128,7 @@ class SliceStatistics:
 
     @property
     def unsorted_bytes(self) -> int:
-        """How much memory the rows take that are not sorted yet."""
+        """The memory of the rows that are not sorted yet, in bytes."""
         every = [statistic for targets in self.parts.values() for parts in targets for statistic in parts.values()]
         return sum(statistic.n_bytes for statistic in every if isinstance(statistic, ScoreRows))
 

@@ -1,4 +1,4 @@
-"""Why a model answers as it does: what each raw column adds to the score of a row.
+"""Explanations of predictions: the contribution of each raw column to the score of a row.
 
 Where the framework can tell, contributions are exact: TreeSHAP of XGBoost, LightGBM and CatBoost (Lundberg and others, 2020), and
 the terms of linear models. They are computed by feature and added up by raw column through the lineage. For all other models

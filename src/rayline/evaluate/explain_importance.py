@@ -1,4 +1,4 @@
-"""How important each column is to a model: by its own account (gain), by contributions (SHAP), or by what a permutation costs."""
+"""The importance of each column: from the model itself (gain), by contributions (SHAP), or by permutation."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ BUFFERED = 16
 
 @dataclass(frozen=True, eq=False)
 class MeasuredRows(Statistic):
-    """What some metrics need of rows, for each target column, with the number of rows and the sum of their weights.
+    """The statistics of rows that some metrics need, for each target column, with the number of rows and the sum of their weights.
 
     `of(target, scores, truth, weight, metrics=…)` takes what `Framework.predict` and `Target.truth` give, and the metrics by
     their names.

@@ -107,7 +107,7 @@ class Metric(ABC):
 
     @property
     def max_rows(self) -> int | None:
-        """How many rows it takes at most, where one process has to hold the scores of all of them; None for no limit."""
+        """The maximum number of rows, if one process must hold the scores of all rows; None for no limit."""
         return None
 
     alternative: ClassVar[str] = "evaluate a sample."

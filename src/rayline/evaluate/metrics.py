@@ -259,7 +259,7 @@ def mode(name: str, custom: Custom | None = None) -> Mode | None:
 
 
 def defaults(task: Task, scores: Array | None = None) -> tuple[str, ...]:
-    """What is computed on a test set when nothing is asked for; of a model that answers with classes, no probabilities."""
+    """Return the default metrics of a test set; without probabilities for a model that predicts classes only."""
     if scores is not None and task.is_classification and not has_probabilities(scores):
         ranks = scores.dtype.names is not None and task is Task.BINARY
         return (*(["roc_auc"] if ranks else ()), "accuracy", "balanced_accuracy")
@@ -273,7 +273,7 @@ def defaults(task: Task, scores: Array | None = None) -> tuple[str, ...]:
 
 
 def defaults_of(target: Target, scores: Array | None = None) -> tuple[str, ...]:
-    """As `defaults`, of a target: of several quantiles other metrics than of a value."""
+    """Return the default metrics of a target; several quantiles have other metrics than a value."""
     return ("pinball", "coverage") if len(target.quantiles) > 1 else defaults(target.task, scores)
 
 

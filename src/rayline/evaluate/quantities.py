@@ -59,7 +59,7 @@ def _correct(batch: ScoredBatch) -> Array:
 
 
 def _classes(batch: ScoredBatch) -> Array:
-    """Of each class the weight of the rows that are of it, are predicted as it, and both; side by side."""
+    """The weights, for each class, of the rows of the class, the rows predicted as it, and both; side by side."""
     n, truth, codes = len(batch.classes), batch.truth, batch.codes
     if n == 2:
         cells = batch.confusion

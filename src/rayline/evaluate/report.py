@@ -75,7 +75,7 @@ class EvaluationReport(Report):
 
     @property
     def charts(self) -> ChartMaker:
-        """What plots show, apart from how they are drawn."""
+        """The contents of the plots, independent of drawing."""
         return ChartMaker(self._results, self.target, self._importance, self._name)
 
     def add_charts(self, charts: Sequence[Chart]) -> None:

@@ -70,7 +70,7 @@ class EvaluatedRows:
 
     @property
     def chunk_rows(self) -> int:
-        """How many rows are looked at together."""
+        """The number of rows of a chunk."""
         return max(1 << 12, min(CHUNK_ROWS, CHUNK_BYTES // (8 * len(self.names))))
 
     def schema(self, schema: Mapping[str, pl.DataType]) -> pl.Schema:

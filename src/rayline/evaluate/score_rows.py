@@ -89,7 +89,7 @@ class ScoreRows:
 
     @property
     def n_bytes(self) -> int:
-        """How much memory the rows take."""
+        """The memory of the rows in bytes."""
         return sum(array.nbytes for piece in self.pieces for array in piece if array is not None)
 
     def sorted(self, *, with_buckets: bool = True) -> RowPiece:

@@ -49,7 +49,7 @@ class Slices:
 
     @cached_property
     def ends(self) -> list[int]:
-        """Where the rows of each slice end in `order`."""
+        """The end of the rows of each slice in `order`."""
         return np.cumsum(np.bincount(self.codes, minlength=len(self.values))).tolist()  # type: ignore[no-any-return]
 
 

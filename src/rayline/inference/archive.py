@@ -43,7 +43,7 @@ def is_name(name: str) -> bool:
 
 
 def size_of(content: Content) -> int:
-    """How many bytes."""
+    """The size in bytes."""
     return len(content) if isinstance(content, bytes) else content.stat().st_size
 
 

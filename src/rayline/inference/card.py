@@ -139,7 +139,7 @@ def _rows(pipeline: InferencePipeline, data: Data) -> pl.DataFrame:
 
 
 def _meaning(target: Target) -> str:
-    """What a score is, where it is no value of the target."""
+    """Return the meaning of a score that is not a value of the target."""
     if len(target.quantiles) > 1:
         return f" It predicts the quantiles {', '.join(target.value_names)}."
     if target.task is Task.RANKING:
@@ -259,7 +259,7 @@ def _shares(ranked: Sequence[tuple[str, float]]) -> list[tuple[str, float]]:
 
 
 def _rest(ranked: Sequence[tuple[str, float]], noun: str) -> str:
-    """What is said of those that are not shown."""
+    """Return the note about features that are not shown."""
     total = sum(abs(value) for _, value in ranked)
     rest = ranked[MAX_FEATURES:]
     if not rest or not total:

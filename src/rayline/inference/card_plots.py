@@ -1,4 +1,4 @@
-"""What a model card shows of rows with known labels: columns in numbers, and how the model does on them as plots."""
+"""The parts of a model card for rows with known labels: summaries of columns, and plots of the model's performance."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def sample_rows(pipeline: InferencePipeline) -> Array:
 
 
 def expected(model: Model, matrix: Array) -> Array:
-    """What the graph must answer: values, or the probabilities of each class.
+    """Return the expected output of the graph: values, or the probabilities of each class.
 
     Raises ParameterError for a model without probabilities, or whose labels are not the likeliest classes.
     """

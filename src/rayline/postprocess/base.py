@@ -142,7 +142,7 @@ class RowOutcome:
         return np.array([(code, value)], dtype=_record(len(codes), len(values)))
 
     def intervals(self) -> dict[str, Any]:
-        """As `Outcome.intervals`, as plain values."""
+        """Return the intervals as plain values (see `Outcome.intervals`)."""
         target = self.target
         if self.sets is None:
             assert self.lower is not None

@@ -135,7 +135,7 @@ class Threshold(PostprocessingStage):
 
     @cached_property
     def costs(self) -> list[list[float]]:
-        """What each class costs that is predicted (inner), by the true class (outer); of more than two classes."""
+        """The cost of each predicted class (inner) by the true class (outer), for more than two classes."""
         assert not isinstance(self.cost, Mapping)
         return [[float(cost) for cost in row] for row in self.cost or ()]
 

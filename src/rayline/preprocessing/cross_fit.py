@@ -76,7 +76,7 @@ class FoldFitter:
 
     @property
     def known(self) -> KnownStatistics:
-        """What was computed of the raw table."""
+        """The statistics computed from the raw table."""
         requested = frozenset(self._requests)
         return KnownStatistics(
             requested, [{r: a for r, a in results.items() if not r.prefix} for results in self._known]

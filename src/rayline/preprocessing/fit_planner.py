@@ -37,7 +37,7 @@ RequestFunction = Callable[[FitContext], Sequence[StatisticRequest]]
 
 
 class ColumnSource(NamedTuple):
-    """How a column of the current table is computed: `source` in the table after the first `prefix` stages, followed by
+    """The computation of a column of the current table: `source` in the table after the first `prefix` stages, followed by
     `steps` (an operation, or its class while the stage is not fitted). None as prefix: cannot be computed yet."""
 
     source: str
@@ -291,7 +291,7 @@ class FitPlan:
 
 @dataclass(frozen=True)
 class FitOutcome:
-    """What a fit gives: the fitted leaves, the answers to the caller's own questions, scans and types."""
+    """The result of a fit: the fitted leaves, the statistics that the caller requested, the number of scans, and the types."""
 
     leaves: list[Stage]
     final: ScanResults

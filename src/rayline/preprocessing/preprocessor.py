@@ -431,7 +431,7 @@ class BasePreprocessor:
 
     @cached_property
     def operations(self) -> list[Operation]:
-        """What the fitted stages do to a table, in order."""
+        """The operations of the fitted stages, in order."""
         with at("Preprocessor.transform"):
             self._require_fitted()
         return [

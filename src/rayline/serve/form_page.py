@@ -237,7 +237,7 @@ def html(
 
 
 def about(pipeline: InferencePipeline) -> str:
-    """What the model does, in a sentence."""
+    """Describe the model in a sentence."""
     target = pipeline.target
     task = f"{str(target.task).capitalize()}{' classification' if target.task.is_classification else ''}"
     n = len(pipeline.input_schema)
@@ -269,7 +269,7 @@ def type_words(dtype: pl.DataType) -> str:
 
 
 def _kind(dtype: pl.DataType) -> str:
-    """How the page writes and reads a value."""
+    """Return how the page formats and reads a value."""
     if dtype == pl.Boolean:
         return "boolean"
     if isinstance(dtype, (pl.List, pl.Array, pl.Struct)):

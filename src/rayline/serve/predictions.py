@@ -35,7 +35,7 @@ class Work:
 
 
 class ServedScores(NamedTuple):
-    """What a pipeline answers for some rows.
+    """The scores of some rows, with intervals if the pipeline gives them.
 
     Attributes
     ----------

@@ -206,7 +206,7 @@ class Lump(ColumnOperation):
 
 @dataclass(frozen=True)
 class LumpOthers(ColumnOperation):
-    """As `Lump`, for categories that are stored by their keys only."""
+    """Replaces rare strings as `Lump`, for categories that are stored by their keys only."""
 
     stays: ClassVar = True  # merged categories stay merged
     keys: Sequence[int]

@@ -307,7 +307,7 @@ def _phi_slope(t: Any) -> Any:
 
 
 def _zero_of_falling(slope: Callable[[float], float], center: float, unit: float) -> float:
-    """Where a falling function crosses 0: widen the bracket, then halve it until it holds no other float.
+    """Find the zero of a decreasing function: widen the bracket, then halve it until it holds no other float.
 
     It looks within ±1024 units of the center. Where the powers overflow the slope is NaN; that is too far out on the side that is being tried.
     """

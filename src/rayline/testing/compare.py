@@ -11,7 +11,7 @@ from polars.testing import assert_frame_equal
 
 
 def difference(a: Any, b: Any, rtol: float, path: str = "learned") -> str | None:
-    """Where two learned values differ by more than rounding; None when they do not."""
+    """Return where two learned values differ by more than rounding; None if they do not."""
     if isinstance(a, Mapping) and isinstance(b, Mapping):
         if list(a) != list(b):
             return f"{path}: {list(a)} and {list(b)}"
@@ -41,7 +41,7 @@ def same_bits(a: Any, b: Any) -> bool:
 
 
 def assert_same_frames(actual: pl.DataFrame, expected: pl.DataFrame, **how: Any) -> None:
-    """As `polars.testing.assert_frame_equal`, with an error that names the columns, rows and values that differ."""
+    """Compare as `polars.testing.assert_frame_equal`, with an error that names the columns, rows and values that differ."""
     try:
         assert_frame_equal(actual, expected, **how)
     except AssertionError as error:

@@ -1,4 +1,4 @@
-"""What the laws of a framework are tried on: a table with targets of every task, and the fits that the laws share."""
+"""The test data of the laws of a framework: a table with targets of every task, and the fits that the laws share."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ class FrameworkCase:
         return table
 
     def preprocessor(self) -> Preprocessor:
-        """What comes before the model: no missing values, one scale, no strings; nothing before a reader of text."""
+        """Return the stages before the model: no missing values, one scale, no strings; none for text models."""
         if self.reads_text:
             return Preprocessor()
         stages = {"impute": "SimpleImputer", "scale": "StandardScaler", "onehot": "OneHotEncoder"}
@@ -204,7 +204,7 @@ class EnvironmentCase(FrameworkCase):
 
 
 def error_of(call: Callable[[], Any], kind: type[Exception]) -> str:
-    """What the error of a call says; empty when it raises none."""
+    """Return the error message of a call; empty when it raises none."""
     try:
         call()
     except kind as error:

@@ -53,7 +53,7 @@ class ThreePartsEngine(LocalEngine):
 
 
 def fit_with(case: StageCase, engine: LocalEngine) -> Any:
-    """What the stage of a case learns when this engine scans."""
+    """Return what the stage of a case learns when this engine scans."""
     schema = remembered_schema(case.table.schema)
     fit = fit_planner.fit(engine, case.table, [(NAME, case.stage)], schema, targets=case.targets)
     return fit.leaves[0].learned

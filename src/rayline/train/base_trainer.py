@@ -94,12 +94,12 @@ class BaseTrainer:
 
     @property
     def max_failures(self) -> int:
-        """How often a lost worker is replaced."""
+        """The maximum number of replacements of a lost worker."""
         return self.scaling.max_failures
 
     @property
     def storage_path(self) -> str | PathLike[str] | None:
-        """Where checkpoints of workers are kept; None for the driver."""
+        """The location of the checkpoints of workers; None for the driver."""
         return self.scaling.storage_path
 
     @property

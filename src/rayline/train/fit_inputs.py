@@ -18,7 +18,7 @@ WHERE = "train.fit"
 
 @dataclass(frozen=True)
 class ColumnRoles:
-    """What the columns of the training rows are for: some are targets, one may hold the weights, all others are features.
+    """The roles of the columns of the training rows: some are targets, one may hold the weights, all others are features.
 
     Attributes
     ----------
@@ -92,7 +92,7 @@ class FitInputs:
 
 @dataclass(frozen=True)
 class DataArguments:
-    """What `train.fit`, `train.cross_validate` and `tune.run` are told about rows, under the names that the user types.
+    """The data arguments of `train.fit`, `train.cross_validate` and `tune.run`, under the names that the user types.
 
     `group` and `event` name a column (with X and y also an array) that belongs to the label: see `train.fit`.
     """

@@ -37,7 +37,7 @@ Leaves = Sequence[tuple[str, Stage]]
 
 @dataclass(frozen=True)
 class TrainingSpec:
-    """What a training must know of its data, whatever the trainer's arguments; computed in the scan that fits the stages.
+    """The facts about its data that a training needs, independent of the trainer's arguments; computed in the scan that fits the stages.
 
     Attributes
     ----------

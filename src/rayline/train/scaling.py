@@ -1,4 +1,4 @@
-"""How a training is scaled: on how many workers, with which resources, and what happens when one is lost."""
+"""The scaling of a training: the number of workers, their resources, and the handling of lost workers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training must know about its data before it starts, computed in the scan that fits the preprocessor.
+"""The facts about its data that a training needs before it starts, computed in the scan that fits the preprocessor.
 
 The classes of the target, whether labels or weights are missing or infinite, which features have no values, and the
 categories of string features for frameworks that take them as they are.

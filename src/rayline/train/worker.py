@@ -178,7 +178,7 @@ def train_remotely(request: FitRequest, worker: WorkerContext, rows_like: str = 
 
 @dataclass(frozen=True)
 class RemoteTraining:
-    """What a worker's process is sent. `load` imports the framework while the rows are still being prepared."""
+    """The input of a worker's process. `load` imports the framework while the rows are still being prepared."""
 
     request: FitRequest
     rows_like: str

@@ -29,7 +29,7 @@ HERE = ("CPU", "GPU", "memory")
 
 @dataclass(frozen=True)
 class TrialRun:
-    """What an executor is given to run.
+    """The input of an executor.
 
     Attributes
     ----------

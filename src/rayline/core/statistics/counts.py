@@ -65,7 +65,7 @@ class GroupTable(Statistic):
 
 @dataclass(frozen=True, eq=False)
 class ValueCounts(Statistic):
-    """How often each value of a column occurs, exactly, up to `MAX_CATEGORIES` distinct values; then a sketch.
+    """The counts of each value of a column: exact for up to `MAX_CATEGORIES` distinct values, a sketch beyond.
 
     The sketch (`FrequentValues`) knows the frequent values, approximately. Stages that need every value refuse it.
     With the option `elements` the values are the elements of a list column.

@@ -133,7 +133,7 @@ class GroupMoments(GroupTable):
 
 @dataclass(frozen=True, eq=False)
 class GroupClasses(GroupTable):
-    """How often each value of the first column occurs for each combination of the others; rows without one do not count.
+    """The counts of each value of the first column for each combination of the others; rows with a missing value there are ignored.
 
     Option `n_folds` as in `GroupMoments`.
     """
@@ -196,7 +196,7 @@ _NO_GROUPS = pl.DataFrame(
 
 @dataclass(frozen=True, eq=False)
 class PairCounts(GroupTable):
-    """How often each pair of values of two columns occurs (missing is a value)."""
+    """The counts of each pair of values of two columns (missing is a value)."""
 
     keys: ClassVar = ("first", "second")
 

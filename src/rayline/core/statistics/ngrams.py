@@ -73,7 +73,7 @@ class DocumentFrequency(Statistic):
 
 @dataclass(frozen=True, eq=False)
 class GramCounts(Statistic):
-    """How often each gram occurs, and in how many texts, exactly, for up to MAX_CATEGORIES distinct grams.
+    """The exact counts of each gram and of the texts that contain it, for up to MAX_CATEGORIES distinct grams.
 
     A gram is its key: a token may hold any character, so two grams may be spelled alike.
     """

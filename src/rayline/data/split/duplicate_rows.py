@@ -123,7 +123,7 @@ class _Blocked:
 
 @dataclass(frozen=True, eq=False)
 class BlockHashCounts(GroupTable):
-    """How many rows of each hash each block has; of more than `MAX_PAIRS` such pairs only that there were more."""
+    """The number of rows of each hash in each block; for more than `MAX_PAIRS` such pairs only that fact."""
 
     keys: ClassVar = (BLOCK, ROW)
 
@@ -146,7 +146,7 @@ class BlockHashCounts(GroupTable):
         return cls(table) if table.height <= MAX_PAIRS else cls(overflow=True)
 
     def offsets(self) -> Offsets | None:
-        """Where the numbers begin in each block; None when no row has an equal one in another block."""
+        """Return the first number of equal rows in each block; None when no row has an equal one in another block."""
         if self.table is None:
             return None
         before = (pl.col(N).cum_sum() - pl.col(N)).over(ROW).alias(N)
@@ -165,7 +165,7 @@ def _blocks(hashes: pl.Series) -> pl.Series:
 
 
 def _fingerprint(rows: Words) -> int:
-    """Of the rows of a block in any order."""
+    """Compute the statistic of the rows of a block, in any order."""
     return int(salted(rows, 1).sum(dtype=np.uint64))
 
 

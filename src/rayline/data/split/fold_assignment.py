@@ -20,7 +20,7 @@ from rayline.data.split.row_hash import RowHash, Words
 
 
 class RowKey(Protocol):
-    """What rows are ordered by: an unsigned 64-bit number for each, null where there is none."""
+    """The sort key of rows: an unsigned 64-bit number for each, or null."""
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Where to cut the rows by a key: order statistics of 64-bit keys, exact, from one scan, in bounded memory.
+"""Exact order statistics of 64-bit keys, from one scan in bounded memory: the cut points of a split.
 
 To cut n rows into parts of given sizes one needs the key at a few ranks. A state keeps all distinct keys with their counts
 while there are few; when there are more it keeps a coarse count of keys (buckets of the key's leading bits) and, exactly,
@@ -108,7 +108,7 @@ class KeyWindow:
 
     @classmethod
     def of(cls, keys: Keys, low: int, high: int) -> KeyWindow:
-        """Of unsorted keys."""
+        """Count unsorted keys."""
         reaches = keys >= np.uint64(low)
         inside = reaches & (keys < np.uint64(high)) if high < ALL else reaches
         return cls(low, high, len(keys) - int(np.count_nonzero(reaches)), KeyCounts.of(keys[inside]))
@@ -168,7 +168,7 @@ class KeyHistogram:
     def merged(
         cls, parts: Sequence[KeyHistogram], shares: Sequence[float], ranges: Sequence[tuple[int, int]]
     ) -> KeyHistogram:
-        """Of the rows of all parts."""
+        """Merge the rows of all parts."""
         if len(parts) == 1:
             return parts[0]
         n_rows = sum(part.n_rows for part in parts)

@@ -325,7 +325,7 @@ FoldsLike: TypeAlias = "int | Splitter | SklearnSplitter"
 
 
 def splitter(cv: FoldsLike) -> Splitter:
-    """What a `cv=` argument means: a number of folds, or a splitter, also one of scikit-learn's. Raises ParameterError on anything else."""
+    """Return the splitter of a `cv=` argument: a number of folds, or a splitter, also of scikit-learn. Raises ParameterError otherwise."""
     if isinstance(cv, Splitter):
         return cv
     if isinstance(cv, (int, np.integer)) and not isinstance(cv, bool) and cv >= 2:

@@ -1,4 +1,4 @@
-"""How the constants of a split are learned: where to cut the rows by a key so that the parts have the wanted sizes."""
+"""The constants of a split: cut points of a key such that the parts have the requested sizes."""
 
 from __future__ import annotations
 
