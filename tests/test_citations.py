@@ -128,7 +128,7 @@ def patched() -> Iterator[tuple[str, str]]:
             owner, name = ast.unparse(node.args[0]), node.args[1]
             new = any(keyword.arg == "raising" for keyword in node.keywords)
             if owner in known and isinstance(name, ast.Constant) and not new:
-                yield f"{path.relative_to(ROOT)}:{node.lineno}", f"{known[owner]}.{name.value}"
+                yield f"{path.relative_to(ROOT)}:{node.lineno}", f"{known[owner]}.{name.value!s}"
 
 
 def test_patched_names() -> None:
