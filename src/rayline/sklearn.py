@@ -142,7 +142,7 @@ class RaylineClassifier(ClassifierMixin, _Estimator):
     trainer
         The trainer; it is copied, so the caller's object does not change.
     preprocessor
-        The preprocessor, fitted anew on each training set; None for no preprocessing.
+        The preprocessor, fitted again on each training set; None for no preprocessing.
 
     Attributes
     ----------
@@ -259,7 +259,7 @@ class RaylineRegressor(RegressorMixin, _Estimator):
     trainer
         The trainer; it is copied, so the caller's object does not change.
     preprocessor
-        The preprocessor, fitted anew on each training set; None for no preprocessing.
+        The preprocessor, fitted again on each training set; None for no preprocessing.
 
     Attributes
     ----------

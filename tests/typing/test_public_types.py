@@ -45,7 +45,7 @@ def test_every_public_name_has_a_type(report: str) -> None:
 
 
 def test_the_script_uses_every_public_name() -> None:
-    """The names are those of the API snapshot: whoever adds one adds a line to accepted.py."""
+    """The names are those of the API snapshot: anyone who adds one adds a line to accepted.py."""
     tree = ast.parse((HERE / "accepted.py").read_text(encoding="utf-8"))
     used = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, (ast.Attribute, ast.Name))}
     for node in ast.walk(tree):
