@@ -36,7 +36,10 @@ def main(
         bool, typer.Option(help="Repeat what takes minutes, too, and measure memory on 50 million rows.")
     ] = False,
     only: Annotated[
-        list[str] | None, typer.Option(help="A part of a program: data, training or search of scale.")
+        list[str] | None,
+        typer.Option(
+            help="A part of a program: of scale data, training, search, search of 30 fits, table and Dataset."
+        ),
     ] = None,
     save: Annotated[bool, typer.Option(help="Write docs/benchmarks.md.")] = True,
 ) -> None:

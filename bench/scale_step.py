@@ -8,33 +8,70 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import ray
 
+from bench.report import alternate, seconds
 from rayline import data, train, tune
 from rayline.postprocess import Conformal
 from rayline.stages import SimpleImputer, StandardScaler
 
 EVERY_S = 0.05
 
+ROUNDS = 5
 
-def main(step: str, path: str) -> None:
-    """Run the step, after a small one that loads what it needs."""
+
+def main(step: str, path: str, *numbers: str) -> None:
+    """Run the step, and print what it took."""
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     ray.data.DataContext.get_current().enable_progress_bars = False
     try:
+        if step == "table and Dataset":
+            print(json.dumps(_times(path, *map(int, numbers))))
+            return
         with _watched() as peaks:
-            _run(step, data.read_parquet(path))
-        print(json.dumps(peaks))
+            took = seconds(lambda: _run(step, data.read_parquet(path)))
+        print(json.dumps({**peaks, "seconds": round(took, 1)}))
     finally:
         ray.shutdown()
 
 
+def _stages() -> train.Preprocessor:
+    return train.Preprocessor([("impute", SimpleImputer()), ("scale", StandardScaler())])
+
+
+def _searched(rows: Any, n_trials: int, rounds: int) -> tune.Analysis:
+    """Search over three folds."""
+    return tune.run(
+        train.XGBoostTrainer({}, num_boost_round=rounds), train_dataset=rows, preprocessor=_stages(), target_columns=["y"], cv=3,
+        num_samples=n_trials, config={"max_depth": tune.randint(2, 6)}, metric="rmse", seed=0, verbose=False,
+        run_on=None if hasattr(rows, "iter_batches") else "process",
+    )  # fmt: skip
+
+
+def _times(path: str, rounds: int, repeats: int) -> dict[str, list[float]]:
+    """Seconds of the same search over a Dataset and over a table of the same files, in turn; the scores are the same."""
+    found: dict[str, Any] = {}
+
+    def run(kind: str, read: Callable[[], Any]) -> None:
+        found[kind] = [trial.scores for trial in _searched(read(), 10, rounds).trials]
+
+    files = f"{path}/*.parquet"
+    dataset, table = alternate(
+        lambda: run("dataset", lambda: data.read_parquet(path)),
+        lambda: run("table", lambda: pl.read_parquet(files)),
+        repeats=repeats,
+    )
+    assert found["dataset"] == found["table"]
+    return {"dataset": dataset, "table": table}
+
+
 def _run(step: str, rows: Any) -> None:
-    stages = train.Preprocessor([("impute", SimpleImputer()), ("scale", StandardScaler())])
+    stages = _stages()
     trainers = {
         "xgboost": lambda: train.XGBoostTrainer({"max_depth": 4}, num_boost_round=5, num_workers=2),
         "lightgbm": lambda: train.LightGBMTrainer({}, num_boost_round=5, num_workers=2),
@@ -46,12 +83,8 @@ def _run(step: str, rows: Any) -> None:
         trainset, _ = data.train_test_split(rows, 0.2)
         stages.fit(trainset, target_columns=["y"])
     elif step.startswith("tune"):
-        searched = train.XGBoostTrainer({}, num_boost_round=5)
-        found = tune.run(
-            searched, train_dataset=rows, preprocessor=stages, target_columns=["y"], cv=3, num_samples=2,
-            config={"max_depth": tune.randint(2, 6)}, metric="rmse", verbose=False,
-        )  # fmt: skip
-        if step != "tune":
+        found = _searched(rows, 10 if "×" in step else 2, ROUNDS)
+        if step.endswith("what follows"):
             found.ensemble(top=2)
             found.calibrated([Conformal()])
     elif step in ("write predictions", "evaluate"):
@@ -79,7 +112,8 @@ def _watched() -> Iterator[dict[str, float]]:
 
     def watch() -> None:
         while not is_over.wait(EVERY_S):
-            for kind, size in _sizes():
+            sizes = [*_sizes()]
+            for kind, size in (*sizes, ("all processes together", sum(size for _, size in sizes))):
                 peaks[kind] = max(peaks.get(kind, 0.0), round(size, 1))
 
     thread = threading.Thread(target=watch, daemon=True)
@@ -131,4 +165,4 @@ def _private_mb(process: int) -> float:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2])
+    main(*sys.argv[1:])

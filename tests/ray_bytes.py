@@ -1,4 +1,4 @@
-"""What the driver fetches from Ray, counted: rows that stay on Ray cost it nothing."""
+"""What the driver fetches from Ray and sends to it, counted: rows that stay on Ray cost it nothing."""
 
 from __future__ import annotations
 
@@ -25,4 +25,23 @@ def bytes_fetched(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
         return found
 
     monkeypatch.setattr(ray, "get", counting)
+    return since
+
+
+def bytes_put(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """Return a function that says how many bytes this process has put into the object store since its last call."""
+    import ray
+
+    sizes, put = [0], ray.put
+
+    def counting(value: Any, **options: Any) -> Any:
+        sizes.append(len(ray.cloudpickle.dumps(value)))
+        return put(value, **options)
+
+    def since() -> int:
+        found = sum(sizes)
+        sizes.clear()
+        return found
+
+    monkeypatch.setattr(ray, "put", counting)
     return since

@@ -260,6 +260,42 @@ def test_bins_on_disk_and_bins_of_test_rows_give_the_same_trees(
     assert binned[0].get_dump() == plain[0].get_dump() == external[0].get_dump()
 
 
+@pytest.mark.parametrize(
+    ("target", "params"),
+    [
+        ("score", {"subsample": 0.7, "colsample_bynode": 0.5, "objective": "reg:absoluteerror", "max_bin": 30}),
+        ("kind", {"monotone_constraints": {"a": 1}, "grow_policy": "lossguide", "max_leaves": 9}),
+    ],
+)
+def test_large_rows_in_this_process_become_bins_with_the_same_trees(
+    monkeypatch: pytest.MonkeyPatch, target: str, params: dict[str, Any]
+) -> None:
+    random = np.random.default_rng(0)
+    table = numbers(3000).with_columns(
+        pl.when(pl.Series(random.random(3000) < 0.9)).then(pl.col("b")).alias("b"),
+        color=pl.Series(random.choice(["red", "green", "blue"], 3000), dtype=pl.Enum(["red", "green", "blue"])),
+        kind=pl.Series(random.choice(["x", "y", "z"], 3000)),
+        w=pl.Series(random.uniform(0.5, 2.0, 3000)),
+    )
+    columns = [*FEATURES, "color", "w", target]
+    made, kinds = [], []
+    original = xgboost.QuantileDMatrix.__init__
+    monkeypatch.setattr(xgboost.QuantileDMatrix, "__init__", lambda *a, **k: (kinds.append(1), original(*a, **k))[1])
+    for held in (row_stream.HELD_BYTES, 0):
+        monkeypatch.setattr(row_stream, "HELD_BYTES", held)
+        trainer = train.XGBoostTrainer(params, num_boost_round=6, seed=1)
+        result = trainer.fit(
+            None, table[:2500].select(columns), table[2500:].select(columns), target, sample_weight="w"
+        )
+        made.append((result.fitted_model.save_raw("ubj"), result.history.to_dicts()))
+        assert len(kinds) == (0 if held else 2)  # the training rows and the test rows
+    assert made[0] == made[1]
+    monkeypatch.setattr(row_stream, "HELD_BYTES", 0)
+    exact = train.XGBoostTrainer({"updater": "grow_colmaker"}, num_boost_round=2)  # it has no bins
+    exact.fit(None, table.select(*FEATURES, target), None, target)
+    assert len(kinds) == 2
+
+
 def test_a_continued_training_evaluates_the_values_of_large_test_rows(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -16,9 +16,11 @@ import pytest
 
 from rayline import stages, train
 from rayline.core.operations import base, categorical
+from rayline.core.operations.base import Affine
 from rayline.core.operations.expression import Assign
 from rayline.core.stage import Stage
-from rayline.stages import OneHotEncoder, SimpleImputer, StandardScaler
+from rayline.core.statistics.base import Statistic
+from rayline.stages import MinMaxScaler, OneHotEncoder, SimpleImputer, StandardScaler
 
 
 def wide(n: int) -> pl.DataFrame:
@@ -142,3 +144,23 @@ def test_look_ups_of_batches_are_those_of_polars() -> None:
     old, new = pl.Series([0, 3], dtype=pl.Int32), pl.Series([1.5, 2.5])
     expected = places.select(pl.col("x").replace_strict(old, new, default=None, return_dtype=pl.Float64))
     assert places.select(categorical.replace(pl.col("x"), old, new)).equals(expected)
+
+
+def test_statistics_are_pushed_through_each_stage_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    pushed, push = [0], Affine.push
+
+    def counting(self: Affine, statistic: Statistic) -> Statistic:
+        pushed[0] += 1
+        return push(self, statistic)
+
+    monkeypatch.setattr(Affine, "push", counting)
+    table = pl.DataFrame({"x": [1.0, 2.0, 4.0], "z": [0.0, 1.0, 5.0]})
+    n = 60
+    chain = train.Preprocessor([(f"scale{i}", MinMaxScaler(feature_range=(0, 2 + i % 3))) for i in range(n)])
+    made = chain.fit_transform(table)
+    assert 0 < pushed[0] <= 2 * n  # of each of two columns; each through all stages before were 60 times as many
+    expected = table
+    for _, stage in chain.stages:
+        expected = train.Preprocessor([("one", stage)]).fit_transform(expected)
+    for name in table.columns:
+        assert made[name].to_list() == pytest.approx(expected[name].to_list())

@@ -5,7 +5,7 @@ Covers `tune.search_driver`, `tune.stored_folds`, `tune.stored_groups` and `tune
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -87,6 +87,26 @@ def test_groups_do_not_depend_on_how_a_table_lies_in_memory(rows: pl.DataFrame) 
     assert states[0].mean == pytest.approx(rows["x"].mean())  # type: ignore[attr-defined]
     digests = [[s.digest for s in TableGroups([t]).summarised().summaries] for t in (rows, pieces)]
     assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize("n", [1, 2, 16, 17, 300])
+def test_few_states_of_groups_are_held_while_they_are_merged(n: int) -> None:
+    held, most = 0, 0
+
+    def parts() -> Iterator[list[int]]:
+        nonlocal held, most
+        for number in range(n):
+            held += 1
+            most = max(most, held)
+            yield [number]
+
+    def merge(states: list[list[int]]) -> list[int]:
+        nonlocal held
+        held -= len(states) - 1
+        return [number for state in states for number in state]
+
+    assert row_groups.merged(parts(), merge) == list(range(n))
+    assert most <= 3 * row_groups.MERGED_TOGETHER
 
 
 @pytest.mark.ray

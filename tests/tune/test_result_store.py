@@ -6,6 +6,7 @@ Covers `tune.table_cache` too.
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ import polars as pl
 import pytest
 
 from rayline import train, tune
+from rayline.core import storage
 from rayline.core.errors import ParameterError
 from rayline.data.split.fold_cells import FoldCells
-from rayline.tune.result_store import ResultStore, ScoresInPieces, digest
+from rayline.tune.result_store import ResultStore, appearing_file, digest, write_header
 from rayline.tune.row_groups import CELL, TableGroups
 from rayline.tune.table_cache import fingerprint
 from rayline.tune.trial_record import FoldScore
@@ -111,12 +113,26 @@ def test_fingerprints() -> None:
     assert fingerprint(StandardScaler(["x"])) == fingerprint(StandardScaler(["x"]))
 
 
+class Pieces:
+    """Scores in pieces, of which one may raise."""
+
+    def __init__(self, n_rows: int, pieces: Iterable[Any]) -> None:
+        self.n_rows, self.pieces = n_rows, pieces
+
+    def write(self, path: Path, url: str | None) -> None:
+        with appearing_file(path, url) as file:
+            for number, piece in enumerate(self.pieces):
+                if not number:
+                    write_header(file, piece, self.n_rows)
+                file.write(piece.data)
+
+
 @pytest.mark.parametrize("shape", [(7,), (7, 3), (0,)])
 def test_scores_in_pieces_are_those_in_one(tmp_path: Path, shape: tuple[int, ...]) -> None:
     whole = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     store, score = ResultStore(tmp_path), FoldScore(0, 0.5, len(whole), key="k")
     parts = [whole[at : at + 2] for at in range(0, max(len(whole), 1), 2)]
-    store.write(score, ScoresInPieces(len(whole), lambda: iter(parts)))
+    store.write(score, Pieces(len(whole), parts))
     found = store.scores("k")
     assert found is not None
     assert found.dtype == whole.dtype
@@ -129,9 +145,26 @@ def test_scores_in_pieces_are_those_in_one(tmp_path: Path, shape: tuple[int, ...
         raise OSError("lost")
 
     with pytest.raises(OSError, match="lost"):
-        store.write(score, ScoresInPieces(len(whole) * 2, broken))
+        store.write(score, Pieces(len(whole) * 2, broken()))
     assert np.array_equal(store.scores("k"), whole)  # type: ignore[arg-type]
     assert not [*tmp_path.glob(".*.part")]
+
+
+def test_scores_behind_a_url_are_fetched_when_they_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"file://{tmp_path}/results"
+    store, whole = ResultStore(url), np.arange(5.0)
+    for key in ("a", "b"):
+        store.write(FoldScore(0, 0.5, 5, key=key), whole)
+    fetched, download = [], storage.download
+    monkeypatch.setattr(storage, "download", lambda url, path: (fetched.append(path.name), download(url, path)))
+    again = ResultStore(url)
+    assert set(again.known()) == {"a", "b"}
+    assert fetched == ["a.json", "b.json"]
+    assert np.array_equal(again.scores("b", mapped=True), whole)  # type: ignore[arg-type]
+    assert again.scores("none") is None
+    assert fetched[2:] == ["b.npy"]
 
 
 def test_a_search_is_kept_behind_a_url_and_resumed(table: pl.DataFrame, tmp_path: Path) -> None:

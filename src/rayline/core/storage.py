@@ -97,10 +97,7 @@ def read_bytes(url: str) -> bytes:
 def write_bytes(url: str, content: bytes) -> None:
     """Write a file that appears as a whole, in a directory that is made. Raises ArtifactError when it cannot be written."""
     with opening(url, "written"):
-        system, path = file_system(url)
-        if system.type_name not in WHOLE:  # elsewhere a name may have slashes, and a directory costs a request
-            system.create_dir(path.rpartition("/")[0], recursive=True)
-        _write(system, path, [content])
+        _write_file(*file_system(url), [content])
 
 
 @contextlib.contextmanager
@@ -151,13 +148,20 @@ def upload(local: Path, url: str, *, last: str = "") -> None:
     with opening(url, "written"):
         system, root = file_system(url)
         if local.is_file():
-            _write(system, root, _pieces(local))
+            _write_file(system, root, _pieces(local))
             return
         files = sorted(path for path in local.rglob("*") if path.is_file())
         for file in sorted(files, key=lambda path: path.relative_to(local).as_posix() == last):
             name = f"{root}/{file.relative_to(local).as_posix()}"
             system.create_dir(name.rpartition("/")[0], recursive=True)
             _write(system, name, _pieces(file))
+
+
+def download(url: str, target: Path) -> None:
+    """Copy a file to a local one. Raises ArtifactError when it cannot be read."""
+    with opening(url, "read"):
+        system, path = file_system(url)
+        _download(system, path, target)
 
 
 def exists(url: str) -> bool:
@@ -224,6 +228,13 @@ def _pieces(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         while piece := file.read(PIECE_BYTES):
             yield piece
+
+
+def _write_file(system: Any, path: str, pieces: Any) -> None:
+    """Write a file in a directory that is made."""
+    if system.type_name not in WHOLE:  # elsewhere a name may have slashes, and a directory costs a request
+        system.create_dir(path.rpartition("/")[0], recursive=True)
+    _write(system, path, pieces)
 
 
 def _write(system: Any, path: str, pieces: Any) -> None:

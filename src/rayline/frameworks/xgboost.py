@@ -46,7 +46,8 @@ class XGBoost(Framework):
     """The adapter of `train.XGBoostTrainer`, which describes the arguments.
 
     Workers read their rows block by block and keep only their bins (`tree_method="hist"`, the default): features × rows bytes up to
-    256 bins. Where that is more than half of a worker's free memory, the bins are kept on its disk.
+    256 bins; so does a training in this process on more than 64 MiB, whose trees are the same to the bit. Where bins take more than
+    half of the free memory they are kept on disk.
     """
 
     name = "xgboost"
@@ -79,7 +80,7 @@ class XGBoost(Framework):
         distributed = context.world_size > 1
         with _communicator(context) if distributed else contextlib.nullcontext(), contextlib.ExitStack() as held:
             # All ranks communicate while they compute bins: none may skip it because its rows are one block.
-            stream = distributed or context.train.n_blocks > 1
+            stream = distributed or context.train.n_blocks > 1 or (not gpu.is_gpu and _is_large(context, xgb_model))
             cache = None
             if stream and not gpu.is_gpu and keeps_bins(params) and _any(exceeds_memory(context, params), distributed):
                 cache = held.enter_context(scratch.folder("bins"))
@@ -346,6 +347,12 @@ class _XGBoostReporter(TrainingCallback):
         stop = self._job.report(iteration, metrics)
         self._job.checkpoint(iteration, lambda directory: self._adapter.save(model, directory))
         return _any(stop, self._job.world_size > 1)
+
+
+def _is_large(context: TrainContext, xgb_model: Any) -> bool:
+    """Return whether the rows are large and may become bins: a training that goes on reads the values, as its trees may have other bins."""
+    goes_on = xgb_model is not None or context.resume is not None
+    return not (goes_on or context.target.task.is_paired or context.train.is_small)
 
 
 def _any(flag: bool, distributed: bool) -> bool:

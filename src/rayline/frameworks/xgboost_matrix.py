@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,9 @@ NAMES = Escaping({"[": "［", "]": "］", "<": "＜"})
 """Characters that XGBoost refuses in names of features, and the full-width forms that replace them (reversibly)."""
 
 
+PIECE_BYTES, PIECE_ROWS = 8 << 20, 1 << 14
+"""Rows that XGBoost reads at a time, at least so many; it makes two copies of them."""
+
 BINS = 256
 """XGBoost's default for max_bin."""
 
@@ -37,7 +40,8 @@ EXTERNAL_SHARE = 0.5
 
 def keeps_bins(params: Mapping[str, Any]) -> bool:
     """Return whether the tree method needs only the bins of the features."""
-    return params.get("booster", "gbtree") != "gblinear" and params.get("tree_method", "hist") in ("hist", "auto")
+    has_trees = params.get("booster", "gbtree") != "gblinear" and "updater" not in params
+    return has_trees and params.get("tree_method", "hist") in ("hist", "auto")
 
 
 def bin_bytes(n_rows: int, width: int, params: Mapping[str, Any]) -> int:
@@ -142,16 +146,28 @@ def _labels(rows: Rows, target: Array, weight: Array | None) -> dict[str, Any]:
 
 
 class _Blocks(xgboost.DataIter):
-    """Iterates over rows in blocks, for a QuantileDMatrix that keeps only their bins."""
+    """Iterates over rows in blocks, for a QuantileDMatrix that keeps only their bins: the same ones however the rows are cut.
+
+    XGBoost copies what it is given, so that large blocks come in pieces; those of a GPU, of a ranking (whose groups are not cut) and
+    of bins on disk (each a page there) come whole.
+    """
 
     def __init__(self, rows: Rows, cupy: Any = None, gpu: Device = CPU, cache_prefix: str | None = None) -> None:
         super().__init__(cache_prefix=cache_prefix, release_data=True, on_host=False)
-        self._rows, self._left = rows, rows.batches()
+        self._rows = rows
+        self._is_cut = cupy is None and cache_prefix is None and rows.task is not Task.RANKING
+        self._left = self._parts()
         on_gpu = functools.partial(_arguments_on_gpu, cupy=cupy, gpu=gpu)
         self._arguments = functools.partial(_arguments, streamed=True) if cupy is None else on_gpu
 
+    def _parts(self) -> Iterator[Rows]:
+        row_bytes = max(1.0, self._rows.size_bytes / max(1, self._rows.n_rows))
+        return (
+            self._rows.pieces(max(PIECE_ROWS, int(PIECE_BYTES / row_bytes))) if self._is_cut else self._rows.batches()
+        )
+
     def reset(self) -> None:
-        self._left = self._rows.batches()
+        self._left = self._parts()
 
     def next(self, input_data: Any) -> bool:
         rows = next(self._left, None)

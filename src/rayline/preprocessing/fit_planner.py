@@ -36,13 +36,63 @@ Leaf = tuple[str, Stage]
 RequestFunction = Callable[[FitContext], Sequence[StatisticRequest]]
 
 
+class StepChain:
+    """Operations on a column, one after another, and what was pushed through them: a longer chain goes on from there.
+
+    Parameters
+    ----------
+    before
+        The steps before the last one; None when there are none.
+    last
+        An operation, or its class while its stage is not fitted.
+    """
+
+    __slots__ = ("_pushed", "_pushes", "before", "is_fitted", "last")
+
+    def __init__(self, before: StepChain | None, last: Operation | type[Operation]) -> None:
+        self.before, self.last = before, last
+        self.is_fitted: bool = isinstance(last, Operation) and (before is None or before.is_fitted)
+        self._pushes: dict[type[Statistic], bool] = {}
+        self._pushed: dict[StatisticRequest, Statistic] = {}
+
+    def pushes(self, statistic: type[Statistic]) -> bool:
+        """Return whether every step can follow a statistic."""
+        known, steps = self._since(lambda step: statistic in step._pushes)
+        found = known is None or known._pushes[statistic]
+        for step in steps:
+            kind = type(step.last) if isinstance(step.last, Operation) else step.last
+            found = step._pushes[statistic] = found and kind.pushes(statistic)
+        return found
+
+    def push(self, request: StatisticRequest, statistic: Statistic) -> Statistic:
+        """Return the statistic behind fitted steps of that in front of them, which answers this request."""
+        known, steps = self._since(lambda step: request in step._pushed)
+        if known is not None:
+            statistic = (
+                known._pushed[request] if known is self else known._pushed.pop(request)
+            )  # large ones are kept once
+        for step in steps:
+            statistic = step.last.push(statistic)  # type: ignore[call-arg,arg-type]
+        self._pushed[request] = statistic
+        return statistic
+
+    def _since(self, is_known: Callable[[StepChain], bool]) -> tuple[StepChain | None, list[StepChain]]:
+        """Return the last step of which something is known, and those after it in order."""
+        after: list[StepChain] = []
+        step: StepChain | None = self
+        while step is not None and not is_known(step):
+            after.append(step)
+            step = step.before
+        return step, after[::-1]
+
+
 class ColumnSource(NamedTuple):
     """The computation of a column of the current table: `source` in the table after the first `prefix` stages, followed by
-    `steps` (an operation, or its class while the stage is not fitted). None as prefix: cannot be computed yet."""
+    `steps`. None as prefix: cannot be computed yet."""
 
     source: str
     prefix: int | None = 0
-    steps: tuple[Operation | type[Operation], ...] = ()
+    steps: StepChain | None = None
 
 
 @dataclass
@@ -89,7 +139,7 @@ class FitPlan:
     final: ScanResults = field(default_factory=dict)
     complete: bool = False
     output: pl.Schema = field(default_factory=pl.Schema)
-    _operations: list[list[Operation]] = field(default_factory=lambda: [[]])  # those of the first 0, 1, 2, … stages
+    _operations: list[list[Operation]] = field(default_factory=list)  # of each fitted stage
     _digests: dict[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -114,7 +164,7 @@ class FitPlan:
             noun="target stage",
         )
         if moving:
-            walk._operations.append(self._operations[moving[-1] + 1])
+            walk._operations += self._operations[: moving[-1] + 1]
         walk._walk(None)
         self.missing |= walk.missing
         self.prefixes |= walk.prefixes
@@ -133,8 +183,8 @@ class FitPlan:
     def _walk(self, extra_requests: RequestFunction | None) -> None:
         table = _PlannedTable(
             pl.Schema({name: dtype for name, dtype in self.schema.items() if name not in self.excluded_columns}),
-            len(self._operations) - 1,
-            {name: ColumnSource(name, len(self._operations) - 1) for name in self.schema},
+            len(self._operations),
+            {name: ColumnSource(name, len(self._operations)) for name in self.schema},
         )
         for path, leaf in self.leaves:
             try:
@@ -179,7 +229,7 @@ class FitPlan:
         for column in columns:
             before = table.lineage[column]
             if leaf.column_operation is not None:
-                table.lineage[column] = before._replace(steps=(*before.steps, leaf.column_operation))
+                table.lineage[column] = before._replace(steps=StepChain(before.steps, leaf.column_operation))
             elif not leaf.keep_input and text_request(before.source) not in self.missing:  # else it may stay
                 replaced.add(column)
         if replaced:
@@ -195,7 +245,7 @@ class FitPlan:
         training = (
             new if type(fitted).lower_training is Stage.lower_training else operations_of(path, fitted, training=True)
         )
-        self._operations.append([*self._operations[-1], *training])
+        self._operations.append(training)
         changed_columns = set(columns)
         changed = {name for name in after if name not in table.schema or name in changed_columns}
         steps = {
@@ -203,12 +253,12 @@ class FitPlan:
             for operation in new
             if leaf.column_operation and isinstance(operation, leaf.column_operation)
         }
-        prefix, lineage = len(self._operations) - 1, table.lineage
+        prefix, lineage = len(self._operations), table.lineage
         for name in after:
             if leaf.resamples:
                 lineage[name] = ColumnSource(name, prefix)
             elif name in steps:
-                lineage[name] = lineage[name]._replace(steps=(*lineage[name].steps, steps[name]))
+                lineage[name] = lineage[name]._replace(steps=StepChain(lineage[name].steps, steps[name]))
             elif name in changed and not (leaf.keep_input and name in changed_columns):
                 lineage[name] = ColumnSource(name, prefix)
         table.schema, table.prefix = after, prefix
@@ -253,37 +303,33 @@ class FitPlan:
                 continue
             if base not in self.known:
                 self.missing[base] = None
-            elif all(isinstance(step, Operation) for step in steps):
-                state = self.known[base]
-                for step in steps:
-                    state = step.push(state)  # type: ignore[call-arg,arg-type]
-                results[request] = state
+            elif steps is None or steps.is_fitted:
+                results[request] = self.known[base] if steps is None else steps.push(base, self.known[base])
         return results if len(results) == len(set(requests)) else None
 
     def _resolve(
         self, request: StatisticRequest, lineage: Mapping[str, ColumnSource], prefix: int | None
-    ) -> tuple[StatisticRequest | None, tuple[Operation | type[Operation], ...]]:
+    ) -> tuple[StatisticRequest | None, StepChain | None]:
         places = [lineage[column] for column in request.columns]
         if len(places) == 1:
             steps = places[0].steps
-            kinds = [type(step) if isinstance(step, Operation) else step for step in steps]
-            if places[0].prefix is not None and all(kind.pushes(request.statistic) for kind in kinds):
+            if places[0].prefix is not None and (steps is None or steps.pushes(request.statistic)):
                 return request._replace(columns=(places[0].source,), prefix=self._digest(places[0].prefix)), steps
         elif (
-            all(place.prefix == places[0].prefix and not place.steps for place in places)
+            all(place.prefix == places[0].prefix and place.steps is None for place in places)
             and places[0].prefix is not None
         ):
             return request._replace(
                 columns=tuple(place.source for place in places), prefix=self._digest(places[0].prefix)
-            ), ()
-        return (None, ()) if prefix is None else (request._replace(prefix=self._digest(prefix)), ())
+            ), None
+        return (None if prefix is None else request._replace(prefix=self._digest(prefix))), None
 
     def _digest(self, prefix: int) -> str:
         """Return what a request says of the table behind the first stages: the same for the same operations in any walk."""
         if not prefix:
             return ""
         if prefix not in self._digests:
-            operations = self._operations[prefix]
+            operations = [operation for own in self._operations[:prefix] for operation in own]
             self._digests[prefix] = hashlib.blake2b(repr(operations).encode(), digest_size=12).hexdigest()
             self.prefixes[self._digests[prefix]] = operations
         return self._digests[prefix]

@@ -446,7 +446,11 @@ class FoldEvaluator:
             return parts(cut)
 
         def kept(key: tuple[Any, ...], make: Callable[[], Iterator[pl.DataFrame]], cut: int) -> pl.DataFrame:
-            return self._tables.get(key, lambda: self._joined(key, make, candidate.recurs(cut)))
+            recurs = candidate.recurs(cut)
+            if self._shared is not None and not (training and recurs):
+                # Held-out rows are read again from the object store without a copy, and other rows never come again.
+                return self._joined(key, make, recurs)
+            return self._tables.get(key, lambda: self._joined(key, make, recurs))
 
         key = prepared_key(fold, digests[len(leaves)], training=training)
         return kept(key, lambda: (prepare(part).collect() for part in after(len(leaves))), len(leaves))

@@ -29,18 +29,14 @@ from rayline.tune.quiet import quiet
 from rayline.tune.ray_trials import SEARCH, FoldTrial, RayTrialLog, SearchData, SearchRef
 from rayline.tune.row_groups import TableGroups
 from rayline.tune.shared_cache import SharedCache
-from rayline.tune.stored_groups import StoredGroups, StoredScores, TaskGroupEngine
+from rayline.tune.stored_groups import StoredGroups, TaskGroupEngine
+from rayline.tune.stored_scores import StoredScores
 from rayline.tune.suggestions import DrawnSuggester
 from rayline.tune.trial import error_text
 from rayline.tune.trial_log import DEATHS, StopSearch, TrialLog
 
 TOGETHER_S = 0.3
 """Folds that finish within this many seconds are reported together, unless a scheduler needs each one."""
-
-
-STORED_SHARE = 4
-"""A trial over a Dataset gets 1/N of the cache of a trial over a table: evicted tables are read again from the object
-store without a copy."""
 
 
 class NoRoom(Exception):  # noqa: N818  # ends a search from within Ray Tune
@@ -110,7 +106,7 @@ class RayExecutor(TrialExecutor):
             groups=_stored(prepared),
             known=dict(trials.known),
             modes=prepared.modes,
-            max_bytes=self.capacity.max_bytes // (1 if prepared.groups.is_here else STORED_SHARE),
+            max_bytes=self.capacity.max_bytes,
             report_interval_s=report_interval_s,
             cache_actor=cache_actor,
             n_actors=self.capacity.concurrency,
@@ -292,10 +288,7 @@ class RayPopulation:
             ready, _ = ray.wait([*running], num_returns=1)
             key, checkpoint, actor = running.pop(ready[0])
             try:
-                result = ray.get(ready[0])
-                if isinstance(result.scores, StoredScores):
-                    result = replace(result, scores=result.scores.in_pieces())
-                yield key, result, checkpoint
+                yield key, ray.get(ready[0]), checkpoint
             except RayActorError as error:
                 self._actors.remove(actor)
                 actor = self._start()

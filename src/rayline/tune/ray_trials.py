@@ -17,7 +17,8 @@ from rayline.tune import space
 from rayline.tune.evaluate import SearchProblem, TrialCandidate
 from rayline.tune.search_driver import search_driver
 from rayline.tune.shared_cache import SharedCache
-from rayline.tune.stored_groups import StoredGroups, StoredScores
+from rayline.tune.stored_groups import StoredGroups
+from rayline.tune.stored_scores import StoredScores
 from rayline.tune.trial import FoldRunner, TrialPayload, error_text, trial_report
 from rayline.tune.trial_log import DEATHS, StopSearch, TrialLog
 from rayline.tune.trial_record import FoldScore
@@ -106,6 +107,9 @@ class FoldTrial(tune.Trainable):
     only the death of the process is a failure for Ray.
     """
 
+    _turns_back = False
+    """Whether each trial begins with the fold that the one before it has ended with, whose rows are still there."""
+
     def setup(self, config: dict[str, Any]) -> None:
         search: SearchData = ray.get(config[SEARCH].ref)
         problem, cache_actor = search.problem, search.cache_actor
@@ -122,9 +126,12 @@ class FoldTrial(tune.Trainable):
         self._problem, self._runner = problem, FoldRunner(problem, self._evaluate, search.known)
         self._modes, self._report_interval_s, self._in_pieces = search.modes, search.report_interval_s, search.in_pieces
         self.reset_config(config)
+        self._turns_back = bool(search.report_interval_s)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.config = own_config(new_config)
+        if self._turns_back:
+            self._order.reverse()
         self._scores: list[FoldScore] = []
         self._candidates: dict[str, TrialCandidate] = {}
         return True
@@ -200,11 +207,7 @@ class RayTrialLog(tune.Callback):
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         number = self._begun(trials, trial)
-        boxes = result.get(BOX, [])
-        for box in boxes:
-            if isinstance(box.get("scores"), StoredScores):
-                box["scores"] = box["scores"].in_pieces()
-        self._log.hear(number, boxes)
+        self._log.hear(number, result.get(BOX, []))
         result.get(BOX, []).clear()  # Ray keeps the result and writes it repeatedly
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

@@ -11,10 +11,10 @@ import re
 import secrets
 import weakref
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -32,29 +32,11 @@ FORMAT_VERSION = 1
 Array = npt.NDArray[Any]
 
 
-@dataclass(frozen=True)
-class ScoresInPieces:
-    """The scores of many rows, read one piece at a time.
+class ScoresElsewhere(Protocol):
+    """The scores of a fold outside of this process."""
 
-    Attributes
-    ----------
-    n_rows
-        The number of rows of all pieces.
-    pieces
-        A function that yields the pieces in order: arrays with the same type and the same shape except for the first axis.
-    """
-
-    n_rows: int
-    pieces: Callable[[], Iterator[Array]]
-
-    def save(self, file: IO[bytes]) -> None:
-        """Write the scores in the format of `numpy.save`."""
-        for number, piece in enumerate(self.pieces()):
-            if not number:
-                shape = (self.n_rows, *piece.shape[1:])
-                header = {"descr": np.lib.format.dtype_to_descr(piece.dtype), "fortran_order": False, "shape": shape}
-                np.lib.format.write_array_header_1_0(file, header)
-            file.write(np.ascontiguousarray(piece).data)
+    def write(self, path: Path, url: str | None, /) -> None:
+        """Write the scores in the format of `numpy.save`, to a file and a URL."""
 
 
 class ResultStore:
@@ -64,7 +46,7 @@ class ResultStore:
     ----------
     directory
         The location; when omitted, a temporary directory that is removed with this object. For a URL (s3://…) there is a copy in a
-        temporary directory, and files are written to both.
+        temporary directory: files are written to both, and scores of an earlier run are fetched when they are asked for.
     """
 
     def __init__(self, directory: Path | str | None = None) -> None:
@@ -75,9 +57,13 @@ class ResultStore:
             directory = folder.path
         self._path = directory
         directory.mkdir(parents=True, exist_ok=True)
-        for name in [] if self._url is None else storage.list_names(self._url):
-            if not name.startswith("."):
-                (directory / name).write_bytes(storage.read_bytes(storage.join(self._url or "", name)))
+        self._elsewhere = set[str]()
+        """The names of those files behind the URL that nobody has asked for."""
+        if self._url is not None:
+            self._elsewhere |= {name for name in storage.list_names(self._url) if not name.startswith(".")}
+            for name in sorted(self._elsewhere):
+                if name.endswith(".json"):
+                    self._here(directory / name)
 
     @classmethod
     def named(cls, name: str, storage_path: Path | str | None = None) -> ResultStore:
@@ -104,19 +90,20 @@ class ResultStore:
         for path in sorted(self._path.glob("*.json")):
             try:
                 data = strict_json.loads(path.read_bytes(), str(path))
-                if data["format_version"] == FORMAT_VERSION and self._scores(path.stem).exists():
+                if data["format_version"] == FORMAT_VERSION and self._has(self._scores(path.stem)):
                     known[path.stem] = FoldScore.from_json(data["fold"]).to_json()
             except (ArtifactError, KeyError, TypeError, OSError):
                 continue
         return known
 
-    def write(self, score: FoldScore, scores: Array | ScoresInPieces) -> None:
+    def write(self, score: FoldScore, scores: Array | ScoresElsewhere) -> None:
         """Store a fold; both files are written atomically, the scores first."""
-        with self._writing(self._scores(score.key)) as file:
-            if isinstance(scores, np.ndarray):
+        path = self._scores(score.key)
+        if isinstance(scores, np.ndarray):
+            with self._writing(path) as file:
                 np.save(file, np.ascontiguousarray(scores), allow_pickle=False)
-            else:
-                scores.save(file)
+        else:
+            scores.write(path, self._url_of(path))
         data = {"format_version": FORMAT_VERSION, "fold": score.to_json()}
         self._write(self._path / f"{score.key}.json", strict_json.dumps(data))
 
@@ -124,9 +111,9 @@ class ResultStore:
         """Return the model's scores of the held-out rows in their order; None when they are missing. With `mapped` they are
         memory-mapped."""
         path = self._scores(key)
-        if not key or not path.exists():
+        if not key or not self._has(path):
             return None
-        scores: Array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+        scores: Array = np.load(self._here(path), mmap_mode="r" if mapped else None, allow_pickle=False)
         return scores
 
     def drop_scores(self, key: str) -> None:
@@ -145,7 +132,7 @@ class ResultStore:
     def files(self, key: str) -> dict[str, bytes]:
         """Return the files of a checkpoint. Raises ArtifactError when they are missing or invalid."""
         try:
-            with zipfile.ZipFile(self._files(key)) as archive:
+            with zipfile.ZipFile(self._here(self._files(key))) as archive:
                 names = archive.namelist()
                 strange = [name for name in names if name.startswith("/") or ".." in PurePosixPath(name).parts]
                 if strange:
@@ -160,9 +147,11 @@ class ResultStore:
 
     def drop_files(self, key: str) -> None:
         """Delete a checkpoint."""
-        self._files(key).unlink(missing_ok=True)
-        if self._url is not None:
-            storage.delete(storage.join(self._url, self._files(key).name))
+        path = self._files(key)
+        path.unlink(missing_ok=True)
+        self._elsewhere.discard(path.name)
+        if (url := self._url_of(path)) is not None:
+            storage.delete(url)
 
     def _files(self, key: str) -> Path:
         return self._path / f"{key}.zip"
@@ -174,17 +163,43 @@ class ResultStore:
         with self._writing(path) as file:
             file.write(content)
 
-    @contextlib.contextmanager
-    def _writing(self, path: Path) -> Iterator[IO[bytes]]:
-        part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-        try:
-            with part.open("wb") as file:
-                yield file
-            part.rename(path)
-            if self._url is not None:
-                storage.write_bytes(storage.join(self._url, path.name), path.read_bytes())
-        finally:
-            part.unlink(missing_ok=True)
+    def _writing(self, path: Path) -> AbstractContextManager[IO[bytes]]:
+        self._elsewhere.discard(path.name)
+        return appearing_file(path, self._url_of(path))
+
+    def _url_of(self, path: Path) -> str | None:
+        return None if self._url is None else storage.join(self._url, path.name)
+
+    def _has(self, path: Path) -> bool:
+        return path.exists() or path.name in self._elsewhere
+
+    def _here(self, path: Path) -> Path:
+        """Return the path of a file, after fetching it from the URL where it is only there."""
+        if path.name in self._elsewhere:
+            storage.download(self._url_of(path) or "", path)
+            self._elsewhere.discard(path.name)
+        return path
+
+
+@contextlib.contextmanager
+def appearing_file(path: Path, url: str | None) -> Iterator[IO[bytes]]:
+    """Open a file that appears when it is complete, and then at a URL, too."""
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        with part.open("wb") as file:
+            yield file
+        part.rename(path)
+        if url is not None:
+            storage.upload(path, url)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_header(file: IO[bytes], piece: Array, n_rows: int) -> None:
+    """Begin a file as `numpy.save` does for an array of so many rows, of which this is a piece."""
+    shape = (n_rows, *piece.shape[1:])
+    header = {"descr": np.lib.format.dtype_to_descr(piece.dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
 
 
 def digest(

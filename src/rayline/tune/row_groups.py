@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeAlias, TypeVar
 
 import numpy as np
 import polars as pl
@@ -29,8 +29,16 @@ from rayline.data.split.fold_assignment import FoldAssignment
 from rayline.data.split.row_hash import RowHash
 from rayline.preprocessing.schema_check import SchemaCheck
 
+T = TypeVar("T")
+
+CellResults: TypeAlias = dict[int, ScanResults]
+"""The statistics of rows, for each cell."""
+
 GROUP_ROWS = CHUNK_ROWS
 """The number of rows of a group; the last group of the training rows and of the test rows may have fewer."""
+
+MERGED_TOGETHER = 16
+"""Groups whose statistics are merged at a time: those of all groups take as much memory as a part of their rows."""
 
 CELL = "rayline:cell "
 """The columns with the cell of each row, one for each set of cells, by number."""
@@ -200,9 +208,9 @@ class GroupEngine(Engine):
         groups = _mapped(data)
         return groups.applied(groups.groups.schema.to_frame()).schema
 
-    def scan(self, data: Any, scan: Scan) -> dict[int, ScanResults]:
+    def scan(self, data: Any, scan: Scan) -> CellResults:
         groups = _mapped(data)
-        return merged(scan_group(groups, frame, scan) for frame in groups.groups.frames())
+        return merged((scan_group(groups, frame, scan) for frame in groups.groups.frames()), merge_cells)
 
     def map(self, data: Any, function: TableFunction, placement: Placement | None = None) -> Any:
         groups = _mapped(data)
@@ -220,14 +228,30 @@ class GroupEngine(Engine):
         raise NotImplementedError("the rows of a search are not written")
 
 
-def scan_group(groups: MappedGroups, frame: pl.DataFrame, scan: Scan) -> dict[int, ScanResults]:
+def scan_group(groups: MappedGroups, frame: pl.DataFrame, scan: Scan) -> CellResults:
     """Compute the statistics of one group, for each cell."""
     rows = groups.applied(frame)
     return scan.of(rows.lazy().select(map(col, scan.columns(rows.schema))), rows.height)
 
 
-def merged(parts: Iterator[dict[int, ScanResults]]) -> dict[int, ScanResults]:
-    """Merge the statistics of all groups in their order."""
+def merged(parts: Iterable[T], merge: Callable[[list[T]], T]) -> T:
+    """Merge the statistics of groups in their order, a few at a time: the same bits wherever `merge` runs."""
+    levels: list[list[T]] = [[]]
+    for part in parts:
+        levels[0].append(part)
+        depth = 0
+        while len(levels[depth]) == MERGED_TOGETHER:
+            if depth + 1 == len(levels):
+                levels.append([])
+            levels[depth + 1].append(merge(levels[depth]))
+            levels[depth] = []
+            depth += 1
+    left = [part for level in reversed(levels) for part in level]
+    return left[0] if len(left) == 1 else merge(left)
+
+
+def merge_cells(parts: Iterable[CellResults]) -> CellResults:
+    """Merge the statistics of some groups, for each cell."""
     by_cell: dict[int, list[ScanResults]] = {}
     for results in parts:
         for cell, cell_results in results.items():

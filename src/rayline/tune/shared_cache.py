@@ -22,7 +22,7 @@ from rayline.tune.stored_groups import results
 MIN_BYTES = 32 << 20
 """Smaller tables are prepared by every actor more quickly than one more process starts (decision 0011)."""
 
-PART = 4
+PART = 2
 """The cache takes at most 1/N of the object store."""
 
 WAIT_TIMEOUT_S = 30.0

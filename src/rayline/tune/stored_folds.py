@@ -28,7 +28,8 @@ from rayline.train.fit_request import WEIGHT, FitRequest, RowPreparation, Traini
 from rayline.tune.evaluate import FoldEvaluator, Memo, SearchProblem, TrialCandidate, operations_between, prepared_key
 from rayline.tune.row_groups import CELL
 from rayline.tune.shared_cache import SharedCache
-from rayline.tune.stored_groups import StoredGroups, StoredScores, TaskGroupEngine, prepared_blocks, scored_blocks
+from rayline.tune.stored_groups import StoredGroups, TaskGroupEngine, prepared_blocks, scored_blocks
+from rayline.tune.stored_scores import StoredScores
 
 Array = npt.NDArray[Any]
 

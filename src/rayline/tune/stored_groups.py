@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Self, TypeAlias
+from typing import Any, TypeAlias
 
-import numpy as np
 import polars as pl
 import pyarrow as pa
 import ray
@@ -18,24 +18,25 @@ from rayline.core import registry
 from rayline.core.engine import StoredBlocks
 from rayline.core.errors import RaylineError, ResourceError, first_line
 from rayline.core.scan import Scan, TableFunction
-from rayline.core.scan_results import ScanResults
 from rayline.core.target import Target
 from rayline.data.split.fold_assignment import FoldAssignment
 from rayline.tune import row_groups
 from rayline.tune.evaluate import SearchProblem
-from rayline.tune.result_store import ScoresInPieces
 from rayline.tune.row_groups import (
     CELL,
+    CellResults,
     GroupEngine,
     GroupSummary,
     MappedGroups,
     RowGroups,
     TableGroups,
     attached,
+    merge_cells,
     merged,
     predicted,
     scan_group,
 )
+from rayline.tune.stored_scores import StoredScores, slices
 
 HeldOutFunction: TypeAlias = Callable[[pl.DataFrame, Sequence[Any], int], Any]
 
@@ -138,26 +139,6 @@ class StoredGroups(RowGroups):
         )
 
 
-@dataclass(frozen=True)
-class StoredScores:
-    """The scores of held-out rows in the object store, put there by the process of a trial or one of its tasks."""
-
-    n_rows: int
-    references: list[Any]
-
-    @classmethod
-    def of(cls, scores: Any) -> Self:
-        """Put scores into the object store piece by piece, unless they are there already."""
-        if isinstance(scores, cls):
-            return scores
-        size = row_groups.GROUP_ROWS
-        return cls(len(scores), [ray.put(scores[at : at + size]) for at in range(0, len(scores), size)])
-
-    def in_pieces(self) -> ScoresInPieces:
-        """Return the scores in the form that the driver reads."""
-        return ScoresInPieces(self.n_rows, lambda: (ray.get(reference) for reference in self.references))
-
-
 class TaskGroupEngine(GroupEngine):
     """An engine that scans the groups in Ray's tasks, for a process that must not read rows.
 
@@ -173,12 +154,15 @@ class TaskGroupEngine(GroupEngine):
     def __init__(self, n_tasks: int | None = None) -> None:
         self._n_tasks = n_tasks
 
-    def scan(self, data: Any, scan: Scan) -> dict[int, ScanResults]:
+    def scan(self, data: Any, scan: Scan) -> CellResults:
         groups = data if isinstance(data, MappedGroups) else MappedGroups(data, ())
         assert isinstance(groups.groups, StoredGroups)
         work = ray.put((groups.functions, scan))
-        task = _scan if self._n_tasks is None else _scan.options(**UNPLACED)
-        return merged(_bounded(task, [(group, [work]) for group in groups.groups.groups], self._n_tasks))
+        options = {} if self._n_tasks is None else UNPLACED
+        parts = _bounded(_scan.options(**options), [(group, [work]) for group in groups.groups.groups], self._n_tasks)
+        merge = _merge_cells.options(**options)
+        (found,) = results([merged(parts, lambda references: merge.remote(*references))])
+        return found  # type: ignore[no-any-return]
 
     def collect(self, data: Any, columns: Sequence[str] | None = None) -> pl.DataFrame:
         """Collect the rows after the functions in this process; only for a few columns or small results."""
@@ -220,7 +204,7 @@ def of_held_out(
     Parameters
     ----------
     scores
-        The scores of each fold for each model, which are read piece by piece.
+        The scores of each fold for each model, mapped from files.
     function
         A function of the rows, the scores of each model and the number of the fold.
 
@@ -230,21 +214,22 @@ def of_held_out(
         References to the results of the function for each fold; tables are stored as Arrow tables.
     """
     work = ray.put(function)
-    by_fold: list[list[Any]] = [[] for _ in problem.folds]
-    for piece in _held_out_pieces(groups, problem):
-        piece_scores = [np.array(of_model[piece.fold][piece.start : piece.stop]) for of_model in scores]
-        by_fold[piece.fold].append(_held_out.remote(piece, piece_scores, [work]))
+    by_fold = []
+    for fold in range(len(problem.folds)):
+        pieces = [*_held_out_pieces(groups, problem, fold)]
+        parts = slices([of_model[fold] for of_model in scores], [(piece.start, piece.stop) for piece in pieces])
+        by_fold.append([_held_out.remote(piece, part, [work]) for piece, part in zip(pieces, parts, strict=True)])
     return by_fold
 
 
-def _held_out_pieces(groups: StoredGroups, problem: SearchProblem) -> Iterator[HeldOutPiece]:
-    for fold, (split, _, cells) in enumerate(problem.folds):
-        at = 0
-        for group, summary in zip(groups.groups, groups.summaries, strict=True):
-            n_rows = sum(summary.n_cells[split].get(cell, 0) for cell in cells.test)
-            if n_rows:
-                yield HeldOutPiece(group, fold, split, tuple(cells.test), at, at + n_rows)
-            at += n_rows
+def _held_out_pieces(groups: StoredGroups, problem: SearchProblem, fold: int) -> Iterator[HeldOutPiece]:
+    split, _, cells = problem.folds[fold]
+    at = 0
+    for group, summary in zip(groups.groups, groups.summaries, strict=True):
+        n_rows = sum(summary.n_cells[split].get(cell, 0) for cell in cells.test)
+        if n_rows:
+            yield HeldOutPiece(group, fold, split, tuple(cells.test), at, at + n_rows)
+        at += n_rows
 
 
 def held_out(groups: StoredGroups, problem: SearchProblem, scores: Sequence[Any]) -> ray.data.Dataset:
@@ -298,7 +283,8 @@ def scored_blocks(
     store, the second ones are returned."""
     work = ray.put(function)
     scored = _numbered(_scored, [([ref], [work]) for ref in blocks.references], n_tasks)
-    return StoredScores(blocks.height, [ref for ref, _ in scored]), [parts for _, parts in scored]
+    size = sum(n_bytes for _, (n_bytes, _) in scored)
+    return StoredScores(blocks.height, size, [ref for ref, _ in scored]), [parts for _, (_, parts) in scored]
 
 
 def _numbered(task: Any, arguments: Sequence[tuple[Any, ...]], n_tasks: int) -> list[tuple[Any, Any]]:
@@ -320,10 +306,15 @@ def in_a_task(function: Any, *arguments: Any) -> Any:
 # -- tasks ------------------------------------------------------------------------------------------------------------------
 
 
-@ray.remote
-def _scan(group: StoredGroup, work: list[Any]) -> dict[int, ScanResults]:
+@ray.remote(num_returns=2)
+def _scan(group: StoredGroup, work: list[Any]) -> tuple[CellResults, None]:
     functions, scan = ray.get(work[0])
-    return scan_group(MappedGroups(TableGroups([]), functions), group.frame(), scan)
+    return scan_group(MappedGroups(TableGroups([]), functions), group.frame(), scan), None
+
+
+@ray.remote
+def _merge_cells(*parts: CellResults) -> CellResults:
+    return merge_cells(parts)
 
 
 @ray.remote(num_returns=2)
@@ -345,9 +336,9 @@ def _prepared(group: StoredGroup, work: list[Any]) -> tuple[pa.Table, tuple[int,
 
 
 @ray.remote(num_returns=2, **UNPLACED)
-def _scored(rows: list[Any], work: list[Any]) -> tuple[Any, Any]:
-    result: tuple[Any, Any] = ray.get(work[0])(_read(rows[0]))
-    return result
+def _scored(rows: list[Any], work: list[Any]) -> tuple[Any, tuple[int, Any]]:
+    scores, parts = ray.get(work[0])(_read(rows[0]))
+    return scores, (scores.nbytes, parts)
 
 
 @ray.remote
@@ -368,14 +359,22 @@ def _called(function: Any, *arguments: Any) -> Any:
 
 
 def _bounded(task: Any, arguments: Sequence[tuple[Any, ...]], n_running: int | None = None) -> Iterator[Any]:
-    """Yield the results of a task in order, with a limited number of concurrent calls."""
+    """Yield references to the first of the two results of a task, in order and when they are computed, with a limited number of
+    concurrent calls. Raises the error of a task."""
     n_running = n_running or UNDER_WAY * max(1, int(ray.cluster_resources().get("CPU", 1)))
-    running: list[Any] = []
+    running: deque[tuple[Any, Any]] = deque()
     for task_arguments in arguments:
         if len(running) >= n_running:
-            yield from results([running.pop(0)])
-        running.append(task.remote(*task_arguments))
-    yield from results(running)
+            yield _finished(*running.popleft())
+        running.append(tuple(task.remote(*task_arguments)))
+    while running:
+        yield _finished(*running.popleft())
+
+
+def _finished(reference: Any, end: Any) -> Any:
+    """Return a reference after the task has ended."""
+    next(results([end]))
+    return reference
 
 
 def results(references: Sequence[Any]) -> Iterator[Any]:

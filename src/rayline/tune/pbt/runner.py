@@ -25,7 +25,7 @@ from rayline.tune.interruption import Interruption
 from rayline.tune.options import SearchOptions
 from rayline.tune.pbt.population import Population, n_iterations
 from rayline.tune.prepare import PreparedSearch
-from rayline.tune.result_store import ResultStore, ScoresInPieces
+from rayline.tune.result_store import ResultStore
 from rayline.tune.table_cache import fingerprint
 from rayline.tune.trial import error_text
 from rayline.tune.trial_record import FoldScore, Trial
@@ -40,7 +40,7 @@ class FoldResult:
     """The result of a worker for a fold; only the error if it failed."""
 
     score: FoldScore | None = None
-    scores: Any = None  # an array, or `ScoresInPieces`
+    scores: Any = None  # an array, or `ScoresElsewhere`
     history: History = field(default_factory=list)
     error: str = ""
 
@@ -169,7 +169,8 @@ class PopulationRun:
             kept = [fold.key for member in alive for fold in member.trial.folds]
         for member in self._members:
             for fold in member.trial.folds if member.is_alive else ():
-                self.store.write(fold, member.scores[fold.fold])
+                if not isinstance(member.scores[fold.fold], np.memmap):  # that is in its file
+                    self.store.write(fold, member.scores[fold.fold])
             for callback in options.callbacks:
                 callback.on_trial(self.log_train_metrics, member.trial)
         return [member.trial for member in self._members]
@@ -214,12 +215,12 @@ class PopulationRun:
             else:
                 score = self._added(trial, done.score)
                 results[place].append(score)
-                in_pieces = isinstance(done.scores, ScoresInPieces)
+                is_elsewhere = not isinstance(done.scores, np.ndarray)
                 if self.is_kept:
                     self.store.keep_files(score.key, workers.fetch(checkpoint))
-                if self.is_kept or in_pieces:
+                if self.is_kept or is_elsewhere:
                     self.store.write(score, done.scores)
-                scores = self.store.scores(score.key, mapped=True) if in_pieces else done.scores
+                scores = self.store.scores(score.key, mapped=True) if is_elsewhere else done.scores
                 assert scores is not None
                 member.checkpoints[fold], member.scores[fold] = checkpoint, scores
                 trial.histories.setdefault(fold, []).extend(done.history)
