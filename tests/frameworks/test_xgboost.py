@@ -313,6 +313,8 @@ def test_memory_is_that_of_rows_and_of_values_where_bins_do_not_do() -> None:
     assert ADAPTER.memory_bytes(1000, 50, 1) == 28_000
     assert ADAPTER.memory_bytes(1000, 50, 3, {"objective": "multi:softprob"}) == 52_000
     assert ADAPTER.memory_bytes(1000, 50, 1, {"tree_method": "exact"}) == 28_000 + 8 * 50_000
+    assert ADAPTER.remembered_bytes(10**6, 50, {"max_bin": 1000}) == 4 * 50 * 10**6
+    assert ADAPTER.remembered_bytes(1000, 50) == 10 * 50_000
 
 
 def test_vectors_and_sparse_vectors() -> None:

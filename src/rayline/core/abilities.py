@@ -594,6 +594,25 @@ class MemoryBound(Ability):
         """
         return 0
 
+    def remembered_bytes(self, n_rows: int, width: int, *args: Any, **kwargs: Any) -> int:
+        """Return about how much memory is taken by what `train` remembers of many rows (`Rows.remember`) from trial to trial.
+
+        Parameters
+        ----------
+        n_rows
+            The number of rows.
+        width
+            The number of columns of the feature matrix.
+        args, kwargs
+            The arguments of the trainer.
+
+        Returns
+        -------
+        int
+            Bytes; by default those of a matrix of float64.
+        """
+        return 8 * n_rows * width
+
 
 class GpuComputing(Ability):
     """Training and predicting on a GPU, and why an installed library, some arguments or a model cannot. `use_gpu=True` is refused

@@ -13,7 +13,7 @@ import xgboost
 from scipy import special
 from xgboost.callback import TrainingCallback
 
-from rayline.core import adapters, scratch
+from rayline.core import adapters, row_stream, scratch
 from rayline.core.abilities import FeatureContributions
 from rayline.core.errors import MissingExtraError, ParameterError
 from rayline.core.features import Array, Features
@@ -23,7 +23,15 @@ from rayline.core.target import Target, Task
 from rayline.device import CPU, Device, device_of, in_batches, placed, select_device, trained_on
 from rayline.frameworks import xgboost_params, xgboost_predict
 from rayline.frameworks.verify import xgboost_model
-from rayline.frameworks.xgboost_matrix import NAMES, OUTPUT_BYTES, ROW_BYTES, exceeds_memory, keeps_bins, matrix
+from rayline.frameworks.xgboost_matrix import (
+    NAMES,
+    OUTPUT_BYTES,
+    ROW_BYTES,
+    bin_bytes,
+    exceeds_memory,
+    keeps_bins,
+    matrix,
+)
 from rayline.frameworks.xgboost_metrics import XGBoostMetrics
 from rayline.frameworks.xgboost_params import of_features
 from rayline.frameworks.xgboost_predict import scores
@@ -246,6 +254,13 @@ class XGBoost(Framework):
         n_outputs = max(n_outputs, int(params.get("num_class") or 1))
         bins = 0 if keeps_bins(params) else 8 * n_rows * width  # bins that do not fit are kept on disk
         return bins + n_rows * (ROW_BYTES + OUTPUT_BYTES * n_outputs)
+
+    def remembered_bytes(self, n_rows: int, width: int, *args: Any, **kwargs: Any) -> int:
+        params = self.argument("params", args, kwargs) or {}
+        values = 8 * n_rows * width  # a DMatrix stores them with their columns
+        are_binned = keeps_bins(params) and values > row_stream.HELD_BYTES
+        bins = 2 * bin_bytes(n_rows, width, params)  # by row and by column
+        return bins if are_binned else values + bins
 
     def resumable_iterations(self, *args: Any, **kwargs: Any) -> int:
         return int(self.argument("num_boost_round", args, kwargs))

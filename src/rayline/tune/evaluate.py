@@ -450,7 +450,13 @@ class FoldEvaluator:
             if self._shared is not None and not (training and recurs):
                 # Held-out rows are read again from the object store without a copy, and other rows never come again.
                 return self._joined(key, make, recurs)
-            return self._tables.get(key, lambda: self._joined(key, make, recurs))
+            size = None if self._shared is None else remembered
+            return self._tables.get(key, lambda: self._joined(key, make, recurs), size)
+
+        def remembered(table: pl.DataFrame) -> int:
+            """The memory of this process behind a table in the object store: what the framework makes of it."""
+            trainer = candidate.trainer
+            return trainer.adapter.remembered_bytes(table.height, table.width, *trainer.args, **trainer.kwargs)
 
         key = prepared_key(fold, digests[len(leaves)], training=training)
         return kept(key, lambda: (prepare(part).collect() for part in after(len(leaves))), len(leaves))

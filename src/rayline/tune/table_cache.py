@@ -28,24 +28,26 @@ class TableCache:
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes, self._used = max_bytes, 0
-        self._tables: OrderedDict[Hashable, Any] = OrderedDict()
+        self._tables: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
         self._memos: dict[Hashable, dict[Any, Any]] = {}
         self.hits = self.misses = 0
 
-    def get(self, key: Hashable, make: Callable[[], T]) -> T:
-        """Return the table of this key, computed if it is missing."""
-        table: T | None = self._tables.get(key)
-        if table is not None:
+    def get(self, key: Hashable, make: Callable[[], T], size: Callable[[T], int] | None = None) -> T:
+        """Return the table of this key, computed if it is missing. `size` returns the bytes that it takes, if not those of the
+        table."""
+        if key in self._tables:
             self.hits += 1
             self._tables.move_to_end(key)
+            table: T = self._tables[key][0]
             return table
         self.misses += 1
         created = make()
-        self._tables[key] = created
-        self._used += _size(created)
+        n_bytes = _size(created) if size is None else size(created)
+        self._tables[key] = created, n_bytes
+        self._used += n_bytes
         while self._used > self._max_bytes and self._tables:
-            evicted, old = self._tables.popitem(last=False)
-            self._used -= _size(old)
+            evicted, (_, n_bytes) = self._tables.popitem(last=False)
+            self._used -= n_bytes
             self._memos.pop(evicted, None)
         return created
 
