@@ -17,7 +17,7 @@ from rayline.tune import result_store, row_groups
 
 Array = npt.NDArray[Any]
 
-SMALL_BYTES = 8 << 20
+SMALL_BYTES = 64 << 20
 """Scores of a fold up to this size pass through the driver: that is faster than the start of a task's process."""
 
 
