@@ -25,13 +25,14 @@ def through_the_driver(monkeypatch: pytest.MonkeyPatch, ray_session: Any) -> Cal
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "extra",
     [
         pytest.param({"num_samples": 2}, id="trials"),
-        pytest.param({"scheduler": tune.Population(interval=2), "num_samples": 2}, id="population", marks=pytest.mark.slow),
+        pytest.param({"scheduler": tune.Population(interval=2), "num_samples": 2}, id="population"),
     ],
-)  # fmt: skip
+)
 def test_the_drivers_traffic_does_not_grow_with_the_rows(
     through_the_driver: Callable[[], int], monkeypatch: pytest.MonkeyPatch, extra: dict[str, Any]
 ) -> None:
