@@ -442,7 +442,7 @@ def test_as_onnx_it_needs_no_code(target: str) -> None:
         ({"module": 5}, "module"),
         ({"module": "Nonsense"}, "MLP"),
         ({"module_kwargs": {"hiden": [3]}}, "hidden"),
-        ({"module": Net, "module_kwargs": {"width": Net}}, "plain value"),
+        ({"module": Net, "module_kwargs": {"width": Net}}, "value that is not plain"),
         ({"optimizer": "Adm"}, "Adam"),
         ({"optimizer_kwargs": {"momentum_": 1}}, "momentum_"),
         ({"scheduler": "StepLR"}, "step_size"),

@@ -94,7 +94,7 @@ def test_files_that_tasks_cannot_reach_are_written_and_read_by_the_driver(
         assert mapped is not None
         for gone in (False, True):
             if gone:
-                store.drop_scores(key)  # whoever has mapped a file still reads it
+                store.drop_scores(key)  # a process that has mapped a file can still read it
             parts = ray.get([*stored_scores.slices([mapped, mapped], bounds)])
             for (start, stop), part in zip(bounds, parts, strict=True):
                 assert len(part) == 2

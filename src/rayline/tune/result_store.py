@@ -57,11 +57,11 @@ class ResultStore:
             directory = folder.path
         self._path = directory
         directory.mkdir(parents=True, exist_ok=True)
-        self._elsewhere = set[str]()
-        """The names of those files behind the URL that nobody has asked for."""
+        self._remote_names = set[str]()
+        """The names of those files behind the URL that are not copied yet."""
         if self._url is not None:
-            self._elsewhere |= {name for name in storage.list_names(self._url) if not name.startswith(".")}
-            for name in sorted(self._elsewhere):
+            self._remote_names |= {name for name in storage.list_names(self._url) if not name.startswith(".")}
+            for name in sorted(self._remote_names):
                 if name.endswith(".json"):
                     self._here(directory / name)
 
@@ -149,7 +149,7 @@ class ResultStore:
         """Delete a checkpoint."""
         path = self._files(key)
         path.unlink(missing_ok=True)
-        self._elsewhere.discard(path.name)
+        self._remote_names.discard(path.name)
         if (url := self._url_of(path)) is not None:
             storage.delete(url)
 
@@ -164,20 +164,20 @@ class ResultStore:
             file.write(content)
 
     def _writing(self, path: Path) -> AbstractContextManager[IO[bytes]]:
-        self._elsewhere.discard(path.name)
+        self._remote_names.discard(path.name)
         return appearing_file(path, self._url_of(path))
 
     def _url_of(self, path: Path) -> str | None:
         return None if self._url is None else storage.join(self._url, path.name)
 
     def _has(self, path: Path) -> bool:
-        return path.exists() or path.name in self._elsewhere
+        return path.exists() or path.name in self._remote_names
 
     def _here(self, path: Path) -> Path:
         """Return the path of a file, after fetching it from the URL where it is only there."""
-        if path.name in self._elsewhere:
+        if path.name in self._remote_names:
             storage.download(self._url_of(path) or "", path)
-            self._elsewhere.discard(path.name)
+            self._remote_names.discard(path.name)
         return path
 
 

@@ -102,7 +102,7 @@ def test_wrong_indices_are_refused() -> None:
 
     for cv, words in (
         ([([0, 1], [1, 2])], "twice"), ([([0, 1], [-1])], "row -1"), ([([0], [N])], "row 60"), ([([], [1])], "train on"),
-        ([([0.5], [1])], "no pair"), ([5], "no pair"), (["ab"], "no pair"),
+        ([([0.5], [1])], "not a pair"), ([5], "not a pair"), (["ab"], "not a pair"),
     ):  # fmt: skip
         with pytest.raises(rl.ParameterError, match=words):
             prepared(cv)
