@@ -58,11 +58,11 @@ class StepChain:
     def pushes(self, statistic: type[Statistic]) -> bool:
         """Return whether every step can follow a statistic."""
         known, steps = self._since(lambda step: statistic in step._pushes)
-        found = known is None or known._pushes[statistic]
+        can_follow = known is None or known._pushes[statistic]
         for step in steps:
             kind = type(step.last) if isinstance(step.last, Operation) else step.last
-            found = step._pushes[statistic] = found and kind.pushes(statistic)
-        return found
+            can_follow = step._pushes[statistic] = can_follow and kind.pushes(statistic)
+        return can_follow
 
     def push(self, request: StatisticRequest, statistic: Statistic) -> Statistic:
         """Return the statistic behind fitted steps of that in front of them, which answers this request."""
@@ -329,7 +329,7 @@ class FitPlan:
         if not prefix:
             return ""
         if prefix not in self._digests:
-            operations = [operation for own in self._operations[:prefix] for operation in own]
+            operations = [operation for group in self._operations[:prefix] for operation in group]
             self._digests[prefix] = hashlib.blake2b(repr(operations).encode(), digest_size=12).hexdigest()
             self.prefixes[self._digests[prefix]] = operations
         return self._digests[prefix]

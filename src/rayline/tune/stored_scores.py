@@ -66,14 +66,14 @@ def slices(scores: Sequence[Array], bounds: Sequence[tuple[int, int]]) -> Iterat
 
     A task on the driver's node reads large ones; what it cannot read passes through the driver.
     """
-    if sum(own.nbytes for own in scores) > SMALL_BYTES:
-        files = [(str(getattr(own, "filename", "")), own.shape) for own in scores]
-        found = _slices.options(scheduling_strategy=_this_node()).remote(files, bounds)
-        if ray.get(next(found)):
-            yield from found
+    if sum(array.nbytes for array in scores) > SMALL_BYTES:
+        files = [(str(getattr(array, "filename", "")), array.shape) for array in scores]
+        blocks = _slices.options(scheduling_strategy=_this_node()).remote(files, bounds)
+        if ray.get(next(blocks)):
+            yield from blocks
             return
     for start, stop in bounds:
-        yield ray.put([np.array(own[start:stop]) for own in scores])
+        yield ray.put([np.array(array[start:stop]) for array in scores])
 
 
 def _this_node() -> NodeAffinitySchedulingStrategy:
@@ -92,8 +92,8 @@ def _slices(files: list[tuple[str, tuple[int, ...]]], bounds: Sequence[tuple[int
         arrays = [np.load(name, mmap_mode="r", allow_pickle=False) for name, _ in files]
     except (OSError, ValueError):  # not there, or not of this format
         arrays = []
-    are_there = [own.shape for own in arrays] == [shape for _, shape in files]
+    are_there = [array.shape for array in arrays] == [shape for _, shape in files]
     yield are_there
     if are_there:
         for start, stop in bounds:
-            yield [np.array(own[start:stop]) for own in arrays]
+            yield [np.array(array[start:stop]) for array in arrays]
