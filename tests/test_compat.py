@@ -189,7 +189,7 @@ def test_a_dataset_with_settings_of_its_own(monkeypatch: pytest.MonkeyPatch) -> 
             raise AssertionError("it shares the settings")
 
     data = OldDataset()
-    ray_names.dataset_with_own_settings(data).context.preserve_order = True
+    ray_names.dataset_for_reading(data).context.preserve_order = True
     assert not data.context.preserve_order
 
 
@@ -415,7 +415,7 @@ def test_footers_are_read_where_files_are_listed(ray_session: Any, tmp_path: Pat
             importlib.import_module("pyarrow").table(table), tmp_path / f"{i:03d}.parquet", row_group_size=4
         )
     data = ray_session.data.read_parquet(str(tmp_path))
-    own = ray_names.dataset_with_own_settings(data)
+    own = ray_names.dataset_for_reading(data)
     own.context.execution_options.preserve_order = True
     kinds = [type(getattr(node, "file_indexer", None)) for node in own._logical_plan.dag.post_order_iter()]
     assert indexers.FewFootersIndexer in kinds

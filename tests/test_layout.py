@@ -44,6 +44,7 @@ RAY_ENGINE = {
     for name in (
         "ray",
         "session",
+        "tasks",
         "blocks",
         "kept_rows",
         "object_refs",

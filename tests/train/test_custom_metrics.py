@@ -17,6 +17,7 @@ from rayline import evaluate, train, tune
 from rayline.evaluate import custom_metrics
 from rayline.evaluate.batch import ScoredBatch
 from rayline.tune.options import SearchOptions, SearchRequest
+from rayline.tune.tune_data import search_data
 
 
 def missed(y_true: Any, y_pred: Any, sample_weight: Any = None) -> float:
@@ -131,7 +132,10 @@ def test_a_statistic_is_a_metric_everywhere(table: pl.DataFrame, monkeypatch: py
     for metric in (Missed, declared, "missed_share"):
         found = prepare(
             SearchRequest(
-                trainer(), data, {"max_depth": tune.randint(2, 5)}, SearchOptions(metric=metric, num_samples=2)
+                trainer(),
+                search_data(data),
+                {"max_depth": tune.randint(2, 5)},
+                SearchOptions(metric=metric, num_samples=2),
             )
         )
         assert found.modes == ("min",)

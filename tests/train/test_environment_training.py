@@ -17,7 +17,7 @@ from rayline.tune.environment_evaluation import EnvironmentEvaluator, environmen
 from rayline.tune.evaluate import FoldEvaluation
 from rayline.tune.options import SearchOptions, SearchRequest
 from rayline.tune.prepare import prepare
-from rayline.tune.tune_data import DATA
+from rayline.tune.tune_data import search_data
 from tests import toy  # noqa: F401  # registers the framework
 
 
@@ -49,7 +49,9 @@ def test_data_is_refused(given: dict[str, Any]) -> None:
 
 
 def test_tuning_needs_no_data_either() -> None:
-    prepared = prepare(SearchRequest(guesser(), {"cv": 3}, {"step": 0.5}, SearchOptions(num_samples=1, seed=7)))
+    prepared = prepare(
+        SearchRequest(guesser(), search_data({"cv": 3}), {"step": 0.5}, SearchOptions(num_samples=1, seed=7))
+    )
     assert (prepared.problem.metric, prepared.mode) == ("episode_return_mean", "max")
     assert len(prepared.problem.folds) == 3
     scored: list[FoldEvaluation] = [
@@ -60,12 +62,19 @@ def test_tuning_needs_no_data_either() -> None:
     again = train.fit(guesser(step=0.5, seed=8), verbose=False)
     assert scored[1].score.score == again.metrics["episode_return_mean"]
     with pytest.raises(rl.ParameterError, match="computed on rows"):
-        prepare(SearchRequest(guesser(), {}, {"step": 0.5}, SearchOptions(metric="accuracy", num_samples=1, seed=7)))
+        prepare(
+            SearchRequest(
+                guesser(), search_data({}), {"step": 0.5}, SearchOptions(metric="accuracy", num_samples=1, seed=7)
+            )
+        )
     with pytest.raises(rl.ParameterError, match="train_dataset is given"):
         prepare(
             SearchRequest(
-                guesser(), {"train_dataset": pl.DataFrame()}, {"step": 0.5}, SearchOptions(num_samples=1, seed=7)
+                guesser(),
+                search_data({"train_dataset": pl.DataFrame()}),
+                {"step": 0.5},
+                SearchOptions(num_samples=1, seed=7),
             )
         )
     with pytest.raises(rl.ParameterError, match="cv"):
-        environment_problem(SearchRequest(guesser(), {**dict.fromkeys(DATA), "cv": 0}, {}, SearchOptions(seed=7)))
+        environment_problem(SearchRequest(guesser(), search_data({"cv": 0}), {}, SearchOptions(seed=7)))

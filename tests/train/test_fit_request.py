@@ -20,6 +20,7 @@ from rayline.train import fit_request, table_training
 from rayline.train.fit_request import FitRequest
 from rayline.tune import evaluate
 from rayline.tune.options import SearchOptions, SearchRequest
+from rayline.tune.tune_data import search_data
 
 TABLE = pl.DataFrame(
     {"x": [0.0, 1.0, 2.0, 3.0] * 25, "c": ["a", "b"] * 50, "w": [1.0, 2.0] * 50, "y": ["no", "no", "yes", "yes"] * 25}
@@ -66,7 +67,7 @@ def test_a_fit_and_a_fold_hand_over_the_same_request(monkeypatch: pytest.MonkeyP
         "sample_weight": "w",
     }
     prepared = tune.prepare.prepare(
-        SearchRequest(trainer, data, {"eta": 0.3}, SearchOptions(metric="accuracy", num_samples=1))
+        SearchRequest(trainer, search_data(data), {"eta": 0.3}, SearchOptions(metric="accuracy", num_samples=1))
     )
     evaluator = evaluate.FoldEvaluator(prepared.problem, prepared.groups)
     evaluator(prepared.problem.candidate({}), 0)

@@ -36,6 +36,7 @@ from rayline.stages import (
 )
 from rayline.tune.options import SearchOptions, SearchRequest
 from rayline.tune.row_groups import CELL, TableGroups
+from rayline.tune.tune_data import search_data
 from tests import toy
 
 N = 400
@@ -266,7 +267,7 @@ def test_tuning_measures_on_the_labels_scale_and_fits_each_slice(tmp_path: Path)
     from rayline.tune.evaluate import FoldEvaluator
     from rayline.tune.prepare import prepare
 
-    found = prepare(SearchRequest(ridge(), {"train_pipeline": preprocessor(PowerTransformer()), "train_dataset": ONE, "cv": 4, "target_columns": "price"}, {"preprocessor": {"target0": {"method": tune.choice(["box-cox", "yeo-johnson"])}}}, SearchOptions(metric="rmse", num_samples=1)))  # fmt: skip
+    found = prepare(SearchRequest(ridge(), search_data({"train_pipeline": preprocessor(PowerTransformer()), "train_dataset": ONE, "cv": 4, "target_columns": "price"}), {"preprocessor": {"target0": {"method": tune.choice(["box-cox", "yeo-johnson"])}}}, SearchOptions(metric="rmse", num_samples=1)))  # fmt: skip
     evaluator = FoldEvaluator(found.problem, found.groups)
     for method in ("box-cox", "yeo-johnson", "box-cox"):
         for fold, (train_rows, test_rows) in enumerate(_slices(found)):
@@ -279,7 +280,7 @@ def test_tuning_measures_on_the_labels_scale_and_fits_each_slice(tmp_path: Path)
             expected = alone.inference_pipeline.predict(test_rows)["prediction"].to_numpy()
             np.testing.assert_allclose(evaluation.scores, expected, rtol=1e-6)
     with pytest.raises(ParameterError, match="measured by the framework"):
-        prepare(SearchRequest(train.XGBoostTrainer({}), {"train_pipeline": preprocessor(Log()), "train_dataset": ONE, "cv": 2, "target_columns": "price"}, {}, SearchOptions(metric="mphe", num_samples=1)))  # fmt: skip
+        prepare(SearchRequest(train.XGBoostTrainer({}), search_data({"train_pipeline": preprocessor(Log()), "train_dataset": ONE, "cv": 2, "target_columns": "price"}), {}, SearchOptions(metric="mphe", num_samples=1)))  # fmt: skip
 
 
 def _slices(found: Any) -> list[tuple[pl.DataFrame, pl.DataFrame]]:
@@ -302,7 +303,7 @@ def test_held_out_labels_leave_no_trace() -> None:
         "cv": 3,
         "target_columns": "price",
     }
-    found = prepare(SearchRequest(ridge(), config, {}, SearchOptions(metric="rmse", num_samples=1)))
+    found = prepare(SearchRequest(ridge(), search_data(config), {}, SearchOptions(metric="rmse", num_samples=1)))
     rows = pl.concat(found.groups.frames())
     for fold, (split, _, cells) in enumerate(found.problem.folds):
         held = rows[f"{CELL}{split}"].is_in(cells.test)

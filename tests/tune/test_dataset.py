@@ -22,6 +22,7 @@ from rayline.stages import OneHotEncoder, StandardScaler, TargetEncoder
 from rayline.tune import row_groups, shared_cache
 from rayline.tune.options import SearchOptions, SearchRequest
 from rayline.tune.row_groups import GroupEngine, TableGroups
+from rayline.tune.tune_data import search_data
 from tests.ray_bytes import bytes_fetched
 
 SPACE = {
@@ -210,7 +211,7 @@ def test_no_process_of_a_trial_with_workers_fetches_more_than_its_share(
             monkeypatch.setattr(stored_folds, "FEW_ROWS", few)
             rows = data.from_polars(table).repartition(4)
             options = SearchOptions(metric=["roc_auc", "log_loss"], num_samples=1, seed=0)
-            made = prepare(SearchRequest(WORKERS, {**given, "train_dataset": rows}, {}, options))
+            made = prepare(SearchRequest(WORKERS, search_data({**given, "train_dataset": rows}), {}, options))
             evaluate = search_driver(WORKERS).evaluator(made.problem, made.groups, in_pieces=True)
             evaluate.scan_ahead(made.problem.candidate({}))
             nothing_comes_here()
@@ -319,14 +320,18 @@ def test_statistics_are_computed_ahead_in_one_scan(
     trainer = train.XGBoostTrainer({"objective": "binary:logistic"}, num_boost_round=2)
     given = {"train_pipeline": stages, "target_columns": ["late"], "cv": 3}
     made = prepare(
-        SearchRequest(trainer, {**given, "train_dataset": data.from_polars(rows)}, {}, SearchOptions(num_samples=1))
+        SearchRequest(
+            trainer, search_data({**given, "train_dataset": data.from_polars(rows)}), {}, SearchOptions(num_samples=1)
+        )
     )
     known = ray_executor._scanned_ahead(made)
     assert known is not None
     evaluate = FoldEvaluator(made.problem, made.groups, known=known)
     scores = [evaluate(made.problem.candidate({}), fold).score.score for fold in range(3)]
     assert evaluate.fitters[0].scans == 0
-    table = prepare(SearchRequest(trainer, {**given, "train_dataset": rows}, {}, SearchOptions(num_samples=1)))
+    table = prepare(
+        SearchRequest(trainer, search_data({**given, "train_dataset": rows}), {}, SearchOptions(num_samples=1))
+    )
     own = FoldEvaluator(table.problem, table.groups)
     assert scores == [own(table.problem.candidate({}), fold).score.score for fold in range(3)]
     assert ray_executor._scanned_ahead(table) is None

@@ -25,6 +25,7 @@ from rayline.tune.evaluate import FoldEvaluator, TrainingPart
 from rayline.tune.options import SearchOptions, SearchRequest
 from rayline.tune.prepare import PreparedSearch, prepare
 from rayline.tune.row_groups import CELL
+from rayline.tune.tune_data import search_data
 
 SPACE: dict[str, Any] = {}
 from tests.tune.conftest import Configured, held_places
@@ -37,7 +38,10 @@ def prepared(data: pl.DataFrame, preprocessor: Preprocessor | None, **more: Any)
     space, mode, pos_label = given.pop("space", SPACE), given.pop("mode", None), given.pop("pos_label", None)
     return prepare(
         SearchRequest(
-            trainer, given, space, SearchOptions(metric=metric, mode=mode, num_samples=1, pos_label=pos_label)
+            trainer,
+            search_data(given),
+            space,
+            SearchOptions(metric=metric, mode=mode, num_samples=1, pos_label=pos_label),
         )
     )
 
@@ -188,7 +192,7 @@ def test_a_metric_of_the_framework(table: pl.DataFrame) -> None:
     made = prepare(
         SearchRequest(
             trainer,
-            {"train_dataset": table.drop("city"), "target_columns": "late", "cv": 3},
+            search_data({"train_dataset": table.drop("city"), "target_columns": "late", "cv": 3}),
             {},
             SearchOptions(metric="pre@10", num_samples=1),
         )

@@ -15,6 +15,7 @@ from rayline.data import GroupKFold
 from rayline.stages import OneHotEncoder, SelectKBest, SimpleImputer, StandardScaler, TargetEncoder
 from rayline.tune.options import SearchOptions, SearchRequest
 from rayline.tune.prepare import prepare
+from rayline.tune.tune_data import search_data
 from tests.tune.conftest import Configured, held_places
 
 
@@ -47,7 +48,7 @@ def drawn(n: int) -> pl.DataFrame:
 
 def evaluator(table: pl.DataFrame, trainer: train.Trainer, cv: Any) -> Configured:
     data = {"train_dataset": table, "train_pipeline": stages(), "target_columns": ["late"], "cv": cv}
-    made = prepare(SearchRequest(trainer, data, {}, SearchOptions(metric="roc_auc", num_samples=1)))
+    made = prepare(SearchRequest(trainer, search_data(data), {}, SearchOptions(metric="roc_auc", num_samples=1)))
     return Configured(made.problem, made.groups)
 
 
@@ -63,7 +64,7 @@ def fitted(table: pl.DataFrame, fold: int) -> bytes:
 @pytest.mark.parametrize("fold", range(5))
 def test_held_out_rows_do_not_change_the_fitted_preprocessor_by_a_byte(fold: int) -> None:
     table = drawn(400)
-    made = prepare(SearchRequest(train.XGBoostTrainer({}, num_boost_round=2), {"train_dataset": table, "target_columns": ["late"], "cv": GroupKFold(5, column="fold")}, {}, SearchOptions(num_samples=1)))  # fmt: skip
+    made = prepare(SearchRequest(train.XGBoostTrainer({}, num_boost_round=2), search_data({"train_dataset": table, "target_columns": ["late"], "cv": GroupKFold(5, column="fold")}), {}, SearchOptions(num_samples=1)))  # fmt: skip
     held = pl.int_range(pl.len()).is_in(held_places(made, fold))
     unique = pl.format("only here {}", pl.int_range(pl.len()))
     absurd = table.with_columns(
@@ -91,7 +92,7 @@ def test_a_leak_would_be_seen() -> None:
     leaked = table.with_columns(street=pl.col("late").mean().over("street")).drop("city", "colour", "fold")
     data = {"train_dataset": leaked, "target_columns": ["late"], "cv": 5}
     trainer = train.XGBoostTrainer({}, num_boost_round=5)
-    made = prepare(SearchRequest(trainer, data, {}, SearchOptions(metric="roc_auc", num_samples=1)))
+    made = prepare(SearchRequest(trainer, search_data(data), {}, SearchOptions(metric="roc_auc", num_samples=1)))
     evaluate = Configured(made.problem, made.groups)
     assert np.mean([evaluate({}, fold).score.score for fold in range(5)]) > 0.6
 

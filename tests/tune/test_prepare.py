@@ -21,7 +21,7 @@ from rayline.stages import SimpleImputer
 from rayline.tune import choice, compare, grid_search, loguniform, randint, run, sample_from, uniform
 from rayline.tune.options import SearchOptions, SearchRequest
 from rayline.tune.prepare import prepare
-from rayline.tune.tune_data import DATA, DATA_ARGUMENTS, _splitter, merge_data_config
+from rayline.tune.tune_data import DATA_ARGUMENTS, SearchData, _splitter, search_data
 
 
 def attempt(table: Any, preprocessor: Any = None, config: Any = None, **data: Any) -> Any:
@@ -33,7 +33,7 @@ def attempt(table: Any, preprocessor: Any = None, config: Any = None, **data: An
         SearchOptions(metric, mode, num_samples=4),
     )
     with at("tune.run"):
-        return prepare(SearchRequest(trainer, merge_data_config(given), space, options))
+        return prepare(SearchRequest(trainer, search_data(given), space, options))
 
 
 def stages(**own: Any) -> dict[str, Any]:
@@ -239,7 +239,7 @@ def test_data_is_given_once(name: str, key: str, value: Any) -> None:
     with pytest.raises(RaylineError, match=rf"tune.compare: {name} is given twice"):
         compare({"one": trainer}, {key: value}, **{name: value})
     with pytest.raises(RaylineError, match="preprocessor is given twice"):
-        merge_data_config(dict.fromkeys((DATA[0], "preprocessor"), 1))
+        search_data(dict.fromkeys(("train_pipeline", "preprocessor"), 1))
 
 
 def test_several_metrics(table: pl.DataFrame) -> None:
@@ -267,12 +267,11 @@ def test_functions_of_other_parameters_are_left_to_the_trials(table: pl.DataFram
 
 
 def test_what_cv_means() -> None:
-    keys: dict[str, Any] = dict.fromkeys(("cv", "groups", "stratify", "time"))
-    assert _splitter(keys | {"cv": 4}) == KFold(4)
-    assert _splitter(keys | {"cv": 4, "groups": "plane"}) == GroupKFold(4, column="plane")
-    assert _splitter(keys | {"cv": 4, "time": "day"}) == TimeSeriesSplit(4, column="day")
-    assert _splitter(keys | {"cv": 4, "stratify": True}) == StratifiedKFold(4)
-    assert _splitter(keys | {"cv": 4, "stratify": "late"}) == StratifiedKFold(4, column="late")
+    assert _splitter(SearchData(cv=4)) == KFold(4)
+    assert _splitter(SearchData(cv=4, groups="plane")) == GroupKFold(4, column="plane")
+    assert _splitter(SearchData(cv=4, time="day")) == TimeSeriesSplit(4, column="day")
+    assert _splitter(SearchData(cv=4, stratify=True)) == StratifiedKFold(4)
+    assert _splitter(SearchData(cv=4, stratify="late")) == StratifiedKFold(4, column="late")
 
 
 def test_x_and_y(table: pl.DataFrame) -> None:

@@ -29,6 +29,7 @@ from rayline.tune.options import SearchOptions, SearchRequest
 from rayline.tune.prepare import prepare
 from rayline.tune.search import suggester
 from rayline.tune.trial_record import Status, Trial
+from rayline.tune.tune_data import search_data
 from tests.toy import LeastSquares, Weights
 
 SPACE = {
@@ -306,7 +307,7 @@ def where(trainer: train.Trainer, rows: Any, **options: Any) -> bool:
     prepared = prepare(
         SearchRequest(
             trainer,
-            {"train_dataset": rows, "cv": 2, "target_columns": ["late"]},
+            search_data({"train_dataset": rows, "cv": 2, "target_columns": ["late"]}),
             {"eta": tune.uniform(0, 1)},
             SearchOptions(num_samples=1),
         )

@@ -531,8 +531,8 @@ def own_objective(scheduler: Any) -> dict[str, str | None]:
     return {"metric": getattr(scheduler, "_metric", None), "mode": getattr(scheduler, "_mode", None)}
 
 
-def dataset_with_own_settings(data: Any) -> Any:
-    """Return the same Dataset with a copy of its settings; few Parquet files are listed without the actors that Ray Data starts for it."""
+def dataset_for_reading(data: Any) -> Any:
+    """Return the same Dataset with its own copy of the settings; few Parquet files are listed without the actors that Ray Data starts."""
     if "_deep_copy" not in inspect.signature(type(data).copy).parameters:
         return copy.deepcopy(data)
     copied = type(data).copy(data, _deep_copy=True)

@@ -6,8 +6,7 @@ import contextlib
 import itertools
 import re
 import weakref
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy
 from ray.data.dataset import MaterializedDataset
 from ray.exceptions import RayError, RayTaskError
 
-from rayline.compat.ray import dataset_with_own_settings, ref_bundles
+from rayline.compat.ray import dataset_for_reading, ref_bundles
 from rayline.core import registry
 from rayline.core.engine import Engine, Placement, StoredBlocks
 from rayline.core.errors import (
@@ -64,6 +63,7 @@ from rayline.engine.nodes import add_nodes, can_grow, coming, nodes_for
 from rayline.engine.object_refs import BlockSlice, kept_together, shared
 from rayline.engine.placement import WHERE, PlacementPlan, busy, held_here, max_workers, refuse_no_room
 from rayline.engine.session import ensure_ray, quietly
+from rayline.engine.tasks import in_order
 
 SAMPLE_ROWS = 1000
 """Rows inspected to find the types of pandas columns that hold Python objects."""
@@ -141,7 +141,7 @@ class RayEngine(Engine):
         if kept is not None and kept.can_continue:
             with _answering("scan"):
                 work = BlockTask(PartialScan.of(scan), columns, before)
-                partial = ((ref, ray.get(sizes)[1]) for ref, sizes in _tasks(kept.bundles(), work))
+                partial = ((ref, size_bytes) for ref, _, size_bytes in _tasks(kept.bundles(), work))
                 return _merged(partial, scan, schema, columns)
         with _answering("scan"):
             needed = _own_copy(data)
@@ -161,7 +161,7 @@ class RayEngine(Engine):
         work = MappedBlock(SerializedFunction.of(function))
         options: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": placement.batch_size}
         source = materialized(data)
-        mapped: Dataset = dataset_with_own_settings(source)
+        mapped: Dataset = dataset_for_reading(source)
         # A RaylineError keeps its type until it reaches the consumer of the dataset.
         mapped.context.raise_original_map_exception = True
         if placement.num_gpus:
@@ -183,18 +183,19 @@ class RayEngine(Engine):
         _refuse_other(data)
         placement = _possible(placement)
         shipped = ray.put(SerializedFunction.of(function))
-        under_way: deque[ray.ObjectRef[int]] = deque()
-        written: int = 0
-        with _answering("write"), _part_writers(placement) as (max_tasks, writer), _cancelled(under_way):
-            for number, pieces in enumerate(_cut(_rows(_own_copy(data)), files.rows_per_file)):
+        written = 0
+
+        def left() -> Iterator[tuple[Any, ...]]:
+            nonlocal written
+            for number, pieces in enumerate(_cut(_rows(_own(data)), files.rows_per_file)):
                 if number in done:
                     written += files.n_rows(number)
-                    continue
-                if len(under_way) >= max_tasks:
-                    written += ray.get(under_way.popleft())
-                under_way.append(writer().remote(number, pieces, shipped, files, placement.batch_size))
-            while under_way:
-                written += ray.get(under_way.popleft())
+                else:
+                    yield number, pieces, shipped, files, placement.batch_size
+
+        with _answering("write"), _part_writers(placement) as (most, submit):
+            for n_rows in in_order(submit, left(), most, ray.get):
+                written += n_rows
         return written
 
     def collect(self, data: Any, columns: Sequence[str] | None = None) -> pl.DataFrame:
@@ -208,8 +209,8 @@ class RayEngine(Engine):
         with _answering("collect"):
             if kept is not None and kept.can_continue:
                 work = BlockTask(_unchanged, names, before)
-                return _joined((ray.get(ref) for ref, _ in _tasks(kept.bundles(), work)), names, schema)
-            needed = _own_copy(data)
+                return _joined((ray.get(ref) for ref, *_ in _tasks(kept.bundles(), work)), names, schema)
+            needed = _own(data)
             if names != list(schema):
                 needed = needed.select_columns(names)
             return _joined(_blocks(needed), names, schema)
@@ -308,6 +309,12 @@ class RayEngine(Engine):
         plan = PlacementPlan.of(num_workers, resources_per_worker, use_gpu=use_gpu)
         return KEPT.starting(GroupKey.of(reuse, plan), packed_function(load))
 
+    def in_order(
+        self, submit: Callable[..., Any], arguments: Iterable[tuple[Any, ...]], most: int, get: Callable[[Any], Any]
+    ) -> Iterator[Any]:
+        """Submit tasks, at most some at a time, and yield their results in order: see `tasks.in_order`."""
+        return in_order(submit, arguments, most, get)
+
     def require(self, needs: Mapping[str, float]) -> None:
         """Raise ResourceError when no node of the running Ray, even an empty one, has these resources."""
         ensure_ray()
@@ -374,19 +381,23 @@ def _n_actors(placement: Placement) -> int:
 
 @contextlib.contextmanager
 def _part_writers(placement: Placement) -> Iterator[tuple[int, Callable[[], Any]]]:
-    """Yield the most parts to write at a time, and a function that returns the next remote function that writes one: tasks, or in turn the
-    method of actors that keep a model on their GPUs."""
+    """Yield the most parts to write at a time, and a function that submits the writing of one: as a task, or in turn to
+    actors that keep a model on their GPUs."""
     if not placement.num_gpus:
         task = write_part.options(num_cpus=placement.num_cpus or 1)
-        yield placement.concurrency or max(2, int(ray.cluster_resources().get("CPU", 1))), lambda: task
+        yield placement.concurrency or max(2, int(ray.cluster_resources().get("CPU", 1))), task.remote
         return
     free_of = int(ray.available_resources().get("GPU", 0.0) / placement.num_gpus)
     n = placement.concurrency or max(1, min(_n_actors(placement), free_of))
     make = PartWriter.options(num_cpus=placement.num_cpus or 0, num_gpus=placement.num_gpus)  # type: ignore[attr-defined]
     actors = [make.remote() for _ in range(n)]
     turn = itertools.cycle(actors)
+
+    def submit(*given: Any) -> Any:
+        return next(turn).write.remote(*given)
+
     try:
-        yield 2 * n, lambda: next(turn).write
+        yield 2 * n, submit
     finally:
         for actor in actors:
             ray.kill(actor)
@@ -465,23 +476,13 @@ def _merged(
     return results or scan.of(pl.LazyFrame(schema={name: schema[name] for name in columns}), 0)
 
 
-def _tasks(
-    bundles: Iterator[Any], work: BlockTask
-) -> Iterator[tuple[ray.ObjectRef[pa.Table], ray.ObjectRef[tuple[int, int]]]]:
-    """Run a function on each block in a task of its own, at most two per CPU at a time, and yield what it made, in order, and its
-    rows and bytes."""
+def _tasks(bundles: Iterator[Any], work: BlockTask) -> Iterator[tuple[ray.ObjectRef[pa.Table], int, int]]:
+    """Run a function on each block in a task of its own, at most two per CPU at a time, and yield references to what it made, in
+    order, and the numbers of their rows and bytes."""
     task, shipped = run_on_block.options(num_returns=2), ray.put(work)
-    max_tasks = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
-    under_way: deque[Any] = deque()
-    with _cancelled(under_way):
-        for bundle in bundles:
-            for ref in bundle.block_refs:
-                if len(under_way) >= max_tasks:
-                    ray.wait([under_way[0][1]])
-                    yield under_way.popleft()
-                under_way.append(task.remote(shipped, ref))
-        while under_way:
-            yield under_way.popleft()
+    most = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    blocks = ((shipped, ref) for bundle in bundles for ref in bundle.block_refs)
+    return in_order(task.remote, blocks, most, lambda made: (made[0], *ray.get(made[1])))
 
 
 def _placed(data: Any, prepare: TableFunction | None, num_workers: int) -> list[BlockSlice]:
@@ -508,9 +509,9 @@ def _prepared(kept: KeptRows, work: MappedBlock) -> list[BlockSlice]:
     """Return kept rows after a function; those of a small Dataset stay for the next training with the same function."""
     rows = kept.prepared(work.function.digest)
     if rows is None:
-        prepared = [(ref, *ray.get(sizes)) for ref, sizes in _tasks(kept.bundles(last=True), BlockTask(work))]
-        rows = [BlockSlice(ref, 0, n_rows) for ref, n_rows, _ in prepared if n_rows]
-        kept.keep_prepared(work.function.digest, rows, sum(size for *_, size in prepared))
+        made = [*_tasks(kept.bundles(last=True), BlockTask(work))]
+        rows = [BlockSlice(ref, 0, n_rows) for ref, n_rows, _ in made if n_rows]
+        kept.keep_prepared(work.function.digest, rows, sum(size for *_, size in made))
     return rows
 
 
@@ -572,11 +573,11 @@ def _possible(placement: Placement | None) -> Placement:
 def _own_copy(data: Dataset) -> Dataset:
     """Return the same dataset with Rayline's settings: no progress bar, blocks in order, errors as they were raised."""
     _refuse_no_cpu_left(data)
-    copied: Dataset = dataset_with_own_settings(data)
-    copied.context.enable_progress_bars = False
-    copied.context.execution_options.preserve_order = True
-    copied.context.raise_original_map_exception = True
-    return copied
+    own: Dataset = dataset_for_reading(data)
+    own.context.enable_progress_bars = False
+    own.context.execution_options.preserve_order = True
+    own.context.raise_original_map_exception = True
+    return own
 
 
 def _batch_size(data: Dataset) -> int | None:
@@ -615,17 +616,6 @@ def _bundles(data: Dataset) -> Iterator[Any]:
         for bundle in ref_bundles(data):
             is_over()
             yield bundle
-
-
-@contextlib.contextmanager
-def _cancelled(tasks: deque[ray.ObjectRef[int]]) -> Iterator[None]:
-    """Cancel the remaining tasks on an error."""
-    try:
-        yield
-    except BaseException:
-        for task in tasks:
-            ray.cancel(task[0] if isinstance(task, list) else task)
-        raise
 
 
 def _cut(pieces: Iterator[BlockSlice], n_rows: int) -> Iterator[list[BlockSlice]]:

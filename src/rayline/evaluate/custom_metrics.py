@@ -122,6 +122,9 @@ class CustomMetric(Metric):
     def max_rows(self) -> int:
         return MAX_COLLECTED if self.limit is None else self.limit
 
+    def limited(self, max_rows: int) -> Self:
+        return replace(self, limit=max_rows)
+
     @property
     def _collected(self) -> Part:
         return Part(CollectedScores, (("limit", self.max_rows),))
@@ -145,7 +148,6 @@ class CustomMetric(Metric):
         return values
 
     def warn_unweighted(self) -> None:
-        """Warn that weights do not reach the function, where it takes none."""
         if not self._takes_weights:
             text = f"metric {self._unweighted} Add the parameter, or leave sample_weight out."
             warnings.warn(text, UserWarning, stacklevel=3)

@@ -110,6 +110,14 @@ class Metric(ABC):
         """The maximum number of rows, if one process must hold the scores of all rows; None for no limit."""
         return None
 
+    def limited(self, max_rows: int) -> Metric:
+        """Return the same metric, which takes at most so many rows where one process has to hold the scores of all of them."""
+        return self
+
+    def warn_unweighted(self) -> None:
+        """Warn when it leaves weights of rows out."""
+        return
+
     alternative: ClassVar[str] = "evaluate a sample."
     """What to do with more rows than `max_rows`."""
 

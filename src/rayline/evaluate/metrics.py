@@ -336,11 +336,7 @@ def chosen(wanted: Iterable[str], custom: Custom | None = None, *, limit: int = 
 
     Raises ParameterError on an unknown name.
     """
-    by_name = {name: get(_bare(name), custom) for name in wanted}
-    return {
-        name: replace(metric, limit=limit) if isinstance(metric, CustomMetric) else metric
-        for name, metric in by_name.items()
-    }
+    return {name: get(_bare(name), custom).limited(limit) for name in wanted}
 
 
 def _bare(name: str) -> str:

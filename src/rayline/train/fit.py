@@ -137,11 +137,10 @@ def fit(
     >>> result.metrics["test-roc_auc"]
     1.0
     """
-    arguments = DataArguments(
-        train_dataset, test_dataset, target_columns, X, y, X_test, y_test, sample_weight, group, event
-    )
     return fit_rows(
-        trainer, preprocessor, arguments, callbacks=callbacks, metrics=metrics, pos_label=pos_label, refit=refit, verbose=verbose
+        trainer, preprocessor,
+        DataArguments(train_dataset, test_dataset, target_columns, X, y, X_test, y_test, sample_weight, group, event),
+        callbacks=callbacks, metrics=metrics, pos_label=pos_label, refit=refit, verbose=verbose,
     )  # fmt: skip
 
 

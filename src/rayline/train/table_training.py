@@ -12,16 +12,14 @@ from typing import Any
 import polars as pl
 
 from rayline.core import registry
-from rayline.core.errors import TrainingError, at, counted, shorten
+from rayline.core.errors import at, counted, shorten
 from rayline.core.scan import Scan, TableFunction
 from rayline.core.schema import col, refuse_empty, refuse_types
 from rayline.core.score_gathering import MAX_GATHERED
 from rayline.core.stage import FitContext
 from rayline.core.target import Target
 from rayline.evaluate import metrics as named_metrics
-from rayline.evaluate.custom_metrics import CustomMetric
 from rayline.evaluate.metric import Metric
-from rayline.inference.model import unpack
 from rayline.inference.pipeline import Preprocessor
 from rayline.preprocessing import fit_planner
 from rayline.preprocessing.fit_planner import FitOutcome
@@ -100,8 +98,7 @@ class TableFit(FitDriver):
         if self.trainer.num_workers is not None and self.inputs.test_weight is not None:
             # On the driver, because warnings of workers are not shown.
             for metric in self.trainer.custom_metrics.values():
-                if isinstance(metric, CustomMetric):
-                    metric.warn_unweighted()
+                metric.warn_unweighted()
         return request
 
     def _fit(self, fitted: Preprocessor, profiler: TargetProfiler) -> FitOutcome:
@@ -180,7 +177,7 @@ class TableFit(FitDriver):
 
     def _on_workers(self, request: FitRequest, training: TrainingRun) -> WorkerOutcome:
         """Train on Ray workers. The rows and their scores stay there; the model returns as the framework's files."""
-        outcomes = train_on_ray(
+        return train_on_ray(
             request,
             train=self.inputs.train,
             test=self.inputs.test,
@@ -190,20 +187,6 @@ class TableFit(FitDriver):
             on_checkpoint=training.kept if training.callbacks else None,
             checkpoint_every=training.checkpoint_every,
         )
-        return merge_outcomes(request, outcomes)
-
-
-def merge_outcomes(request: FitRequest, outcomes: Sequence[WorkerOutcome]) -> WorkerOutcome:
-    """Return the outcome of all ranks. Raises TrainingError when they finished with different models."""
-    if len({outcome.digest for outcome in outcomes}) > 1:
-        raise TrainingError.here(
-            f"the workers of {request.framework} finished with different models.",
-            "Expected the same model on every rank; each rank has learned from its own part of the rows only.",
-            "this is a defect of the framework's adapter: report it.",
-        )
-    first, *others = outcomes
-    native = unpack(request.adapter, first.files or {}, first.load_options)
-    return WorkerOutcome(native, first.metrics, data=first.data.merge(*(o.data for o in others)))
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from rayline.core.target import Task
 from rayline.data.fingerprint import Fingerprint
 from rayline.evaluate import metrics as named_metrics
 from rayline.evaluate.measured_rows import MeasuredRows
-from rayline.inference.model import pack
+from rayline.inference.model import pack, unpack
 from rayline.train import training_phases
 from rayline.train.base_trainer import BaseTrainer
 from rayline.train.fit_request import WEIGHT, FitRequest
@@ -204,8 +204,11 @@ def load_framework(name: str, adapter_class: type | None) -> None:
         registry.framework(name)
 
 
-def train_on_ray(request: FitRequest, **options: Any) -> list[WorkerOutcome]:
-    """Train on the Ray workers of the request; `options` are the rows and what listens (see the engine's `train`)."""
+def train_on_ray(request: FitRequest, **options: Any) -> WorkerOutcome:
+    """Train on the Ray workers of the request; `options` are the rows and what listens (see the engine's `train`).
+
+    Raises TrainingError also when the ranks ended with different models.
+    """
     scaling, target = request.scaling, request.spec.target
     outcomes: list[WorkerOutcome] = registry.engine("ray").train(
         RemoteTraining.of(request),
@@ -220,7 +223,15 @@ def train_on_ray(request: FitRequest, **options: Any) -> list[WorkerOutcome]:
         together=target.columns[1] if target.task is Task.RANKING else None,
         **options,
     )
-    return outcomes
+    if len({outcome.digest for outcome in outcomes}) > 1:
+        raise TrainingError.here(
+            f"the workers of {request.framework} ended with different models.",
+            "Expected the same model on every rank; each rank has learned from its own part of the rows only.",
+            "this is a defect of the framework's adapter: report it.",
+        )
+    first, *others = outcomes
+    native = unpack(request.adapter, first.files or {}, first.load_options)
+    return WorkerOutcome(native, first.metrics, data=first.data.merge(*(other.data for other in others)))
 
 
 def starting_workers(trainer: BaseTrainer) -> AbstractContextManager[None]:

@@ -6,8 +6,8 @@ import copy
 import html
 import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -30,7 +30,7 @@ from rayline.tune.options import SearchOptions, SearchRequest
 from rayline.tune.run import Search, checked
 from rayline.tune.search import SchedulerLike, SearchLike
 from rayline.tune.trial_record import mean, standard_error
-from rayline.tune.tune_data import DATA_ARGUMENTS, TuneData, merge_data_config
+from rayline.tune.tune_data import DATA_ARGUMENTS, SearchData, TuneData, search_data
 
 COMPARE = "tune.compare"
 
@@ -254,10 +254,10 @@ def compare(
     known = [*searching, *RESOURCES, *DATA_ARGUMENTS]
     unknown = set(options) - {*known}
     if unknown:
-        raise ParameterError.unknown(unknown, known)
-    data = merge_data_config(data_config, **{n: v for n, v in options.items() if n in DATA_ARGUMENTS})
-    others = {name: value for name, value in options.items() if name not in DATA_ARGUMENTS}
-    searches = _checked(candidates, data, num_samples, others)
+        raise ParameterError.unknown(unknown, [*searching, *DATA_ARGUMENTS])
+    data = search_data(data_config, SearchData(**{n: v for n, v in options.items() if n in DATA_ARGUMENTS}))
+    options = {name: value for name, value in options.items() if name not in DATA_ARGUMENTS}
+    searches = _checked(candidates, data, num_samples, options)
     analyses: dict[str, Analysis] = {}
     errors: dict[str, str] = {}
     for name, search in searches.items():
@@ -277,7 +277,7 @@ def compare(
 
 def _checked(
     candidates: Mapping[str, Candidate],
-    data_config: Mapping[str, Any],
+    data: SearchData,
     num_samples: int | None,
     options: Mapping[str, Any],
 ) -> dict[str, Search]:
@@ -285,23 +285,15 @@ def _checked(
     searches: dict[str, Search] = {}
     material: TuneData | None = None
     for name, candidate in candidates.items():
-        trainer, space, pipeline = _candidate(name, candidate, data_config)
-        search_options = {**options, "num_samples": num_samples if space else 1}
-        trainer = trainer.with_resources(*(search_options.pop(resource, None) for resource in RESOURCES))
+        trainer, space, pipeline = _candidate(name, candidate, data)
+        own = dict(options, num_samples=num_samples if space else 1)
         if options.get("name") is not None:
             search_options["name"] = f"{options['name']} {name}"
         for kind in ("search", "scheduler"):
             search_options[kind] = _own_copy(kind, search_options.get(kind))
         try:
-            search = checked(
-                SearchRequest(
-                    trainer,
-                    {**data_config, "train_pipeline": pipeline},
-                    space,
-                    SearchOptions(**search_options),
-                    material,
-                )
-            )
+            own_data = replace(data, preprocessor=pipeline)
+            made = checked(SearchRequest(trainer, own_data, space, SearchOptions(**own), material))
         except RaylineError as error:
             raise error.within(f"{COMPARE}: candidate {name!r}") from error.__cause__
         searches[name], material = search, search.prepared.material
@@ -320,10 +312,10 @@ def _own_copy(kind: str, option: Any) -> Any:
         ) from error
 
 
-def _candidate(name: str, candidate: Any, data: Mapping[str, Any]) -> tuple[Trainer, Mapping[str, Any], Any]:
+def _candidate(name: str, candidate: Any, data: SearchData) -> tuple[Trainer, Mapping[str, Any], Any]:
     parts = tuple(candidate) if isinstance(candidate, (tuple, list)) else (candidate, {})
     if len(parts) == 2:
-        parts = (*parts, data.get("train_pipeline"))
+        parts = (*parts, data.preprocessor)
     if len(parts) != 3 or not isinstance(parts[0], Trainer) or not isinstance(parts[1], Mapping):
         raise ParameterError.value(f"candidate {name!r}", "a trainer, or (trainer, space[, preprocessor])", candidate)
     return parts

@@ -28,12 +28,10 @@ def environment_problem(request: SearchRequest) -> tuple[SearchProblem, str]:
     Raises ParameterError when data are given, or a metric that is computed on rows.
     """
     trainer, data, metric, mode = request.trainer, request.data, request.options.metric, request.options.mode
-    repeats = data["cv"] if data["cv"] is not None else 1
+    repeats = 1 if data.cv is None else data.cv
     if not isinstance(repeats, int) or isinstance(repeats, bool) or repeats < 1:
-        raise ParameterError.value(
-            "data_config['cv']", "the number of trainings of a configuration, each with another seed", repeats
-        )
-    refuse_data(trainer, **{name: value for name, value in data.items() if name != "cv"})
+        raise ParameterError.value("cv", "how often a configuration is trained, each time with another seed", repeats)
+    refuse_data(trainer, **vars(replace(data, cv=None)))
     if not isinstance(metric, (str, type(None))) or mode not in (None, "min", "max"):
         raise ParameterError.value("metric and mode", "one metric, and 'min', 'max' or None", (metric, mode))
     spaces = trainer.adapter.environment_spec(*trainer.args, **trainer.kwargs)

@@ -29,7 +29,6 @@ from rayline.core.target import Target
 from rayline.data.split.fold_cells import CellSlice, FoldCells
 from rayline.evaluate import metrics
 from rayline.evaluate.custom_metrics import Custom
-from rayline.inference.model import unpack
 from rayline.inference.pipeline import Preprocessor
 from rayline.postprocess import chain
 from rayline.postprocess.chain import Stages
@@ -504,7 +503,7 @@ class FoldEvaluator:
                 resume=None if part is None else part.resume,
             )  # fmt: skip
             return train_on(request, worker, memo).native, history
-        outcomes = train_on_ray(
+        outcome = train_on_ray(
             request,
             train=train,
             test=test if shown else None,
@@ -514,7 +513,7 @@ class FoldEvaluator:
             on_checkpoint=lambda iteration, directory: None,
             checkpoint_every=None,
         )
-        return unpack(trainer.adapter, outcomes[0].files or {}, outcomes[0].load_options), history
+        return outcome.native, history
 
     def _needs_test_rows(self, trainer: Trainer) -> bool:
         """Return whether the framework gets the held-out rows: for early stopping, or for a metric that only it can compute."""

@@ -12,7 +12,7 @@ from rayline.core.errors import ParameterError
 from rayline.core.representation import representation
 from rayline.train.callbacks import Callback
 from rayline.train.trainer import Trainer
-from rayline.tune.tune_data import DATA, TuneData
+from rayline.tune.tune_data import SearchData, TuneData
 
 
 @dataclass(frozen=True, repr=False)
@@ -81,7 +81,7 @@ class SearchRequest:
     trainer, config
         The trainer and the search space.
     data
-        The arguments about data, under the names of `tune_data.DATA`; those that are missing are None.
+        What it is told about data.
     options
         All other arguments of `run`.
     material
@@ -89,10 +89,7 @@ class SearchRequest:
     """
 
     trainer: Trainer
-    data: Mapping[str, Any]
+    data: SearchData
     config: Mapping[str, Any]
     options: SearchOptions = SearchOptions()
     material: TuneData | None = None
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "data", {**dict.fromkeys(DATA), **self.data})

@@ -33,7 +33,7 @@ from rayline.tune.evaluate import WHERE, SearchProblem
 from rayline.tune.options import SearchRequest
 from rayline.tune.postprocessing import check_stages, with_parameters
 from rayline.tune.row_groups import CELL, CellColumn, RowGroups, TableGroups
-from rayline.tune.tune_data import TuneData, groups_in_store, read
+from rayline.tune.tune_data import TuneData, read
 
 
 @dataclass(frozen=True)
@@ -70,26 +70,22 @@ class PreparedSearch:
         return journals.digest(digests, problem.schema, problem.splits, problem.target.columns, problem.weight, adapter)
 
     def held_out(self, fold: int, columns: Sequence[str] | None = None) -> pl.DataFrame:
-        """Return the held-out rows of a fold, or some of their columns, in this process."""
-        split, _, cells = self.problem.folds[fold]
-        wanted = list(self.problem.schema) if columns is None else list(columns)
-        engine, function = self.material.engine, _Side(split, cells.test, wanted)
-        return engine.collect(engine.map(self.groups, function))
+        """Return the rows that a fold holds out, or some columns of them, in this process."""
+        engine = self.groups.engine
+        return engine.collect(engine.map(self.groups, self._side(fold, columns, training=False)))
 
     def training(self, fold: int) -> Any:
-        """Return the training rows of a fold: a table, or a Dataset if they are in the object store."""
-        split, _, cells = self.problem.folds[fold]
-        return self._side(_Side(split, cells.train, list(self.problem.schema)))
+        """Return the training rows of a fold: as a table, or as a Dataset where they are in the object store."""
+        return self.groups.after(self._side(fold, training=True))
 
     def tested(self, fold: int) -> Any:
-        """Return the held-out rows of a fold, in the form of `training`."""
-        split, _, cells = self.problem.folds[fold]
-        return self._side(_Side(split, cells.test, list(self.problem.schema)))
+        """As `training`, of the rows that a fold holds out."""
+        return self.groups.after(self._side(fold, training=False))
 
-    def _side(self, function: _Side) -> Any:
-        engine = self.material.engine
-        mapped = engine.map(self.groups, function)
-        return engine.collect(mapped) if self.groups.is_here else groups_in_store().dataset_of(mapped)
+    def _side(self, fold: int, columns: Sequence[str] | None = None, *, training: bool) -> _Side:
+        split, _, cells = self.problem.folds[fold]
+        chosen = list(self.problem.schema) if columns is None else list(columns)
+        return _Side(split, cells.train if training else cells.test, chosen)
 
 
 @dataclass(frozen=True)
@@ -149,10 +145,11 @@ def _over_rows(request: SearchRequest) -> PreparedSearch:
     """Prepare a search over rows."""
     trainer, config, options = request.trainer, request.config, request.options
     num_samples, postprocess = options.num_samples, options.postprocess
-    pipeline = request.data["train_pipeline"]
-    if pipeline is not None and not isinstance(pipeline, Preprocessor):
-        raise ParameterError.value("data_config['train_pipeline']", "a Preprocessor or None", pipeline)
-    preprocessor = None if pipeline is None else pipeline.clone()
+    preprocessor = request.data.preprocessor
+    if preprocessor is not None:
+        if not isinstance(preprocessor, Preprocessor):
+            raise ParameterError.value("preprocessor", "a Preprocessor or None", preprocessor)
+        preprocessor = preprocessor.clone()
     after: Stages = (
         () if postprocess is None else tuple(postprocess) if isinstance(postprocess, (list, tuple)) else (postprocess,)
     )
@@ -179,7 +176,7 @@ def _over_rows(request: SearchRequest) -> PreparedSearch:
         tuned=tuple(space.tuned_stages(config)), endless=tuple(space.endless_stages(config)), others=names[1:],
         postprocess=stages,
     )  # fmt: skip
-    dry_run.check(problem, rows.sample, space.typical(config))
+    dry_run.check(problem, rows.groups.sample, space.typical(config))
     return PreparedSearch(problem, rows, config, num_samples, modes)
 
 
@@ -216,7 +213,7 @@ def _target(trainer: Trainer, rows: TuneData, preprocessor: Preprocessor) -> Tar
         (),
         named,
         lambda requests: fit_planner.fit(
-            rows.engine, groups, (), schema, targets=inputs.targets, extra_requests=requests, target_leaves=named
+            rows.groups.engine, groups, (), schema, targets=inputs.targets, extra_requests=requests, target_leaves=named
         ),
     )
     return spec.target
@@ -228,7 +225,7 @@ def _check_test_labels(rows: TuneData, target: Target, trainer: Trainer) -> None
         return
     objective = trainer.adapter.objective(*trainer.args, **trainer.kwargs)
     check = _CheckedLabels(target, {name: rows.inputs.schema[name] for name in rows.inputs.targets}, objective)
-    engine: Any = rows.engine
+    engine: Any = rows.groups.engine
     data: Any = rows.groups
     if not rows.by_test_set:
         data = rows.inputs.test

@@ -130,6 +130,19 @@ class RowGroups(ABC):
         """Whether the rows are in this process."""
         return True
 
+    @property
+    def engine(self) -> GroupEngine:
+        """What scans the rows from the driver: in this process, or in Ray's tasks."""
+        return GroupEngine()
+
+    @abstractmethod
+    def sample(self, n_rows: int) -> pl.DataFrame:
+        """Return a few rows of the first group."""
+
+    @abstractmethod
+    def after(self, function: TableFunction) -> Any:
+        """Return what a function makes of the rows: a table, or a Dataset where they are in the object store."""
+
 
 def attached(frame: pl.DataFrame, cells: Sequence[FoldAssignment]) -> pl.DataFrame:
     """A group with its cells."""
@@ -175,9 +188,15 @@ class TableGroups(RowGroups):
         groups._frames, groups.summaries = list(frames), [GroupSummary(frame.height) for frame in frames]
         return groups
 
+    def sample(self, n_rows: int) -> pl.DataFrame:
+        return self._frames[0].sample(min(n_rows, self._frames[0].height), seed=0)
+
+    def after(self, function: TableFunction) -> pl.DataFrame:
+        return self.engine.collect(MappedGroups(self, (function,)))
+
     def joined(self, other: TableGroups) -> TableGroups:
-        """Return these groups followed by other ones."""
-        return self._of([*self._frames, *other._frames])
+        """These groups, and others after them."""
+        return self._of([*self._frames, *(frame.select(map(col, self.schema)) for frame in other._frames)])
 
     def summarised(self) -> TableGroups:
         """Return the same groups with the digests of their rows."""

@@ -34,7 +34,7 @@ from rayline.tune.search import SchedulerLike, SearchLike
 from rayline.tune.suggestions import Suggester
 from rayline.tune.trial_log import TrialLog
 from rayline.tune.trial_record import Status, Trial
-from rayline.tune.tune_data import merge_data_config
+from rayline.tune.tune_data import SearchData, search_data
 
 
 @known_arguments
@@ -210,17 +210,15 @@ def run(
         scheduler=scheduler, name=name, resume=resume, callbacks=callbacks, verbose=verbose, pos_label=pos_label,
         on_interrupt=on_interrupt, run_on=run_on, timeout_s=timeout_s, storage_path=storage_path, postprocess=postprocess,
     )  # fmt: skip
-    data = merge_data_config(
-        data_config, preprocessor=preprocessor, train_dataset=train_dataset, test_dataset=test_dataset,
-        target_columns=target_columns, X=X, y=y, X_test=X_test, y_test=y_test, sample_weight=sample_weight, group=group,
-        event=event, cv=cv, groups=groups, stratify=stratify, time=time,
-    )  # fmt: skip
+    data = search_data(data_config, SearchData(
+        train_dataset, test_dataset, target_columns, X, y, X_test, y_test, sample_weight, group, event,
+        preprocessor=preprocessor, cv=cv, groups=groups, stratify=stratify, time=time,
+    ))  # fmt: skip
     if isinstance(trainer, Trainer):
         trainer = trainer.with_resources(use_gpu, resources_per_trial)
     started = perf_counter()
     with progress.line("tune", verbose) as line:
-        request = SearchRequest(trainer, data, {} if config is None else config, options)
-        return checked(request).run(line, started)
+        return checked(SearchRequest(trainer, data, {} if config is None else config, options)).run(line, started)
 
 
 @at(WHERE)

@@ -99,6 +99,17 @@ class StoredGroups(RowGroups):
     def is_here(self) -> bool:
         return False
 
+    @property
+    def engine(self) -> TaskGroupEngine:
+        return TaskGroupEngine()
+
+    def sample(self, n_rows: int) -> pl.DataFrame:
+        (found,) = results([_sample.remote(self.groups[0], n_rows)])
+        return _polars(found)
+
+    def after(self, function: TableFunction) -> ray.data.Dataset:
+        return ray.data.from_arrow_refs(_applied(MappedGroups(self, (function,))))
+
     def with_cells(self, cells: Sequence[FoldAssignment]) -> StoredGroups:
         function = ray.put(list(cells))
         refs = [_cells.remote(group, [function]) for group in self.groups]
@@ -158,11 +169,8 @@ class TaskGroupEngine(GroupEngine):
         groups = data if isinstance(data, MappedGroups) else MappedGroups(data, ())
         assert isinstance(groups.groups, StoredGroups)
         work = ray.put((groups.functions, scan))
-        options = {} if self._n_tasks is None else UNPLACED
-        parts = _bounded(_scan.options(**options), [(group, [work]) for group in groups.groups.groups], self._n_tasks)
-        merge = _merge_cells.options(**options)
-        (result,) = results([merged(parts, lambda references: merge.remote(*references))])
-        return result  # type: ignore[no-any-return]
+        task = _scan if self._n_tasks is None else _scan.options(**UNPLACED)
+        return merged(_in_order(task, [(group, [work]) for group in groups.groups.groups], self._n_tasks))
 
     def collect(self, data: Any, columns: Sequence[str] | None = None) -> pl.DataFrame:
         """Collect the rows after the functions in this process; only for a few columns or small results."""
@@ -170,12 +178,6 @@ class TaskGroupEngine(GroupEngine):
         frames = [_polars(table) for table in results(_applied(groups))]
         table = pl.concat(frames, rechunk=False)
         return table if columns is None else table.select(columns)
-
-
-def sample(groups: StoredGroups, n_rows: int) -> pl.DataFrame:
-    """Return a few rows of the first group."""
-    (rows,) = results([_sample.remote(groups.groups[0], n_rows)])
-    return _polars(rows)
 
 
 @dataclass(frozen=True)
@@ -251,11 +253,6 @@ class _Predicted:
         return predicted(rows, scores[0], self.target, fold)
 
 
-def dataset_of(groups: MappedGroups) -> ray.data.Dataset:
-    """Return the groups after functions of tables as a Dataset."""
-    return ray.data.from_arrow_refs(_applied(groups))
-
-
 def _applied(groups: MappedGroups) -> list[Any]:
     """Return references to the groups after functions of tables."""
     assert isinstance(groups.groups, StoredGroups)
@@ -271,8 +268,8 @@ def prepared_blocks(groups: StoredGroups, function: TableFunction, n_tasks: int)
     The objects live as long as the process that calls this.
     """
     work = ray.put(function)
-    blocks = _numbered(_prepared, [(group, [work]) for group in groups.groups], n_tasks)
-    filled = [(ref, n_rows, size) for ref, (n_rows, size) in blocks if n_rows]
+    made = _in_order(_prepared, [(group, [work]) for group in groups.groups], n_tasks, _kept_and_result)
+    filled = [(ref, n_rows, size) for ref, (n_rows, size) in made if n_rows]
     return StoredBlocks([ref for ref, _, _ in filled], [n for _, n, _ in filled], sum(size for _, _, size in filled))
 
 
@@ -282,19 +279,8 @@ def scored_blocks(
     """Call a function with each block in a limited number of concurrent tasks. The first results (scores) stay in the object
     store, the second ones are returned."""
     work = ray.put(function)
-    scored = _numbered(_scored, [([ref], [work]) for ref in blocks.references], n_tasks)
-    size = sum(n_bytes for _, (n_bytes, _) in scored)
-    return StoredScores(blocks.height, size, [ref for ref, _ in scored]), [parts for _, (_, parts) in scored]
-
-
-def _numbered(task: Any, arguments: Sequence[tuple[Any, ...]], n_tasks: int) -> list[tuple[Any, Any]]:
-    """Return, for each call of a task with two results, a reference to the first and the value of the second."""
-    finished: list[tuple[Any, Any]] = []
-    for task_arguments in arguments:
-        if len(finished) >= n_tasks:
-            ray.wait([finished[-n_tasks][1]], fetch_local=False)
-        finished.append(tuple(task.remote(*task_arguments)))
-    return [*zip([first for first, _ in finished], results([second for _, second in finished]), strict=True)]
+    made = [*_in_order(_scored, [([ref], [work]) for ref in blocks.references], n_tasks, _kept_and_result)]
+    return StoredScores(blocks.height, [ref for ref, _ in made]), [found for _, found in made]
 
 
 def in_a_task(function: Any, *arguments: Any) -> Any:
@@ -358,31 +344,28 @@ def _called(function: Any, *arguments: Any) -> Any:
     return function(*arguments)
 
 
-def _bounded(task: Any, arguments: Sequence[tuple[Any, ...]], n_running: int | None = None) -> Iterator[Any]:
-    """Yield references to the first of the two results of a task, in order and when they are computed, with a limited number of
-    concurrent calls. Raises the error of a task."""
-    n_running = n_running or UNDER_WAY * max(1, int(ray.cluster_resources().get("CPU", 1)))
-    running: deque[tuple[Any, Any]] = deque()
-    for task_arguments in arguments:
-        if len(running) >= n_running:
-            yield _finished(*running.popleft())
-        running.append(tuple(task.remote(*task_arguments)))
-    while running:
-        yield _finished(*running.popleft())
+def _in_order(
+    task: Any, arguments: Sequence[tuple[Any, ...]], most: int | None, get: Callable[[Any], Any] | None = None
+) -> Iterator[Any]:
+    """The results of a task in order, of which some are under way at a time."""
+    most = most or UNDER_WAY * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    found: Iterator[Any] = registry.engine("ray").in_order(task.remote, arguments, most, get or _result)
+    return found
 
 
-def _finished(reference: Any, end: Any) -> Any:
-    """Return a reference after the task has ended."""
-    next(results([end]))
-    return reference
+def _kept_and_result(made: Sequence[Any]) -> tuple[Any, Any]:
+    """Of a task with two results a reference to the first, and the second."""
+    return made[0], _result(made[1])
 
 
 def results(references: Sequence[Any]) -> Iterator[Any]:
-    """Yield the results of tasks in order. Raises a RaylineError of a task unchanged."""
-    for reference in references:
-        with _answering():
-            result = ray.get(reference)
-        yield result
+    """The results of tasks, in order. Raises an error of ours as it was raised."""
+    return map(_result, references)
+
+
+def _result(reference: Any) -> Any:
+    with _answering():
+        return ray.get(reference)
 
 
 @contextlib.contextmanager

@@ -1,9 +1,9 @@
-"""The rows of a search and their folds, independent of trainers and stages."""
+"""What a search is told about its data, and the rows and their folds, which depend on no trainer and no stage."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 import polars as pl
@@ -19,16 +19,25 @@ from rayline.data.split.splitters import chosen_splitter
 from rayline.train import fit_inputs
 from rayline.train.fit_inputs import DataArguments, FitInputs
 from rayline.tune.evaluate import WHERE
-from rayline.tune.row_groups import CELL, CellColumn, ConformedRows, GroupEngine, RowGroups, TableGroups
+from rayline.tune.row_groups import CELL, CellColumn, ConformedRows, RowGroups, TableGroups
 
-DATA = (
-    "train_pipeline", "train_dataset", "test_dataset", "cv", "target_columns", "sample_weight",
-    "groups", "stratify", "time", "X", "y", "X_test", "y_test", "group", "event",
-)  # fmt: skip
-"""The keys of a `data_config`."""
 
-DATA_ARGUMENTS = ("preprocessor", *DATA[1:])
-"""The corresponding keywords of `run`."""
+@dataclass(frozen=True)
+class SearchData(DataArguments):
+    """What `run` is told about rows, the stages before the model and the folds, under the names that the user types."""
+
+    preprocessor: Any = None
+    cv: Any = None
+    groups: Any = None
+    stratify: Any = None
+    time: Any = None
+
+
+DATA_ARGUMENTS = tuple(field.name for field in fields(SearchData))
+"""The keywords of `run` about data, and the keys of a `data_config`."""
+
+OTHER_NAMES = {"train_pipeline": "preprocessor"}
+"""Other names of them in a `data_config`."""
 
 
 @dataclass(frozen=True)
@@ -59,91 +68,69 @@ class TuneData:
     weighs_test: bool
     by_test_set: bool
 
-    @property
-    def engine(self) -> GroupEngine:
-        """The engine that scans the rows: in this process, or in Ray's tasks."""
-        return engine_of(self.groups)
 
-    def sample(self, n_rows: int) -> pl.DataFrame:
-        """Return a few rows."""
-        if isinstance(self.groups, TableGroups):
-            frame = next(self.groups.frames())
-            return frame.sample(min(n_rows, frame.height), seed=0)
-        return groups_in_store().sample(self.groups, n_rows)  # type: ignore[no-any-return]
-
-
-def merge_data_config(data_config: Any, **arguments: Any) -> dict[str, Any]:
-    """Return the data of a search under the names of `DATA`, from a `data_config` and the keywords of `run`.
+def search_data(data_config: Any, keywords: SearchData = SearchData()) -> SearchData:
+    """Return the data of a search, of which a part may be given by keyword and another in a `data_config`.
 
     Raises
     ------
     ParameterError
         When `data_config` is not a dict or has an unknown key, and when a value is given twice.
     """
-    data = {} if data_config is None else data_config
-    if not isinstance(data, Mapping):
-        raise ParameterError.value("data_config", "a dict with train_dataset, target_columns and cv", type(data))
-    unknown = [key for key in data if key not in (*DATA, *DATA_ARGUMENTS)]
+    config = {} if data_config is None else data_config
+    if not isinstance(config, Mapping):
+        raise ParameterError.value("data_config", "a dict with train_dataset, target_columns and cv", type(config))
+    unknown = [key for key in config if key not in (*DATA_ARGUMENTS, *OTHER_NAMES)]
     if unknown:
-        raise ParameterError.unknown(unknown, DATA, where=f"{place()}: data_config")
-    merged: dict[str, Any] = {}
-    for key, value in (*data.items(), *arguments.items()):
-        name = "train_pipeline" if key == "preprocessor" else key
-        if value is not None and name in merged:
-            argument = "preprocessor" if name == "train_pipeline" else name
+        raise ParameterError.unknown(unknown, [*DATA_ARGUMENTS, *OTHER_NAMES], where=f"{place()}: data_config")
+    added: dict[str, Any] = {}
+    for key, value in config.items():
+        name = OTHER_NAMES.get(str(key), str(key))
+        if value is not None and (name in added or getattr(keywords, name) is not None):
             raise ParameterError.here(
-                f"{argument} is given twice.",
-                f"Expected it once, as {argument}=… or in data_config.",
-                "leave one of them out.",
+                f"{name} is given twice.", f"Expected it once, as {name}=… or in data_config.", "leave one of them out."
             )
         if value is not None:
-            merged[name] = value
-    return merged
+            added[name] = value
+    return replace(keywords, **added)
 
 
-def read(data: Mapping[str, Any]) -> TuneData:
-    """Read and check the rows of a `data_config`, and assign them to folds. Raises as `run`."""
-    inputs = fit_inputs.normalise(DataArguments(**{field.name: data[field.name] for field in fields(DataArguments)}))
-    groups = _groups(inputs.train, inputs.schema, {})
-    with at(f"{WHERE} (training data)"):
-        refuse_empty(groups.n_rows)
-    n_train, weighs_test = len(groups.summaries), inputs.weight is not None
-    by_test_set, group = data["cv"] is None and inputs.test is not None, inputs.roles.paired("group")
-    if not by_test_set:
-        try:
-            labels = inputs.roles.labels
-            prepared = _splitter(data, group).prepare(engine_of(groups), groups, target_columns=labels)
-            splits = tuple(folds.folds for folds in prepared)
-            groups = groups.with_cells([folds.cells for folds in prepared])
-        except (DataError, SchemaError) as error:
-            raise error.within(WHERE) from error.__cause__
-        if group is not None:
-            for split in range(len(prepared)):
-                refuse_divided(engine_of(groups), groups, CellColumn(f"{CELL}{split}"), group)
-    else:
+def read(data: SearchData) -> TuneData:
+    """Read and check the rows of a search, and assign them to folds. Raises as `run`."""
+    inputs = fit_inputs.normalise(data)
+    groups = _groups(inputs.train, "training data", inputs.schema, {})
+    given = data.train_dataset if data.train_dataset is not None else data.X
+    n_train, by_test_set = len(groups.summaries), data.cv is None and inputs.test is not None
+    if by_test_set:
         weighs_test = inputs.test_weight is not None
         absent = {} if weighs_test or inputs.weight is None else {inputs.weight: inputs.schema[inputs.weight]}
         rest = {name: dtype for name, dtype in inputs.schema.items() if name not in absent}
-        test = _groups(inputs.test, rest, absent)
-        with at(f"{WHERE} (test data)"):
-            refuse_empty(test.n_rows)
+        test = _groups(inputs.test, "test data", rest, absent)
         groups = _joined(groups.with_cells([_Constant(0)]), test.with_cells([_Constant(1)]))
-        splits = ((FoldCells((0,), (1,)),),)
-    rows = data["train_dataset"] if data["train_dataset"] is not None else data["X"]
-    return TuneData(rows, inputs, groups, splits, n_train, weighs_test, by_test_set)
+        splits: tuple[tuple[FoldCells, ...], ...] = ((FoldCells((0,), (1,)),),)
+    else:
+        weighs_test, group = inputs.weight is not None, inputs.roles.paired("group")
+        try:
+            found = _splitter(data, group).prepare(groups.engine, groups, target_columns=inputs.roles.labels)
+            groups = groups.with_cells([folds.cells for folds in found])
+        except (DataError, SchemaError) as error:
+            raise error.within(WHERE) from error.__cause__
+        splits = tuple(folds.folds for folds in found)
+        if group is not None:
+            for split in range(len(found)):
+                refuse_divided(groups.engine, groups, CellColumn(f"{CELL}{split}"), group)
+    return TuneData(given, inputs, groups, splits, n_train, weighs_test, by_test_set)
 
 
-def _splitter(data: Mapping[str, Any], group: str | None = None) -> Splitter:
-    """Return the splitter described by `cv` and `groups`, `stratify` or `time`; the groups of a ranking stay whole."""
-    cv = data["cv"]
-    if cv is None:
+def _splitter(data: SearchData, group: str | None = None) -> Splitter:
+    """Return the splitter that `cv` and `groups`, `stratify` or `time` stand for; the groups of a ranking stay whole."""
+    if data.cv is None:
         raise ParameterError.here(
             "there are no rows to hold out.",
             "Expected cv=… (a number of folds or a splitter) or test_dataset=….",
             "add cv=5.",
         )
-    by = {key: data[key] for key in ("groups", "stratify", "time")}
-    return chosen_splitter(cv, ranked=group, **by)
+    return chosen_splitter(data.cv, groups=data.groups, stratify=data.stratify, time=data.time, ranked=group)
 
 
 @dataclass(frozen=True)
@@ -158,33 +145,30 @@ class _Constant(FoldAssignment):
         return pl.lit(self.cell)
 
 
-def _groups(data: Any, schema: Mapping[str, pl.DataType], absent: Mapping[str, pl.DataType]) -> RowGroups:
-    """Convert rows to the types of the schema, with missing values as null: a table in this process, a Dataset in the object store."""
+def _groups(data: Any, which: str, schema: Mapping[str, pl.DataType], absent: Mapping[str, pl.DataType]) -> RowGroups:
+    """The rows in the types of the schema, missing values as null: of a table here, of a Dataset in the object store."""
     conform = ConformedRows(schema, absent)
     if type(data).__module__.partition(".")[0] == "ray":
-        return groups_in_store().StoredGroups.of_dataset(data, conform, pl.Schema({**schema, **absent}))  # type: ignore[no-any-return]
-    frame: pl.DataFrame = registry.engine_for(data).collect(data)
-    return TableGroups([conform(frame.lazy()).collect().select(map(col, (*schema, *absent)))])
+        groups: RowGroups = _stored_groups().of_dataset(data, conform, pl.Schema({**schema, **absent}))
+    else:
+        frame: pl.DataFrame = registry.engine_for(data).collect(data)
+        groups = TableGroups([conform(frame.lazy()).collect().select(map(col, (*schema, *absent)))])
+    with at(f"{WHERE} ({which})"):
+        refuse_empty(groups.n_rows)
+    return groups
 
 
 def _joined(train: RowGroups, test: RowGroups) -> RowGroups:
-    """Concatenate the training rows and the test rows; if one of them is in the object store, both are put there."""
-    order = list(train.schema)
+    """The training rows, and the test rows below them; where one of them is in the object store both are."""
     if isinstance(train, TableGroups) and isinstance(test, TableGroups):
-        return train.joined(TableGroups([frame.select(map(pl.col, order)) for frame in test.frames()]))
-    kind = groups_in_store().StoredGroups
+        return train.joined(test)
+    kind = _stored_groups()
     both: list[Any] = [kind.of_table(rows) if isinstance(rows, TableGroups) else rows for rows in (train, test)]
     return both[0].joined(both[1])  # type: ignore[no-any-return]
 
 
-def engine_of(groups: RowGroups) -> GroupEngine:
-    """Return the engine that scans these rows from the driver."""
-    engine: GroupEngine = GroupEngine() if groups.is_here else groups_in_store().TaskGroupEngine()
-    return engine
+def _stored_groups() -> Any:
+    """Return the class of rows in the object store."""
+    from rayline.tune.stored_groups import StoredGroups  # its module imports Ray
 
-
-def groups_in_store() -> Any:
-    """Return the module of rows in the object store."""
-    from rayline.tune import stored_groups  # it imports Ray
-
-    return stored_groups
+    return StoredGroups

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 import polars as pl
 
-from rayline.compat.ray import dataset_with_own_settings
+from rayline.compat.ray import dataset_for_reading
 from rayline.core import registry
 from rayline.core.arguments import known_arguments
 from rayline.core.data_types import DataT
@@ -152,7 +152,7 @@ def _share(ds: Any, test_size: Any, percentage: float) -> float:
 
 def _last_rows(ds: Any, percentage: float) -> tuple[Any, Any]:
     if hasattr(ds, "split_at_indices"):
-        ds = dataset_with_own_settings(ds)
+        ds = dataset_for_reading(ds)
         ds.context.execution_options.preserve_order = True
         ds = ds.materialize()
     n_rows = _n_rows(ds)
