@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rayline.compat import boosting, deep_learning
+from rayline.compat import boosting, deep_learning, ray_serve, ray_tune
 from rayline.compat import ray as ray_names
 from rayline.compat import sklearn as sklearn_names
 from rayline.compat import uvicorn as uvicorn_names
@@ -146,12 +146,12 @@ def test_serve_client_keeps_its_controller() -> None:
 
 def test_haproxy_settings_reach_the_configuration_as_they_are() -> None:
     jinja2 = pytest.importorskip("jinja2")
-    template = ray_names._HAPROXY_TEMPLATE.find()
+    template = ray_serve._HAPROXY_TEMPLATE.find()
     if template is None:
         pytest.skip("no Ray Serve with HAProxy")
     assert "bind *:{{ config.stats_port }}" in template  # the line that serve/ingress.py binds to this machine
-    for name, line in ray_names._HAPROXY_LINES.items():
-        value = ray_names.haproxy_setting(name, "value", "option one", "option two")
+    for name, line in ray_serve._HAPROXY_LINES.items():
+        value = ray_serve.haproxy_setting(name, "value", "option one", "option two")
         text = jinja2.Template(line).render(config={name.lower(): value})
         assert [part.strip() for part in text.splitlines()] == [
             f"{line.partition(' {{')[0]} value",
@@ -194,10 +194,10 @@ def test_a_dataset_with_settings_of_its_own(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_what_searchers_and_schedulers_were_made_with() -> None:
-    assert ray_names.own_space(SimpleNamespace(_space={"x": 1})) == {"x": 1}
-    assert ray_names.own_space(SimpleNamespace(_space={})) is ray_names.own_space(object()) is None
-    assert ray_names.own_objective(SimpleNamespace(_metric="loss", _mode="min")) == {"metric": "loss", "mode": "min"}
-    assert ray_names.own_objective(object()) == {"metric": None, "mode": None}
+    assert ray_tune.own_space(SimpleNamespace(_space={"x": 1})) == {"x": 1}
+    assert ray_tune.own_space(SimpleNamespace(_space={})) is ray_tune.own_space(object()) is None
+    assert ray_tune.own_objective(SimpleNamespace(_metric="loss", _mode="min")) == {"metric": "loss", "mode": "min"}
+    assert ray_tune.own_objective(object()) == {"metric": None, "mode": None}
 
 
 def test_a_scorer_is_named_by_its_function() -> None:
@@ -304,7 +304,7 @@ def test_sklearn_validation_with_and_without_private_names(monkeypatch: pytest.M
 def test_tracker_imports_are_prevented_and_restored() -> None:
     usage = pytest.importorskip("ray.air._internal.usage")
     before = usage.tag_callbacks
-    with ray_names.without_tracker_imports():
+    with ray_tune.without_tracker_imports():
         assert usage.tag_callbacks([]) is False
         assert usage.tag_callbacks is not before
     assert usage.tag_callbacks is before
@@ -312,14 +312,14 @@ def test_tracker_imports_are_prevented_and_restored() -> None:
 
 @pytest.mark.usefixtures("without_private_names")
 def test_ray_fallbacks_do_nothing() -> None:
-    with ray_names.without_tracker_imports():
+    with ray_tune.without_tracker_imports():
         pass
     ray_names.put_cluster_value("key", "value")
     assert ray_names.get_cluster_value("key") is None
     ray_names.delete_cluster_value("key")
-    assert ray_names.registered_environment("CartPole-v1") is None
+    assert ray_tune.registered_environment("CartPole-v1") is None
     assert ray_names.is_task_argument()
-    assert ray_names.haproxy_setting("RETRY_ON", "conn-failure", "option x") == "conn-failure"
+    assert ray_serve.haproxy_setting("RETRY_ON", "conn-failure", "option x") == "conn-failure"
     uvicorn_names.set_default_http_protocol("module:name")
     assert not ray_names.has_unmet_demand()
     assert ray_names.live_actors() == []
@@ -330,7 +330,7 @@ def test_serve_is_shut_down_without_its_client(monkeypatch: pytest.MonkeyPatch) 
     serve = pytest.importorskip("ray.serve")
     calls: list[str] = []
     monkeypatch.setattr(serve, "shutdown", lambda: calls.append("shutdown"))
-    ray_names.shut_down_serve()
+    ray_serve.shut_down_serve()
     assert calls == ["shutdown"]
 
 
@@ -393,16 +393,16 @@ def test_cluster_values(ray_session: Any) -> None:
 def test_a_trainer_of_ray_train_starts_no_cleaner() -> None:
     class RayTrainer:
         def _create_default_callbacks(self) -> list[Any]:
-            cleaner = ray_names._TRAIN_CLEANER.find()
+            cleaner = ray_tune._TRAIN_CLEANER.find()
             return [cleaner.__new__(cleaner), "another"]
 
     pytest.importorskip("ray.train")
-    assert ray_names.without_placement_group_cleaner(RayTrainer())._create_default_callbacks() == ["another"]
+    assert ray_tune.without_placement_group_cleaner(RayTrainer())._create_default_callbacks() == ["another"]
 
 
 def test_a_trainer_of_ray_train_without_the_names(without_private_names: None) -> None:
     trainer = SimpleNamespace()
-    assert ray_names.without_placement_group_cleaner(trainer) is trainer
+    assert ray_tune.without_placement_group_cleaner(trainer) is trainer
 
 
 @pytest.mark.ray

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
 import functools
@@ -21,49 +20,6 @@ _RAY_WORKER = register(
     use="Find out whether an object is being pickled as an argument of a task or written to a file.",
     fallback="Treat every object as an argument: references stay in the object store until the driver ends.",
 )
-_TAG_CALLBACKS = register(
-    "ray.air._internal.usage:tag_callbacks",
-    RAY,
-    use="Prevent Ray Tune from importing every installed experiment tracker (more than a second).",
-    fallback="Ray Tune imports them: a search starts more slowly.",
-)
-_TRAIN_CALLBACKS = register(
-    "ray.train.v2.api.data_parallel_trainer:DataParallelTrainer._create_default_callbacks",
-    RAY,
-    use="Keep Ray Train from starting an actor that outlives a training that was ended, which on a Ray without dashboard never ends.",
-    fallback="That actor stays until the Ray ends; it holds no resources.",
-)
-_TRAIN_CLEANER = register(
-    "ray.train.v2._internal.callbacks.placement_group_callback:PlacementGroupCleanerCallback",
-    RAY,
-    use="Recognise the callback that starts that actor.",
-    fallback="That actor stays until the Ray ends; it holds no resources.",
-)
-_SERVE_CLIENT = register(
-    "ray.serve.context:_get_global_client",
-    RAY,
-    use="Read the address, the applications and the routes of a running Ray Serve, and shut it down without retries.",
-    fallback="Call Ray Serve's controller actor directly; shut down with serve.shutdown().",
-)
-_SERVE_CLIENT_CLASS = register(
-    "ray.serve._private.client:ServeControllerClient.shutdown_cached_handles",
-    RAY,
-    use="Shut down Ray Serve without retries of the call in which its controller ends.",
-    fallback="serve.shutdown() alone: Ray logs that it retries.",
-)
-_SERVE_CONTROLLER = register(
-    "ray.serve._private.controller:ServeController.get_serve_instance_details",
-    RAY,
-    use="Read the applications and their routes when `_get_global_client` is missing.",
-    fallback="None: it is itself the fallback.",
-)
-_HAPROXY_TEMPLATE = register(
-    "ray.serve._private.haproxy_templates:HAPROXY_CONFIG_TEMPLATE",
-    RAY,
-    use="Check that Ray Serve copies a setting unchanged to the end of a line of HAProxy's configuration, so that a line break "
-    "in the setting can add lines for which Ray Serve has no setting.",
-    fallback="No lines are added: no request is retried on another replica after its body was sent, and a full queue answers 500.",
-)
 _INTERNAL_KV = register(
     "ray.experimental.internal_kv:_internal_kv_put",
     RAY,
@@ -75,12 +31,6 @@ _INTERNAL_KV_GET = register(
 )
 _INTERNAL_KV_DELETE = register(
     "ray.experimental.internal_kv:_internal_kv_del", RAY, use=_INTERNAL_KV.use, fallback=_INTERNAL_KV.fallback
-)
-_TUNE_REGISTRY = register(
-    "ray.tune.registry:_global_registry.contains",
-    RAY,
-    use="Look up an environment that the user registered under a name.",
-    fallback="Only names of Gymnasium are known: pass the function that makes the environment instead of its name.",
 )
 _REF_BUNDLES = register(
     "ray.data:Dataset.iter_internal_ref_bundles",
@@ -133,30 +83,6 @@ _FILE_SYSTEM = register(
     "_filesystem",
     use="Compare sizes and times of the files of a small Dataset: its rows are kept from one fit to the next while they are the same.",
     fallback="Such a Dataset is read again by each fit.",
-)
-_VARIANTS = register(
-    "ray.tune.search.basic_variant:BasicVariantGenerator",
-    RAY,
-    "_random_state",
-    "_points_to_evaluate",
-    "_constant_grid_search",
-    use="Draw the variants of a `BasicVariantGenerator` in this process, as Ray Tune would.",
-    fallback="What another version calls otherwise is empty: points that it was made with are not tried.",
-)
-_OWN_SPACE = register(
-    "ray.tune.search.optuna:OptunaSearch",
-    RAY,
-    "_space",
-    use="Refuse a searcher with a search space of its own, which would take the place of config.",
-    fallback="The searcher decides which of the two it uses.",
-)
-_OWN_OBJECTIVE = register(
-    "ray.tune.schedulers.async_hyperband:AsyncHyperBandScheduler",
-    RAY,
-    "_metric",
-    "_mode",
-    use="Refuse a scheduler that compares trials by a metric of its own.",
-    fallback="Ray Tune refuses the second metric itself, when the trials start.",
 )
 _FOOTER_INDEXER = register(
     "ray.data._internal.datasource_v2.formats.parquet.footer_file_indexer:FooterFileIndexer",
@@ -222,21 +148,6 @@ _TEMP_DIR = register(
     use="Start Ray in a directory of a short path, where the usual one is too long for its sockets.",
     fallback="Ray starts in its usual directory and says that the path is too long.",
 )
-_INTERNAL_OPTION = register(
-    "ray.serve:Deployment.options",
-    RAY,
-    "_internal",
-    use="Set the version of a deployment, so that Ray Serve updates a running one in place.",
-    fallback="Ray Serve warns that versions are deprecated.",
-)
-_CONNECTORS = register(
-    "ray.rllib.algorithms.algorithm_config:AlgorithmConfig",
-    RAY,
-    "_env_to_module_connector",
-    "_module_to_env_connector",
-    use="Refuse settings that put custom code between the observations and the policy.",
-    fallback="Such a policy is trained, and predicts without that code.",
-)
 
 
 def is_task_argument() -> bool:
@@ -246,95 +157,6 @@ def is_task_argument() -> bool:
     from ray._private.worker import global_worker
 
     return bool(global_worker.get_serialization_context().is_in_band_serialization())
-
-
-def basic_variants(search: Any) -> tuple[list[Any], bool, Any]:
-    """Return what a `BasicVariantGenerator` of Ray Tune was made with: its points, whether draws are constant over grids, and its
-    random generator."""
-    attributes = vars(search)
-    random = attributes.get("_random_state")
-    return (
-        list(attributes.get("_points_to_evaluate") or ()),
-        bool(attributes.get("_constant_grid_search")),
-        getattr(random, "_rng", random),
-    )
-
-
-@contextlib.contextmanager
-def without_tracker_imports() -> Iterator[None]:
-    """Prevent Ray Tune from importing every installed experiment tracker to count their use."""
-    if _TAG_CALLBACKS.find() is None:
-        yield
-        return
-    from ray.air._internal import usage
-
-    original = usage.tag_callbacks
-    usage.tag_callbacks = lambda callbacks: False
-    try:
-        yield
-    finally:
-        usage.tag_callbacks = original
-
-
-class _ControllerClient:
-    """The part of Ray Serve's client that Rayline uses, on the controller actor."""
-
-    def __init__(self) -> None:
-        import ray
-
-        self._controller = ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
-
-    @property
-    def http_config(self) -> Any:
-        import ray
-
-        return ray.get(self._controller.get_http_config.remote())
-
-    def get_serve_details(self) -> dict[str, Any]:
-        import ray
-
-        return dict(ray.get(self._controller.get_serve_instance_details.remote()))
-
-
-def without_placement_group_cleaner(trainer: Any) -> Any:
-    """Keep a Ray Train trainer from starting its detached cleaner; return the trainer. The caller removes the placement groups."""
-    create, cleaner = getattr(trainer, "_create_default_callbacks", None), _TRAIN_CLEANER.find()
-    if create is not None and cleaner is not None:
-        trainer._create_default_callbacks = lambda: [c for c in create() if not isinstance(c, cleaner)]
-    return trainer
-
-
-def serve_client() -> Any:
-    """Return a client of the running Ray Serve: `http_config` and `get_serve_details()`."""
-    connect = _SERVE_CLIENT.find()
-    return _ControllerClient() if connect is None else connect()
-
-
-def shut_down_serve() -> None:
-    """Shut Ray Serve down."""
-    import ray
-    from ray import serve
-
-    if _SERVE_CLIENT.find() is not None and _SERVE_CLIENT_CLASS.find() is not None:
-        client = serve_client()
-        client.shutdown_cached_handles()
-        # Without retries: the controller ends in this call, and Ray would log that it tries again.
-        with contextlib.suppress(ray.exceptions.RayActorError):
-            ray.get(client._controller.graceful_shutdown.options(max_task_retries=0).remote(), timeout=30)
-        client._shutdown = True
-    serve.shutdown()
-
-
-_HAPROXY_LINES = {
-    "RETRY_ON": "retry-on {{ config.retry_on }}\n",
-    "BALANCE_ALGORITHM": "balance {{ config.balance_algorithm }}\n",
-}
-
-
-def haproxy_setting(name: str, value: str, *lines: str) -> str:
-    """Return the value of `RAY_SERVE_HAPROXY_<name>`, followed by lines that Ray Serve has no setting for."""
-    template = _HAPROXY_TEMPLATE.find() or ""
-    return "\n    ".join([value, *lines]) if _HAPROXY_LINES[name] in template else value
 
 
 def put_cluster_value(key: str, value: str) -> None:
@@ -356,15 +178,6 @@ def delete_cluster_value(key: str) -> None:
     delete = _INTERNAL_KV_DELETE.find()
     if delete is not None:
         delete(key)
-
-
-def registered_environment(name: str) -> Any:
-    """Return the function registered with `ray.tune.register_env` under this name, or None."""
-    if _TUNE_REGISTRY.find() is None:
-        return None
-    from ray.tune.registry import ENV_CREATOR, _global_registry
-
-    return _global_registry.get(ENV_CREATOR, name) if _global_registry.contains(ENV_CREATOR, name) else None
 
 
 def ref_bundles(data: Any) -> Iterator[Any]:
@@ -521,16 +334,6 @@ def _n_rows(table: Any) -> int:
     return int(table.num_rows)
 
 
-def own_space(searcher: Any) -> Any:
-    """Return the search space that a searcher was made with; None without one."""
-    return getattr(searcher, "_space", None) or None
-
-
-def own_objective(scheduler: Any) -> dict[str, str | None]:
-    """Return the metric and the mode that a scheduler was made with."""
-    return {"metric": getattr(scheduler, "_metric", None), "mode": getattr(scheduler, "_mode", None)}
-
-
 def dataset_for_reading(data: Any) -> Any:
     """Return the same Dataset with its own copy of the settings; few Parquet files are listed without the actors that Ray Data starts."""
     if "_deep_copy" not in inspect.signature(type(data).copy).parameters:
@@ -573,16 +376,3 @@ def session_directory(path: str) -> dict[str, Any]:
     import ray
 
     return {"_temp_dir": path} if "_temp_dir" in inspect.getsource(ray.init) else {}
-
-
-def versioned(version: str) -> dict[str, Any]:
-    """Return the options of a deployment of Ray Serve that give it a version."""
-    from ray import serve
-
-    is_there = "_internal" in inspect.signature(serve.Deployment.options).parameters
-    return {"version": version, "_internal": True} if is_there else {"version": version}
-
-
-def has_connectors(settings: Any) -> bool:
-    """Return whether settings of RLlib put custom code between the observations and the policy."""
-    return any(getattr(settings, name, None) is not None for name in _CONNECTORS.attributes)

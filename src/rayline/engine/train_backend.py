@@ -31,7 +31,7 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from rayline.compat.ray import without_placement_group_cleaner
+from rayline.compat.ray_tune import without_placement_group_cleaner
 from rayline.core import scratch
 from rayline.core.errors import RaylineError, ResourceError, TrainingError, first_line
 from rayline.core.waiting import patience, say

@@ -10,7 +10,7 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.algorithms.registry import ALGORITHMS
 from ray.tune.registry import register_env
 
-from rayline.compat.ray import has_connectors, registered_environment
+from rayline.compat.ray_tune import has_connectors, registered_environment
 from rayline.core.errors import ParameterError, first_line
 from rayline.frameworks import rllib_modules as modules
 

@@ -21,7 +21,7 @@ from ray import serve
 from ray.serve.exceptions import RayServeException
 
 from rayline import device
-from rayline.compat.ray import versioned
+from rayline.compat.ray_serve import versioned
 from rayline.core import design, registry
 from rayline.core.arguments import integer, known_arguments
 from rayline.core.errors import ParameterError, ServeError, at

@@ -21,7 +21,7 @@ import ray
 from ray import serve
 from ray.serve.exceptions import RayServeException
 
-from rayline.compat.ray import haproxy_setting, serve_client, shut_down_serve
+from rayline.compat.ray_serve import haproxy_setting, serve_client, shut_down_serve
 from rayline.core.errors import ServeError
 from rayline.core.shared_change import shared_change
 from rayline.core.sockets import short_directory

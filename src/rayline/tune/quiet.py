@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rayline.compat.ray import without_tracker_imports
+from rayline.compat.ray_tune import without_tracker_imports
 from rayline.core.shared_change import shared_change
 
 VARIABLES = {

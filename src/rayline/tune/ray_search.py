@@ -16,7 +16,7 @@ from ray.tune.schedulers import (
 from ray.tune.search import ConcurrencyLimiter, SearchAlgorithm, Searcher
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
-from rayline.compat.ray import basic_variants, own_objective, own_space
+from rayline.compat.ray_tune import basic_variants, own_objective, own_space
 from rayline.core.errors import ParameterError, first_line
 from rayline.tune import space
 from rayline.tune.domains import to_ray
