@@ -33,12 +33,13 @@ from rayline.train.result import Result
 from rayline.train.trainer import Trainer
 from rayline.tune import ensemble as ensembles
 from rayline.tune import plots, space, stacking, tables, trial_record
-from rayline.tune.evaluate import History, SearchProblem
+from rayline.tune.evaluate import History
 from rayline.tune.importance import importance
 from rayline.tune.prepare import PreparedSearch
 from rayline.tune.result_store import Array, ResultStore
 from rayline.tune.row_groups import predicted
 from rayline.tune.search_driver import search_driver
+from rayline.tune.search_problem import SearchProblem
 from rayline.tune.trial_record import Status, Trial
 
 SHOWN = 5

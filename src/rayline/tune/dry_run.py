@@ -13,8 +13,9 @@ from rayline.data.split.fold_cells import FoldCells
 from rayline.evaluate import metrics
 from rayline.train.scaling import Scaling
 from rayline.tune import space
-from rayline.tune.evaluate import FoldEvaluator, SearchProblem, reported
+from rayline.tune.evaluate import FoldEvaluator, reported
 from rayline.tune.row_groups import CELL
+from rayline.tune.search_problem import SearchProblem
 
 ROWS = 64
 """The number of rows: enough for one iteration of any framework."""

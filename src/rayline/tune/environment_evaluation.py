@@ -17,8 +17,9 @@ from rayline.evaluate import metrics
 from rayline.train.environment_training import refuse_data
 from rayline.train.fit_request import FitRequest, TrainingSpec
 from rayline.train.worker import LocalWorker, train_on
-from rayline.tune.evaluate import WHERE, FoldEvaluation, History, SearchProblem, TrialCandidate, reported
+from rayline.tune.evaluate import FoldEvaluation, History, reported
 from rayline.tune.options import SearchRequest
+from rayline.tune.search_problem import WHERE, SearchProblem, TrialCandidate
 from rayline.tune.trial_record import FoldScore
 
 

@@ -29,10 +29,10 @@ from rayline.train.trainer import Trainer
 from rayline.tune import dry_run, environment_evaluation, space
 from rayline.tune import result_store as journals
 from rayline.tune.domains import from_ray
-from rayline.tune.evaluate import WHERE, SearchProblem
 from rayline.tune.options import SearchRequest
 from rayline.tune.postprocessing import check_stages, with_parameters
 from rayline.tune.row_groups import CELL, CellColumn, RowGroups, TableGroups
+from rayline.tune.search_problem import WHERE, SearchProblem
 from rayline.tune.tune_data import TuneData, read
 
 

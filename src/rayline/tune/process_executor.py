@@ -18,11 +18,12 @@ from typing import Any
 
 from rayline.core.framework import Framework
 from rayline.tune import capacity, space
-from rayline.tune.evaluate import FoldEvaluator, TrialCandidate
+from rayline.tune.evaluate import FoldEvaluator
 from rayline.tune.executor import PopulationPool, TrialExecutor, TrialRun
 from rayline.tune.fold_racing import ERROR, PAUSE, PAUSED, PENDING, RUNNING, SCORE, STOP, TERMINATED
 from rayline.tune.pbt.runner import PopulationWorker
 from rayline.tune.prepare import PreparedSearch
+from rayline.tune.search_problem import TrialCandidate
 from rayline.tune.suggestions import Suggester
 from rayline.tune.trial import FoldRunner, TrialPayload, error_text, trial_report
 from rayline.tune.trial_log import StopSearch, TrialLog

@@ -20,7 +20,7 @@ from rayline.preprocessing.cross_fit import KnownStatistics
 from rayline.tune import capacity, ray_search, shared_cache, space
 from rayline.tune.capacity import Capacity
 from rayline.tune.domains import to_ray
-from rayline.tune.evaluate import FoldEvaluator, SearchProblem
+from rayline.tune.evaluate import FoldEvaluator
 from rayline.tune.executor import PopulationPool, TrialExecutor, TrialRun
 from rayline.tune.fold_racing import SCORE
 from rayline.tune.pbt.runner import FoldResult, PopulationWorker
@@ -28,6 +28,7 @@ from rayline.tune.prepare import PreparedSearch
 from rayline.tune.quiet import quiet
 from rayline.tune.ray_trials import SEARCH, FoldTrial, RayTrialLog, SearchData, SearchRef
 from rayline.tune.row_groups import TableGroups
+from rayline.tune.search_problem import SearchProblem
 from rayline.tune.shared_cache import SharedCache
 from rayline.tune.stored_groups import StoredGroups, TaskGroupEngine
 from rayline.tune.stored_scores import StoredScores

@@ -14,8 +14,8 @@ from ray import tune
 from rayline.compat.ray import is_task_argument
 from rayline.preprocessing.cross_fit import KnownStatistics
 from rayline.tune import space
-from rayline.tune.evaluate import SearchProblem, TrialCandidate
 from rayline.tune.search_driver import search_driver
+from rayline.tune.search_problem import SearchProblem, TrialCandidate
 from rayline.tune.shared_cache import SharedCache
 from rayline.tune.stored_groups import StoredGroups
 from rayline.tune.stored_scores import StoredScores

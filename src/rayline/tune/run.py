@@ -21,7 +21,6 @@ from rayline.train.callbacks import Callback, Run
 from rayline.train.trainer import Trainer
 from rayline.tune import search as searching
 from rayline.tune.analysis import Analysis
-from rayline.tune.evaluate import WHERE
 from rayline.tune.executor import TrialExecutor, TrialRun, on_ray
 from rayline.tune.options import SearchOptions, SearchRequest
 from rayline.tune.pbt import population as populations
@@ -30,7 +29,7 @@ from rayline.tune.pbt.runner import PopulationRun
 from rayline.tune.prepare import PreparedSearch, prepare
 from rayline.tune.process_executor import ProcessExecutor
 from rayline.tune.result_store import ResultStore
-from rayline.tune.search import SchedulerLike, SearchLike
+from rayline.tune.search_problem import WHERE
 from rayline.tune.suggestions import Suggester
 from rayline.tune.trial_log import TrialLog
 from rayline.tune.trial_record import Status, Trial

@@ -10,7 +10,8 @@ from rayline.train.fit import fit
 from rayline.train.result import Result
 from rayline.train.trainer import Trainer
 from rayline.tune.environment_evaluation import EnvironmentEvaluator
-from rayline.tune.evaluate import FoldEvaluator, SearchProblem
+from rayline.tune.evaluate import FoldEvaluator
+from rayline.tune.search_problem import SearchProblem
 
 
 class SearchDriver:

@@ -25,8 +25,9 @@ from rayline.evaluate.measured_rows import MeasuredRows
 from rayline.evaluate.metric import Metric
 from rayline.inference.model import pack, unpack
 from rayline.train.fit_request import WEIGHT, FitRequest, RowPreparation, TrainingSpec
-from rayline.tune.evaluate import FoldEvaluator, Memo, SearchProblem, TrialCandidate, operations_between, prepared_key
+from rayline.tune.evaluate import FoldEvaluator, Memo, operations_between, prepared_key
 from rayline.tune.row_groups import CELL
+from rayline.tune.search_problem import SearchProblem, TrialCandidate
 from rayline.tune.shared_cache import SharedCache
 from rayline.tune.stored_groups import StoredGroups, TaskGroupEngine, prepared_blocks, scored_blocks
 from rayline.tune.stored_scores import StoredScores

@@ -21,7 +21,7 @@ from rayline.core.scan import Scan, TableFunction
 from rayline.core.target import Target
 from rayline.data.split.fold_assignment import FoldAssignment
 from rayline.tune import row_groups
-from rayline.tune.evaluate import SearchProblem
+from rayline.tune.result_store import ScoresInPieces
 from rayline.tune.row_groups import (
     CELL,
     CellResults,
@@ -36,7 +36,7 @@ from rayline.tune.row_groups import (
     predicted,
     scan_group,
 )
-from rayline.tune.stored_scores import StoredScores, slices
+from rayline.tune.search_problem import SearchProblem
 
 HeldOutFunction: TypeAlias = Callable[[pl.DataFrame, Sequence[Any], int], Any]
 

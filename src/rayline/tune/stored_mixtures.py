@@ -17,7 +17,7 @@ from rayline.evaluate import metrics
 from rayline.evaluate.measured_rows import MeasuredRows
 from rayline.evaluate.metric import Metric
 from rayline.inference.ensemble import averageable
-from rayline.tune.evaluate import SearchProblem
+from rayline.tune.search_problem import SearchProblem
 from rayline.tune.stored_groups import StoredGroups, of_held_out, results
 from rayline.tune.trial_record import mean
 

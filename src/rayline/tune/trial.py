@@ -9,8 +9,9 @@ from typing import Any
 
 from rayline.core.errors import RaylineError
 from rayline.tune import trial_record
-from rayline.tune.evaluate import FoldEvaluation, SearchProblem, TrialCandidate
+from rayline.tune.evaluate import FoldEvaluation
 from rayline.tune.fold_racing import FOLDS, SCORE
+from rayline.tune.search_problem import SearchProblem, TrialCandidate
 from rayline.tune.trial_record import FoldScore
 
 WORST = 1e300

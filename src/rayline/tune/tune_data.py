@@ -18,8 +18,8 @@ from rayline.data.split.fold_rows import refuse_divided
 from rayline.data.split.splitters import chosen_splitter
 from rayline.train import fit_inputs
 from rayline.train.fit_inputs import DataArguments, FitInputs
-from rayline.tune.evaluate import WHERE
 from rayline.tune.row_groups import CELL, CellColumn, ConformedRows, RowGroups, TableGroups
+from rayline.tune.search_problem import WHERE
 
 
 @dataclass(frozen=True)

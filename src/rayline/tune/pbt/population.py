@@ -23,7 +23,7 @@ from rayline.core.errors import ParameterError, at
 from rayline.core.representation import representation
 from rayline.tune import space
 from rayline.tune.domains import ChoiceDomain, Domain, NumberDomain
-from rayline.tune.evaluate import WHERE, SearchProblem
+from rayline.tune.search_problem import WHERE, SearchProblem
 from rayline.tune.variants import is_grid, variants
 
 GENERATIONS = 10

@@ -20,12 +20,13 @@ from rayline.train import progress
 from rayline.train.callbacks import Run
 from rayline.train.training_phases import Phase
 from rayline.tune import progress_table, trial_record
-from rayline.tune.evaluate import Array, FoldEvaluator, History, SearchProblem, TrainingPart
+from rayline.tune.evaluate import Array, FoldEvaluator, History, TrainingPart
 from rayline.tune.interruption import Interruption
 from rayline.tune.options import SearchOptions
 from rayline.tune.pbt.population import Population, n_iterations
 from rayline.tune.prepare import PreparedSearch
-from rayline.tune.result_store import ResultStore
+from rayline.tune.result_store import ResultStore, ScoresInPieces
+from rayline.tune.search_problem import SearchProblem
 from rayline.tune.table_cache import fingerprint
 from rayline.tune.trial import error_text
 from rayline.tune.trial_record import FoldScore, Trial
