@@ -58,6 +58,8 @@ RAY_ENGINE = {
         "nodes",
         "checkpoints",
         "train_backend",
+        "train_supervisor",
+        "train_worker",
     )
 }
 """The files of one engine, which import one another."""

@@ -7,26 +7,19 @@ ending it ends everything that Ray Train has started. Checkpoints go through `ra
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import os
-import pickle
-import queue
 import secrets
-import socket
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray import PlacementGroupID
 from ray import train as ray_train
 from ray.exceptions import RayActorError, RayError, RayTaskError
-from ray.train import collective
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -34,14 +27,14 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rayline.compat.ray_tune import without_placement_group_cleaner
 from rayline.core import scratch
 from rayline.core.errors import RaylineError, ResourceError, TrainingError, first_line
-from rayline.core.waiting import patience, say
-from rayline.engine.checkpoints import CheckpointStore, pack, unpack
+from rayline.core.waiting import patience
+from rayline.engine.checkpoints import CheckpointStore
 from rayline.engine.group import Listener, TrainingCall
-from rayline.engine.nodes import LOOK_S, LeavingNodes, lost_node
-from rayline.engine.object_refs import BlockSlice, shared
-from rayline.engine.placement import WHERE, busy, free
+from rayline.engine.object_refs import BlockSlice
+from rayline.engine.placement import WHERE, busy, free, lost_node
+from rayline.engine.train_supervisor import GroupBegun, GroupLost, RankFailed, TrainJob, TrainSupervisor
+from rayline.engine.train_worker import run_worker
 from rayline.engine.worker_group import RETRY_INTERVAL_S
-from rayline.engine.workers import RayWorker, Reporter, WorkerMessage, keep_cause
 
 START_S = 120.0
 """Seconds within which a group of workers has to begin, the first one and each that replaces a lost one."""
@@ -61,147 +54,6 @@ QUIET_LOOKS = 2
 
 SMALLEST_CPU = 0.01
 """The CPUs of a worker where there are more workers than CPUs."""
-
-
-@dataclass(frozen=True)
-class TrainJob:
-    """The input of a worker under Ray Train: the packed function, the supervisor, and all rows, of which it takes its share."""
-
-    packed: bytes
-    supervisor: Any
-    train: Sequence[BlockSlice]
-    test: Sequence[BlockSlice] | None
-    n_threads: int
-    checkpoint_every: int | None
-    sends_checkpoints: bool
-
-
-@dataclass(frozen=True)
-class GroupBegun:
-    """A message: all workers of a group have met."""
-
-    attempt: str
-    nodes: Sequence[str]
-
-
-@dataclass(frozen=True)
-class GroupLost:
-    """A message of Ray Train's controller: workers of the group have failed, by rank."""
-
-    failures: Mapping[int, str]
-
-
-@dataclass(frozen=True)
-class RankFailed:
-    """A message: the function has raised on a rank."""
-
-    rank: int
-    error: Exception
-
-
-@dataclass
-class _Attempt:
-    """One group of workers, as the supervisor knows it."""
-
-    addresses: dict[int, str] = field(default_factory=dict)
-    nodes: dict[int, str] = field(default_factory=dict)
-    rendezvous: asyncio.Future[Mapping[str, Any]] = field(default_factory=asyncio.Future)
-    values: dict[int, dict[int, Any]] = field(default_factory=dict)
-    exchanged: dict[int, asyncio.Future[list[Any]]] = field(default_factory=dict)
-    last: asyncio.Future[int] = field(default_factory=asyncio.Future)
-    n_received: int = 0
-    received: asyncio.Event = field(default_factory=asyncio.Event)
-    results: dict[int, Any] = field(default_factory=dict)
-
-
-@ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0)
-class TrainSupervisor:
-    """Runs Ray Train, and passes messages between its workers and the driver."""
-
-    def __init__(self) -> None:
-        self._attempts: dict[str, _Attempt] = {}
-        self._outbox: asyncio.Queue[Any] = asyncio.Queue()
-        self._stop = asyncio.Event()
-
-    # -- called by the driver ----------------------------------------------------------------------------------------
-
-    async def run(self, job: TrainJob, options: TrainOptions) -> None:
-        """Run Ray Train to its end. Raises ray.train.TrainingFailedError."""
-        await asyncio.to_thread(options.fit, job)
-
-    async def listen(self) -> list[Any]:
-        """Wait for messages and return them."""
-        messages = [await self._outbox.get()]
-        while not self._outbox.empty():
-            messages.append(self._outbox.get_nowait())
-        return messages
-
-    async def connect(self, attempt: str, rendezvous: Mapping[str, Any]) -> None:
-        """Let the workers of a group begin."""
-        self._of(attempt).rendezvous.set_result(rendezvous)
-
-    async def stop(self) -> None:
-        """Tell rank 0 that the training has to stop."""
-        self._stop.set()
-
-    async def results(self, attempt: str) -> list[Any]:
-        """Return the result of each rank."""
-        return [result for _, result in sorted(self._of(attempt).results.items())]
-
-    # -- called by workers -------------------------------------------------------------------------------------------
-
-    async def tell(self, messages: Sequence[Any]) -> None:
-        """Pass messages to the driver. Calls may overtake one another: who cares for an order waits for each."""
-        for message in messages:
-            self._outbox.put_nowait(message)
-
-    async def meet(self, attempt: str, rank: int, n: int, address: str, node: str) -> tuple[list[str], Any]:
-        """Wait for all ranks and the driver; return their addresses and what the driver's `coordinate` yields."""
-        of = self._of(attempt)
-        of.addresses[rank], of.nodes[rank] = address, node
-        if len(of.addresses) == n:
-            self._outbox.put_nowait(GroupBegun(attempt, [of.nodes[rank] for rank in range(n)]))
-        rendezvous = await of.rendezvous
-        return [of.addresses[rank] for rank in range(n)], rendezvous
-
-    async def exchange(self, attempt: str, rank: int, n: int, number: int, value: Any) -> list[Any]:
-        """Return the values of all ranks, when the last has given its own."""
-        of = self._of(attempt)
-        values, done = of.values.setdefault(number, {}), of.exchanged.setdefault(number, asyncio.Future())
-        values[rank] = value
-        if len(values) == n:
-            done.set_result([values[rank] for rank in range(n)])
-            of.values.pop(number), of.exchanged.pop(number)
-        return await done
-
-    async def wait_for_stop(self) -> None:
-        """Return when the driver wants the training to stop."""
-        await self._stop.wait()
-
-    async def wait_for_last(self, attempt: str) -> int:
-        """Return the iteration after which all ranks stop, when rank 0 has set it."""
-        return await self._of(attempt).last
-
-    async def stop_after(self, attempt: str, iteration: int, n: int) -> None:
-        """Set the last iteration, and return when all other ranks know it."""
-        of = self._of(attempt)
-        of.last.set_result(iteration)
-        while of.n_received < n - 1:
-            of.received.clear()
-            await of.received.wait()
-
-    async def know_last(self, attempt: str) -> None:
-        """Confirm that a rank knows the last iteration."""
-        of = self._of(attempt)
-        of.n_received += 1
-        of.received.set()
-
-    async def finish(self, attempt: str, rank: int, result: Any) -> None:
-        """Keep the result of a rank."""
-        self._of(attempt).results[rank] = result
-
-    def _of(self, attempt: str) -> _Attempt:
-        return self._attempts.setdefault(attempt, _Attempt())
 
 
 class LossReporter(ray_train.UserCallback):
@@ -259,123 +111,6 @@ class TrainOptions:
         without_placement_group_cleaner(trainer).fit()
 
 
-# -- on the workers --------------------------------------------------------------------------------------------------------
-
-
-def run_worker(job: TrainJob) -> None:
-    """Run the function on a worker of Ray Train, with the contract of the other backend."""
-    os.environ["OMP_NUM_THREADS"] = str(job.n_threads)
-    context = ray_train.get_context()
-    rank, n = context.get_world_rank(), context.get_world_size()
-    attempt = collective.broadcast_from_rank_zero(secrets.token_hex(8) if rank == 0 else None)
-    supervisor = job.supervisor
-    with contextlib.ExitStack() as stack:
-        try:
-            with socket.socket() as place:
-                place.bind(("", 0))  # held until all ranks have met, so that no two workers get the same port
-                function = pickle.loads(job.packed)  # noqa: S301  # packed by our own driver
-                address = f"{ray.util.get_node_ip_address()}:{place.getsockname()[1]}"
-                node = ray.get_runtime_context().get_node_id()
-                addresses, rendezvous = ray.get(supervisor.meet.remote(attempt, rank, n, address, node))
-            link = TrainLink(job, attempt, rank, n)
-            checkpoint = ray_train.get_checkpoint()
-            resume = None if checkpoint is None else Path(stack.enter_context(checkpoint.as_directory()))
-            worker = RayWorker(
-                rank=rank,
-                world_size=n,
-                worker_addresses=addresses,
-                rendezvous=rendezvous,
-                n_threads=job.n_threads,
-                train=shared(job.train, n)[rank] if job.train else [],
-                test=None if job.test is None else shared(job.test, n)[rank],
-                report=link.report,
-                checkpoint=link.checkpoint,
-                gather=link.gather,
-                resume=resume,
-            )
-            result = function(worker)
-            link.flush()
-        except Exception as error:
-            keep_cause(error)
-            _tell_failure(supervisor, rank, error)
-            raise
-        ray.get(supervisor.finish.remote(attempt, rank, result))
-
-
-def _tell_failure(supervisor: Any, rank: int, error: Exception) -> None:
-    try:
-        ray.get(supervisor.tell.remote([RankFailed(rank, error)]))
-    except Exception:  # an error of a library that cannot be pickled
-        what = TrainingError(f"{WHERE}: rank {rank} failed: {type(error).__name__}: {first_line(error)}")
-        ray.get(supervisor.tell.remote([RankFailed(rank, what)]))
-
-
-class TrainLink:
-    """The connection of a rank to the other ranks and the driver, through the supervisor: reports, gathered values and checkpoints."""
-
-    def __init__(self, job: TrainJob, attempt: str, rank: int, n: int) -> None:
-        self._job, self._supervisor, self._attempt, self._rank, self._n = job, job.supervisor, attempt, rank, n
-        self._n_exchanges = 0
-        self._outbox: queue.SimpleQueue[WorkerMessage | None] = queue.SimpleQueue()
-        self.report = Reporter(rank, n, self._outbox.put, self._announce)
-        self._sender = threading.Thread(target=self._send, daemon=True)
-        self._sender.start()
-        threading.Thread(target=self._wait_for_stop if rank == 0 else self._wait_for_last, daemon=True).start()
-
-    def _send(self) -> None:
-        """Send messages in their order, those that have come meanwhile together."""
-        is_open = True
-        while is_open:
-            messages = [self._outbox.get()]
-            while not self._outbox.empty():
-                messages.append(self._outbox.get())
-            is_open = None not in messages
-            ray.get(self._supervisor.tell.remote([message for message in messages if message is not None]))
-
-    def flush(self) -> None:
-        """Send what is left, and end."""
-        self._outbox.put(None)
-        self._sender.join()
-
-    def _wait_for_stop(self) -> None:
-        with contextlib.suppress(RayError):
-            ray.get(self._supervisor.wait_for_stop.remote())
-            self.report.stop = True
-
-    def _wait_for_last(self) -> None:
-        with contextlib.suppress(RayError):
-            self.report.last = ray.get(self._supervisor.wait_for_last.remote(self._attempt))
-            self._supervisor.know_last.remote(self._attempt)
-
-    def _announce(self, iteration: int) -> None:
-        ray.get(self._supervisor.stop_after.remote(self._attempt, iteration, self._n))
-
-    def gather(self, value: Any) -> list[Any]:
-        """Return the values of all ranks."""
-        self._n_exchanges += 1
-        call = self._supervisor.exchange.remote(self._attempt, self._rank, self._n, self._n_exchanges, value)
-        values: list[Any] = ray.get(call)
-        return values
-
-    def checkpoint(self, iteration: int, save: Callable[[Path], None]) -> None:
-        """Store a checkpoint through Ray Train, which needs a report of every rank."""
-        every = self._job.checkpoint_every
-        if not every or (iteration + 1) % every:
-            return
-        if self._rank:
-            ray_train.report({"iteration": iteration})
-            return
-        with scratch.folder("checkpoint") as folder:
-            packed = pack(save)
-            unpack(packed, folder)
-            ray_train.report({"iteration": iteration}, checkpoint=ray_train.Checkpoint.from_directory(folder))
-        if self._job.sends_checkpoints:
-            self._outbox.put(WorkerMessage(iteration, checkpoint=packed))
-
-
-# -- on the driver ---------------------------------------------------------------------------------------------------------
-
-
 class RayTrainRun:
     """A training under Ray Train, including its restarts."""
 
@@ -418,7 +153,7 @@ class RayTrainRun:
             job = TrainJob(packed, supervisor, train, test, plan.n_threads, every, call.on_checkpoint is not None)
             options = self._options()
             stack.callback(_remove_placement_groups, options.resources["memory"])
-            return self._follow(supervisor, supervisor.run.remote(job, options))
+            return self._follow(supervisor, supervisor.run.remote(options.fit, job))
 
     def _options(self) -> TrainOptions:
         assert self._storage is not None
