@@ -45,6 +45,8 @@ RAY_ENGINE = {
         "ray",
         "session",
         "tasks",
+        "reading",
+        "training_rows",
         "blocks",
         "kept_rows",
         "object_refs",

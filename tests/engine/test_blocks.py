@@ -18,7 +18,7 @@ from ray.exceptions import UserCodeException
 from rayline.core.errors import SchemaError
 from rayline.engine.blocks import MappedBlock, RaylineActor, SerializedFunction, to_block, to_frame
 from rayline.engine.object_refs import BlockSlice, from_arrow, shared
-from rayline.engine.ray import _cut
+from rayline.engine.reading import regrouped
 
 VECTORS = pl.DataFrame({"v": [[1.0, 2.0], [3.0, 4.0]]}, schema={"v": pl.Array(pl.Float32, 2)})
 
@@ -127,6 +127,6 @@ def test_shares_are_equal_and_in_order(sizes: list[int], n: int) -> None:
 @given(Sizes, st.integers(1, 12))
 def test_files_are_full_but_for_the_last(sizes: list[int], n_rows: int) -> None:
     pieces: list[Any] = [BlockSlice(i, 0, size) for i, size in enumerate(sizes)]  # type: ignore[arg-type]
-    files = list(_cut(iter(pieces), n_rows))
+    files = list(regrouped(iter(pieces), n_rows))
     assert [row for file in files for row in rows(file)] == rows(pieces)
     assert all(len(rows(file)) == n_rows for file in files[:-1])

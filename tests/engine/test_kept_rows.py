@@ -170,7 +170,7 @@ def readings(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
         found.append(data)
         return read(data)
 
-    monkeypatch.setattr("rayline.engine.ray.ref_bundles", counted)
+    monkeypatch.setattr("rayline.engine.reading.ref_bundles", counted)
     monkeypatch.setenv(SETTING, "600")
     yield found
     kept_rows.RECENT.clear()

@@ -101,7 +101,7 @@ def test_the_same_on_ray(
     held_bytes: int | None,
 ) -> None:
     if held_bytes is not None:  # tasks merge what the blocks give
-        monkeypatch.setattr("rayline.engine.ray.PARTIAL_BYTES", held_bytes)
+        monkeypatch.setattr("rayline.engine.tasks.PARTIAL_BYTES", held_bytes)
     data = rl.data.from_polars(table).repartition(5)
 
     class Late(evaluate.MetricStatistic):  # not importable on the workers

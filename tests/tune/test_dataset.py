@@ -199,8 +199,8 @@ def test_no_process_of_a_trial_with_workers_fetches_more_than_its_share(
         shares.append([sum(piece.n_rows for piece in shard) for shard in made.train])
         return made
 
-    divide = engine._shards
-    monkeypatch.setattr(engine, "_shards", divided)
+    divide = engine.shards_of
+    monkeypatch.setattr(engine, "shards_of", divided)
     monkeypatch.setattr(row_groups, "GROUP_ROWS", 5_000)
     random, sizes, scores = np.random.default_rng(1), {}, {}
     for n in (2_000, 60_000):

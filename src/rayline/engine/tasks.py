@@ -1,19 +1,32 @@
-"""Many tasks, of which some are under way at a time."""
+"""Many tasks, of which some are under way at a time: on each block of a Dataset, and to merge what they return."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
+import polars as pl
+import pyarrow as pa
 import ray
 
+from rayline.core.scan import Scan
+from rayline.core.scan_results import ScanResults
+from rayline.engine.blocks import BlockTask, merge_partial, merged_results, run_on_block
+
 T = TypeVar("T")
+
+PARTIAL_BYTES = 2 << 20
+"""Size of partial results of a scan up to which the driver merges them; more are merged in tasks. They take several times as much when
+they are unpacked."""
+
+MERGED_TOGETHER = 4
+"""Merged results that a task merges into one."""
 
 
 def in_order(
     submit: Callable[..., Any], arguments: Iterable[tuple[Any, ...]], most: int, get: Callable[[Any], T]
-) -> Iterator[T]:
+) -> Generator[T]:
     """Submit tasks, at most some at a time, and yield their results in the order of the arguments.
 
     Parameters
@@ -21,7 +34,7 @@ def in_order(
     submit
         Submits a task with some arguments, and returns its reference, or its references.
     arguments
-        Of each task. They are taken one after another, when there is room for the task.
+        Of each task. They are taken one after another, as results are yielded.
     most
         How many tasks wait, run, or have results that are not yielded yet.
     get
@@ -39,3 +52,34 @@ def in_order(
         for made in under_way:
             ray.cancel(made[0] if isinstance(made, list) else made)
         raise
+
+
+def on_blocks(bundles: Iterator[Any], work: BlockTask) -> Iterator[tuple[ray.ObjectRef[pa.Table], int, int]]:
+    """Run a function on each block in a task of its own, at most two per CPU at a time, and yield references to what it made, in
+    order, and the numbers of their rows and bytes."""
+    task, shipped = run_on_block.options(num_returns=2), ray.put(work)
+    most = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    blocks = ((shipped, ref) for bundle in bundles for ref in bundle.block_refs)
+    return in_order(task.remote, blocks, most, lambda made: (made[0], *ray.get(made[1])))
+
+
+def merged_in_tasks(
+    partial: Iterator[tuple[ray.ObjectRef[pa.Table], int]], scan: Scan, schema: pl.Schema, columns: Sequence[str]
+) -> dict[int, ScanResults]:
+    """Merge the partial results of all blocks, in their order; beside each is its size in bytes. Large ones are merged in tasks, so that
+    the driver gets the results of all rows only: tables of scores are as large as their blocks, and merged ones are bounded."""
+    few: list[ray.ObjectRef[pa.Table]] = []
+    merged: list[ray.ObjectRef[pa.Table]] = []
+    held_bytes = 0
+    for ref, size_bytes in partial:
+        few.append(ref)
+        held_bytes += size_bytes
+        if held_bytes > PARTIAL_BYTES and len(few) > 1:
+            merged.append(merge_partial.remote(*few))
+            few, held_bytes = [], 0
+    left = [*merged, *few]
+    while merged and len(left) > 1:
+        together = [left[i : i + MERGED_TOGETHER] for i in range(0, len(left), MERGED_TOGETHER)]
+        left = [refs[0] if len(refs) == 1 else merge_partial.remote(*refs) for refs in together]
+    results = merged_results(map(ray.get, left))
+    return results or scan.of(pl.LazyFrame(schema={name: schema[name] for name in columns}), 0)

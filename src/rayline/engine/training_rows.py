@@ -1,0 +1,115 @@
+"""The rows of a training: prepared where they are, and divided among the workers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import polars as pl
+import ray
+from ray.data import Dataset
+
+from rayline.core import registry
+from rayline.core.engine import StoredBlocks
+from rayline.core.errors import DataError, ParameterError, counted
+from rayline.core.scan import TableFunction
+from rayline.engine.blocks import BlockTask, MappedBlock, RaylineTask, SerializedFunction, to_block
+from rayline.engine.group import DataShards
+from rayline.engine.kept_rows import KeptRows, kept_rows
+from rayline.engine.object_refs import BlockSlice, kept_together, shared
+from rayline.engine.placement import WHERE
+from rayline.engine.reading import executing, slices_of, with_own_settings
+from rayline.engine.tasks import on_blocks
+
+PART_BYTES = 128 << 20
+"""Maximum size of the parts of a table in this process that go to workers: that of Ray's own blocks."""
+
+
+def rows_for_training(
+    train: Any, test: Any, prepare: TableFunction | None, prepare_test: TableFunction | None, most: int, least: int
+) -> tuple[list[BlockSlice], list[BlockSlice] | None]:
+    """Prepare the rows for `least` to `most` workers. Raises DataError when there are too few."""
+    rows, others = _placed(train, prepare, most), _placed(test, prepare_test, most)
+    if train is not None:
+        _refuse_too_few(rows, least)
+    if test is not None:
+        _refuse_too_few(others, 1, " (test data)")
+    return rows, None if test is None else others
+
+
+def shards_of(
+    rows: list[BlockSlice], others: list[BlockSlice] | None, n: int, together: str | None, *, stay: bool
+) -> DataShards:
+    """Divide the rows among n workers. `stay` says whether the same references come again in the next training of the same rows."""
+
+    def divided(pieces: list[BlockSlice]) -> list[list[BlockSlice]]:
+        return shared(pieces, n) if together is None else kept_together(pieces, n, together)
+
+    shards = divided(rows) if rows else [[]] * n
+    if rows and together is not None:
+        _refuse_empty_shards(shards, together)
+    return DataShards(shards, None if others is None else divided(others), stay=stay and together is None)
+
+
+def refuse_groups(together: str | None) -> None:
+    if together is not None:
+        raise ParameterError(
+            f"{WHERE}: Ray Train divides the rows itself, and the groups of {together!r} must stay whole.",
+            "Expected backend='actors' for a ranking.",
+            "leave backend out, and pass a number of workers.",
+        )
+
+
+def _placed(data: Any, prepare: TableFunction | None, num_workers: int) -> list[BlockSlice]:
+    """Prepare the rows and return references to them in the object store."""
+    if data is None:
+        return []
+    if isinstance(data, StoredBlocks):
+        return [BlockSlice(ref, 0, n) for ref, n in zip(data.references, data.heights, strict=True)]
+    if isinstance(data, Dataset):
+        work = MappedBlock(SerializedFunction.of(prepare or _as_it_is), tensors=False)
+        kept = kept_rows(data)
+        with executing("preparation for training"):
+            if kept is not None and kept.can_continue:
+                return _prepared(kept, work)
+            return list(slices_of(with_own_settings(data).map_batches(RaylineTask(work), batch_format="pyarrow")))
+    engine = registry.engine_for(data)
+    frame: pl.DataFrame = engine.collect(data if prepare is None else engine.map(data, prepare))
+    size = max(1, min(-(-frame.height // num_workers), int(PART_BYTES / max(frame.estimated_size(), 1) * frame.height)))
+    with executing("preparation for training"):
+        return [BlockSlice(ray.put(to_block(part, tensors=False)), 0, part.height) for part in frame.iter_slices(size)]
+
+
+def _prepared(kept: KeptRows, work: MappedBlock) -> list[BlockSlice]:
+    """Return kept rows after a function; those of a small Dataset stay for the next training with the same function."""
+    rows = kept.prepared(work.function.digest)
+    if rows is None:
+        made = [*on_blocks(kept.bundles(last=True), BlockTask(work))]
+        rows = [BlockSlice(ref, 0, n_rows) for ref, n_rows, _ in made if n_rows]
+        kept.keep_prepared(work.function.digest, rows, sum(size for *_, size in made))
+    return rows
+
+
+def _as_it_is(table: pl.LazyFrame) -> pl.LazyFrame:
+    return table
+
+
+def _refuse_too_few(rows: Sequence[BlockSlice], needed: int, which: str = "") -> None:
+    n_rows = sum(piece.stop - piece.start for piece in rows)
+    if n_rows < needed:
+        found = f"{counted(n_rows, 'row')} for {counted(needed, 'worker')}" if n_rows else "no rows"
+        raise DataError(
+            f"{WHERE}{which}: there are {found}.",
+            f"Expected at least {needed}.",
+            "check the filter or the path that they come from, or train with fewer workers.",
+        )
+
+
+def _refuse_empty_shards(shards: Sequence[Sequence[BlockSlice]], column: str) -> None:
+    filled = sum(any(piece.n_rows for piece in shard) for shard in shards)
+    if filled < len(shards):
+        raise DataError(
+            f"{WHERE}: the groups of {column!r} fill {counted(filled, 'worker')} of {len(shards)}.",
+            "Expected at least one group for each worker: groups are never divided.",
+            "train with fewer workers.",
+        )
