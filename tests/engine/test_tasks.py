@@ -30,7 +30,8 @@ def test_results_come_in_order_and_few_are_under_way(n_tasks: int, most: int) ->
     assert not under_way
 
 
-def test_arguments_are_taken_when_there_is_room() -> None:
+def test_arguments_are_taken_as_results_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "cancel", lambda task: None)
     taken: list[int] = []
 
     def arguments() -> Iterator[tuple[int]]:
@@ -40,6 +41,7 @@ def test_arguments_are_taken_when_there_is_room() -> None:
 
     found = in_order(int, arguments(), 2, int)
     assert (next(found), taken) == (0, [0, 1, 2])
+    found.close()
 
 
 @pytest.mark.parametrize("pair", [False, True])

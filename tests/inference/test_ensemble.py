@@ -14,7 +14,8 @@ import rayline as rl
 from rayline import Preprocessor, train
 from rayline.core.errors import ArtifactError, ParameterError
 from rayline.core.target import Target, Task
-from rayline.inference.ensemble import Ensemble, WeightedMembers, averageable, combine
+from rayline.inference.ensemble import Ensemble, WeightedMembers, combine
+from rayline.inference.members import averageable
 from rayline.inference.pipeline import InferencePipeline
 from rayline.stages import OneHotEncoder, SimpleImputer, StandardScaler
 from tests import toy

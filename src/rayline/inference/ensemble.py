@@ -1,8 +1,4 @@
-"""A weighted mean of inference pipelines that is an inference pipeline itself: it predicts, saves and deploys like one.
-
-The members take the raw rows, each through its own preprocessor. They are saved as artifacts of their own inside the
-model's directory, and checked like any artifact when they are loaded.
-"""
+"""A weighted mean of inference pipelines that is an inference pipeline itself: it predicts, saves and deploys like one."""
 
 from __future__ import annotations
 
@@ -13,43 +9,32 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 
 from rayline.core import strict_json
-from rayline.core.errors import ArtifactError, ParameterError, SchemaError, at
+from rayline.core.errors import ArtifactError, ParameterError, at
 from rayline.core.features import Features
-from rayline.core.framework import Framework, TrainContext
-from rayline.core.scores import has_probabilities
-from rayline.core.target import Target, Task
+from rayline.core.target import Target
 from rayline.inference import artifact
+from rayline.inference.members import FrameworkOfMembers, Members, averageable, joined_schema
 from rayline.inference.model import Model
 from rayline.inference.pipeline import InferencePipeline
 
 Array = npt.NDArray[Any]
 
-NESTED = ("ensemble", "stack")
-"""Frameworks whose models hold pipelines, and which are members of none."""
-
 
 @dataclass(frozen=True)
-class WeightedMembers:
-    """The native model: inference pipelines with one target, and the weight of each."""
+class WeightedMembers(Members):
+    """Inference pipelines with one target, and the weight of each."""
 
-    pipelines: Sequence[InferencePipeline]
     weights: Sequence[float]
 
 
-class Ensemble(Framework):
-    """A weighted mean of models of any frameworks. It consists of trained members and cannot be trained itself."""
+class Ensemble(FrameworkOfMembers[WeightedMembers]):
+    """A weighted mean of models of any frameworks."""
 
     name = "ensemble"
-    string_features = "text"
-    predicts_on_gpu = True
-
-    def train(self, context: TrainContext) -> WeightedMembers:
-        raise ParameterError(
-            "An ensemble is not trained.", "Expected trained members.", "use analysis.ensemble(top=…)."
-        )
+    native = WeightedMembers
+    made_by = "ensemble(top=…)"
 
     def predict(self, model: WeightedMembers, features: Features) -> Array:
         total = sum(model.weights)
@@ -68,63 +53,16 @@ class Ensemble(Framework):
 
     def save(self, model: WeightedMembers, directory: Path) -> None:
         (directory / "weights.json").write_bytes(strict_json.dumps(list(model.weights)))
-        save_members(model.pipelines, directory)
+        self.save_members(model, directory)
 
     def load(self, directory: Path) -> WeightedMembers:
-        path = directory / "weights.json"
-        weights = strict_json.loads(path.read_bytes(), "weights.json") if path.is_file() else None
-        files = sorted(directory.glob("member-*.rayline"))
-        if (
-            not files
-            or not isinstance(weights, list)
-            or len(weights) != len(files)
-            or not all(map(_is_weight, weights))
-        ):
+        files, path = self.member_files(directory), directory / "weights.json"
+        weights = strict_json.loads(path.read_bytes(), path.name) if path.is_file() else None
+        if not isinstance(weights, list) or len(weights) != len(files) or not all(map(_is_weight, weights)):
             raise ArtifactError(
                 "The saved ensemble is incomplete.", f"Expected a weight for each of {len(files)} members."
             )
-        refuse_nested(files, "ensemble")
         return WeightedMembers([artifact.load(file) for file in files], weights)
-
-    def owns(self, model: Any) -> bool:
-        return isinstance(model, WeightedMembers)
-
-    def predicts_on_cpu(self, model: WeightedMembers) -> str:
-        return reasons_without_gpu(model.pipelines)
-
-    def place(self, model: WeightedMembers, device: Any) -> WeightedMembers:
-        return WeightedMembers(placed(model.pipelines, device, "an ensemble"), model.weights)
-
-
-def save_members(pipelines: Sequence[InferencePipeline], directory: Path) -> None:
-    """Write the members of an ensemble or a stack, numbered."""
-    for i, pipeline in enumerate(pipelines):
-        artifact.save(pipeline, directory / f"member-{i:03d}.rayline")
-
-
-def refuse_nested(files: Sequence[Path], what: str) -> None:
-    """Raise ArtifactError when a member is an ensemble: none is written, and it would be unpacked inside of the unpacked."""
-    for file in files:
-        if artifact.read_manifest(file).get("framework") in NESTED:
-            raise ArtifactError(
-                f"The member {file.name} of the saved {what} is an ensemble.",
-                "Expected trained models.",
-                "save it again.",
-            )
-
-
-def reasons_without_gpu(pipelines: Sequence[InferencePipeline]) -> str:
-    """Return why members cannot predict on a GPU; empty when all can."""
-    return "; ".join(dict.fromkeys(reason for p in pipelines if (reason := p.model.without_gpu())))
-
-
-def placed(pipelines: Sequence[InferencePipeline], device: Any, what: str) -> list[InferencePipeline]:
-    """Return the members with their models on a device."""
-    members = [pipeline.on_gpu(device.is_gpu) for pipeline in pipelines]
-    for pipeline in members:
-        with at(what):
-            pipeline.model.place()
-    return members
 
 
 def combine(
@@ -173,16 +111,6 @@ def combine(
     return InferencePipeline(None, model)
 
 
-def joined_schema(pipelines: Sequence[InferencePipeline]) -> dict[str, pl.DataType]:
-    """Return the raw columns of all pipelines. Raises SchemaError when two take one column in different types."""
-    schema: dict[str, pl.DataType] = {}
-    for pipeline in pipelines:
-        for name, dtype in pipeline.input_schema.items():
-            if schema.setdefault(name, dtype) != dtype:
-                raise SchemaError.dtype(name, schema[name], dtype)
-    return schema
-
-
 def _flat(
     pipelines: Sequence[InferencePipeline], weights: Sequence[float]
 ) -> tuple[list[InferencePipeline], list[float]]:
@@ -201,25 +129,6 @@ def _flat(
         total = sum(members.weights)
         weighted += [(p, weight * w / total) for p, w in zip(members.pipelines, members.weights, strict=True)]
     return [p for p, _ in weighted], [w for _, w in weighted]
-
-
-def averageable(scores: Array, target: Target) -> Array:
-    """Scores in the one form in which those of all frameworks can be averaged: values on the scale of the labels, or probabilities of shape (n,)
-    or (n, targets) in a binary task and (n, classes) in a multiclass one.
-
-    Raises ParameterError for models that answer with classes.
-    """
-    if target.task.is_classification and not has_probabilities(scores):
-        raise ParameterError(
-            "A model that predicts classes only cannot be averaged.",
-            "Expected probabilities.",
-            "choose another member.",
-        )
-    scores = scores if scores.dtype.names is None else scores["probability"]
-    scores = target.values(scores).astype(np.float64)
-    if target.task is Task.BINARY and len(target.columns) == 1 and scores.ndim == 2 and scores.shape[1] == 2:
-        return scores[:, 1]
-    return scores.reshape(len(scores)) if target.n_outputs == 1 else scores
 
 
 def _is_weight(value: Any) -> bool:

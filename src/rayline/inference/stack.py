@@ -7,27 +7,18 @@ their scores, one column for each value or class. All are saved as artifacts of 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy.typing as npt
 import polars as pl
 
-from rayline.core.errors import ArtifactError, ParameterError, at
+from rayline.core.errors import ParameterError, at
 from rayline.core.features import Features
-from rayline.core.framework import Framework, TrainContext
 from rayline.core.target import Target, Task
 from rayline.inference import artifact
-from rayline.inference.ensemble import (
-    NESTED,
-    averageable,
-    joined_schema,
-    placed,
-    reasons_without_gpu,
-    refuse_nested,
-    save_members,
-)
+from rayline.inference.members import NESTED, FrameworkOfMembers, Members, averageable, joined_schema
 from rayline.inference.model import Model
 from rayline.inference.pipeline import InferencePipeline
 from rayline.inference.scorer import no_scores
@@ -38,24 +29,25 @@ FINAL = "final.rayline"
 
 
 @dataclass(frozen=True)
-class StackMembers:
-    """The native model: inference pipelines, and the one that takes their scores."""
+class StackMembers(Members):
+    """Inference pipelines, and the one that takes their scores."""
 
-    pipelines: Sequence[InferencePipeline]
     final: InferencePipeline
 
+    @property
+    def every(self) -> list[InferencePipeline]:
+        return [*self.pipelines, self.final]
 
-class Stack(Framework):
-    """A model on the scores of other models. It consists of trained members and cannot be trained itself."""
+    def of(self, every: Sequence[InferencePipeline]) -> Self:
+        return replace(self, pipelines=every[:-1], final=every[-1])
+
+
+class Stack(FrameworkOfMembers[StackMembers]):
+    """A model on the scores of other models."""
 
     name = "stack"
-    string_features = "text"
-    predicts_on_gpu = True
-
-    def train(self, context: TrainContext) -> StackMembers:
-        raise ParameterError(
-            "A stack is not trained as a framework.", "Expected trained members.", "use analysis.stacked_pipeline()."
-        )
+    native = StackMembers
+    made_by = "stacked_pipeline()"
 
     def predict(self, model: StackMembers, features: Features) -> Array:
         table = features.table.lazy()
@@ -64,25 +56,11 @@ class Stack(Framework):
 
     def save(self, model: StackMembers, directory: Path) -> None:
         artifact.save(model.final, directory / FINAL)
-        save_members(model.pipelines, directory)
+        self.save_members(model, directory)
 
     def load(self, directory: Path) -> StackMembers:
-        files = [*sorted(directory.glob("member-*.rayline")), directory / FINAL]
-        if len(files) < 2 or not files[-1].is_file():
-            raise ArtifactError("The saved stack is incomplete.", f"Expected members and {FINAL}.", "save it again.")
-        refuse_nested(files, "stack")
-        *pipelines, final = (artifact.load(file) for file in files)
+        *pipelines, final = (artifact.load(file) for file in self.member_files(directory, FINAL))
         return StackMembers(pipelines, final)
-
-    def owns(self, model: Any) -> bool:
-        return isinstance(model, StackMembers)
-
-    def predicts_on_cpu(self, model: StackMembers) -> str:
-        return reasons_without_gpu([*model.pipelines, model.final])
-
-    def place(self, model: StackMembers, device: Any) -> StackMembers:
-        *members, final = placed([*model.pipelines, model.final], device, "a stack")
-        return StackMembers(members, final)
 
 
 def member_scores(scores: Array, target: Target, number: int) -> pl.DataFrame:

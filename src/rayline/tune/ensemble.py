@@ -17,7 +17,7 @@ from rayline.core.errors import ParameterError
 from rayline.core.target import Target
 from rayline.evaluate import metrics
 from rayline.evaluate.custom_metrics import Custom
-from rayline.inference.ensemble import averageable
+from rayline.inference.members import averageable
 from rayline.tune.trial_record import mean
 
 ROUNDS = 25

@@ -16,7 +16,7 @@ from rayline.core.target import Target
 from rayline.evaluate import metrics
 from rayline.evaluate.measured_rows import MeasuredRows
 from rayline.evaluate.metric import Metric
-from rayline.inference.ensemble import averageable
+from rayline.inference.members import averageable
 from rayline.tune.search_problem import SearchProblem
 from rayline.tune.stored_groups import StoredGroups, of_held_out, results
 from rayline.tune.trial_record import mean
