@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from rayline.core.evaluation import Estimate
 from rayline.evaluate.batch import ScoredBatch
-from rayline.evaluate.custom_metrics import MetricStatistic, metric
+from rayline.evaluate.custom_metrics import metric
+from rayline.evaluate.metric_statistic import MetricStatistic
 from rayline.evaluate.metrics import register_metric
 
 if TYPE_CHECKING:

@@ -25,9 +25,10 @@ from rayline.core.errors import ParameterError, at
 from rayline.core.scores import has_probabilities
 from rayline.core.target import Target, Task
 from rayline.evaluate import classification, paired, regression
-from rayline.evaluate.custom_metrics import Custom, CustomMetric, MetricStatistic, StatisticMetric, takes
+from rayline.evaluate.custom_metrics import Custom, CustomMetric, takes
 from rayline.evaluate.measured_rows import MeasuredRows
 from rayline.evaluate.metric import Metric, Mode, SumMetric
+from rayline.evaluate.metric_statistic import MetricStatistic, StatisticMetric
 from rayline.evaluate.paired import GroupMetric
 
 Array = npt.NDArray[Any]
