@@ -13,16 +13,14 @@ from typing import Any
 import polars as pl
 
 from rayline.core import scratch
-from rayline.core.errors import ArtifactError, MissingExtraError
+from rayline.core.errors import needing
 from rayline.core.schema import Kind, kind_of
 from rayline.inference.artifact import load
 from rayline.inference.pipeline import InferencePipeline, ModelLike, as_pipeline
 
-try:
+with needing("rayline.mlflow", "mlflow-skinny", "mlflow"):
     import mlflow
     from mlflow.types.schema import ColSpec, DataType, Schema
-except ImportError as error:
-    raise MissingExtraError.of("rayline.mlflow", "mlflow-skinny", "mlflow") from error
 
 FILE = "pipeline.rayline"
 TRUSTED_TYPES = "RAYLINE_TRUSTED_TYPES"

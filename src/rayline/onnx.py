@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from rayline.core.errors import MissingExtraError, ParameterError, RaylineError, first_line
+from rayline.core.errors import ParameterError, RaylineError, first_line, needing
 from rayline.core.files import replace_content
 from rayline.core.operations.base import Affine, ClipColumn, Drop, Fill, Operation
 from rayline.core.operations.categorical import CategoryCodes, MapCodes, OneHot
@@ -30,11 +30,9 @@ from rayline.core.target import Target, Task
 from rayline.inference import onnx_check
 from rayline.inference.pipeline import InferencePipeline, ModelLike, as_pipeline
 
-try:
+with needing("rayline.onnx", "onnx", "onnx"):
     import onnx
     from onnx import TensorProto, helper, numpy_helper
-except ImportError as error:
-    raise MissingExtraError.of("rayline.onnx", "onnx", "onnx") from error
 
 from rayline import onnx_postprocessing
 from rayline.onnx_postprocessing import GraphOutput

@@ -14,13 +14,13 @@ import numpy.typing as npt
 import polars as pl
 
 from rayline.compat.sklearn import sklearn_check_sample_weight, sklearn_check_y
-from rayline.core.errors import MissingExtraError, ParameterError
+from rayline.core.errors import ParameterError, needing
 from rayline.core.features import Features
 from rayline.core.schema import col
 from rayline.inference.pipeline import InferencePipeline, Preprocessor
 from rayline.train.fit import fit
 
-try:
+with needing("rayline.sklearn", "scikit-learn", "sklearn"):
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, TransformerMixin
     from sklearn.utils.multiclass import check_classification_targets
     from sklearn.utils.validation import (
@@ -28,8 +28,6 @@ try:
         check_is_fitted,
         validate_data,
     )
-except ImportError as error:
-    raise MissingExtraError.of("rayline.sklearn", "scikit-learn", "sklearn") from error
 
 if TYPE_CHECKING:
     from rayline.train.trainer import Trainer

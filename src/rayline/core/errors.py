@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import itertools
 import sys
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any, ParamSpec, Self, TypeVar
 
@@ -247,6 +248,15 @@ class MissingExtraError(RaylineError, ImportError):
             "",
             hint or f"pip install 'rayline[{extra}]'",
         )
+
+
+@contextlib.contextmanager
+def needing(what: str, package: str, extra: str, hint: str = "") -> Iterator[None]:
+    """Raise MissingExtraError for an import that fails in this block; `what` is what needs the package."""
+    try:
+        yield
+    except ImportError as error:
+        raise MissingExtraError.of(what, package, extra, hint) from error
 
 
 def _is_broken(error: ImportError) -> bool:

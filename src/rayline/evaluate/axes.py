@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from rayline.core.errors import MissingExtraError, ParameterError, place
+from rayline.core.errors import ParameterError, needing, place
 
 
 def panels(n: int, ax: Any = None) -> list[Any]:
@@ -43,10 +43,8 @@ def one_axis(ax: Any, width: float, height: float) -> Any:
 
 def new_figure(width: float, height: float) -> Any:
     """Return a new figure of this size, in inches. Raises MissingExtraError without Matplotlib."""
-    try:
+    with needing(place(), "matplotlib", "plot"):
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError.of(place(), "matplotlib", "plot") from error
     make: Any = Figure
     if "ipykernel" in sys.modules:  # a notebook shows the figures of pyplot below their cell, and no others
         from matplotlib import pyplot

@@ -14,7 +14,7 @@ import polars as pl
 from rayline.compat.boosting import catboost_check
 from rayline.core import adapters, paired_labels, scratch
 from rayline.core.abilities import FeatureContributions
-from rayline.core.errors import MissingExtraError, ParameterError, SchemaError, at, first_line
+from rayline.core.errors import ParameterError, SchemaError, at, first_line, needing
 from rayline.core.feature_names import Escaping
 from rayline.core.features import Array, Features
 from rayline.core.framework import Framework, ModelInfo, Rows, TrainContext
@@ -277,10 +277,8 @@ class CatBoost(Framework):
                 "Expected Logloss, CrossEntropy, MultiClass, or a regression of one number.",
                 "serve the pipeline with rayline, or train with another loss.",
             )
-        try:
+        with needing("to_onnx of a CatBoost model", "onnx", "onnx"):
             import onnx
-        except ImportError as error:
-            raise MissingExtraError.of("to_onnx of a CatBoost model", "onnx", "onnx") from error
         with scratch.folder("catboost") as folder:
             model.save_model(f"{folder}/model.onnx", format="onnx")
             exported = onnx.load(f"{folder}/model.onnx")

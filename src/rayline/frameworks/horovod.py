@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rayline.compat.deep_learning import close_horovod_server
-from rayline.core.errors import MissingExtraError, ParameterError
+from rayline.core.errors import ParameterError, needing
 from rayline.core.features import Array
 from rayline.core.framework import TrainContext
 from rayline.frameworks.torch import Torch
@@ -26,13 +26,11 @@ RECIPE = (
 )
 """How to build Horovod; its last version, of 2023, needs changes for current PyTorch and CMake."""
 
-try:
+with needing("HorovodTrainer", "horovod", "horovod", RECIPE):
     import horovod.torch as hvd
     import torch
     from horovod.runner.common.util.hosts import SlotInfo
     from horovod.runner.http.http_server import RendezvousServer
-except ImportError as error:
-    raise MissingExtraError.of("HorovodTrainer", "horovod", "horovod", RECIPE) from error
 
 
 class Horovod(Torch):

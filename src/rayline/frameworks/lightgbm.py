@@ -15,7 +15,7 @@ from lightgbm.callback import EarlyStopException
 from rayline.compat.boosting import lightgbm_aliases
 from rayline.core import adapters
 from rayline.core.abilities import FeatureContributions
-from rayline.core.errors import ArtifactError, DataError, MissingExtraError, ParameterError, at
+from rayline.core.errors import ArtifactError, DataError, ParameterError, at, needing
 from rayline.core.features import Array, Features
 from rayline.core.framework import Framework, ModelInfo, TrainContext
 from rayline.core.objective import Objective, quantiles_of
@@ -225,11 +225,9 @@ class LightGBM(Framework):
         return model.best_iteration - 1 if model.best_iteration > 0 else None
 
     def to_onnx(self, model: Any, width: int) -> Any:
-        try:
+        with needing("to_onnx of a LightGBM model", "onnxmltools", "onnx"):
             from onnxmltools import convert_lightgbm
             from onnxmltools.convert.common.data_types import FloatTensorType
-        except ImportError as error:
-            raise MissingExtraError.of("to_onnx of a LightGBM model", "onnxmltools", "onnx") from error
         if _head(model).get("objective", "").startswith("multiclassova"):
             raise ParameterError(
                 "to_onnx: LightGBM models of the objective multiclassova cannot be exported to ONNX.",

@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits
 
 from rayline.core import adapters, strict_json
 from rayline.core.abilities import FeatureContributions
-from rayline.core.errors import ArtifactError, DataError, MissingExtraError, ParameterError, at
+from rayline.core.errors import ArtifactError, DataError, ParameterError, at, needing
 from rayline.core.features import Array, Features
 from rayline.core.framework import Arguments, Framework, ModelInfo, Rows, TrainContext
 from rayline.core.objective import ANY, NON_NEGATIVE, POSITIVE, LabelRange, Objective, quantiles_of
@@ -147,11 +147,9 @@ class Sklearn(Framework):
                 "Expected one estimator.",
                 "export the pipeline of each quantile, or serve this one with rayline.",
             )
-        try:
+        with needing("to_onnx of an estimator", "skl2onnx", "onnx"):
             from skl2onnx import convert_sklearn
             from skl2onnx.common.data_types import FloatTensorType
-        except ImportError as error:
-            raise MissingExtraError.of("to_onnx of an estimator", "skl2onnx", "onnx") from error
         options = {id(model): {"zipmap": False}} if is_classifier(model) else None
         types = [("matrix", FloatTensorType([None, width]))]
         return convert_sklearn(model, initial_types=types, options=options, target_opset=17)
@@ -412,8 +410,6 @@ def _score(model: Any, rows: Rows) -> dict[str, float]:
 
 
 def _skops() -> Any:
-    try:
+    with needing("Saving scikit-learn estimators", "skops", "sklearn"):
         import skops.io
-    except ImportError as error:
-        raise MissingExtraError.of("Saving scikit-learn estimators", "skops", "sklearn") from error
     return skops.io

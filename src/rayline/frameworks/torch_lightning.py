@@ -13,7 +13,7 @@ import numpy as np
 
 from rayline.compat.deep_learning import save_lightning_checkpoint
 from rayline.core import scratch
-from rayline.core.errors import DataError, MissingExtraError, ParameterError
+from rayline.core.errors import DataError, ParameterError, needing
 from rayline.core.framework import Rows, TrainContext
 from rayline.core.target import Task
 from rayline.device import select_device
@@ -22,13 +22,11 @@ from rayline.frameworks import torch_modules as modules
 from rayline.frameworks.torch_loop import TIMEOUT, ProcessGroup, backend, device, seeded
 from rayline.frameworks.torch_rows import EpochRows, is_large, tensors
 
-try:
+with needing("TorchTrainer(lightning_module=…)", "lightning", "lightning"):
     import lightning
     import torch
     from lightning.fabric.plugins.environments import ClusterEnvironment
     from lightning.pytorch.strategies import DDPStrategy
-except ImportError as error:
-    raise MissingExtraError.of("TorchTrainer(lightning_module=…)", "lightning", "lightning") from error
 
 OURS = {"max_epochs", "accelerator", "devices", "num_nodes", "strategy", "callbacks", "use_distributed_sampler"}
 """Arguments of `lightning.Trainer` that Rayline sets."""

@@ -7,14 +7,12 @@ import logging
 import warnings
 from typing import Any
 
-from rayline.core.errors import MissingExtraError, ParameterError, first_line
+from rayline.core.errors import MissingExtraError, ParameterError, first_line, needing
 from rayline.core.target import Task
 from rayline.frameworks import torch_modules as modules
 
-try:
+with needing("to_onnx of a PyTorch module", "torch", "torch"):
     import torch
-except ImportError as error:
-    raise MissingExtraError.of("to_onnx of a PyTorch module", "torch", "torch") from error
 
 OPSET = 18
 

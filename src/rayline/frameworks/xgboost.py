@@ -15,7 +15,7 @@ from xgboost.callback import TrainingCallback
 
 from rayline.core import adapters, row_stream, scratch
 from rayline.core.abilities import FeatureContributions
-from rayline.core.errors import MissingExtraError, ParameterError
+from rayline.core.errors import ParameterError, needing
 from rayline.core.features import Array, Features
 from rayline.core.framework import Framework, ModelInfo, TrainContext
 from rayline.core.objective import Objective
@@ -296,11 +296,9 @@ class XGBoost(Framework):
                 "Expected a classification, or a regression of values or counts.",
                 "serve the pipeline with rayline, or rank with LightGBM.",
             )
-        try:
+        with needing("to_onnx of an XGBoost model", "onnxmltools", "onnx"):
             from onnxmltools import convert_xgboost
             from onnxmltools.convert.common.data_types import FloatTensorType
-        except ImportError as error:
-            raise MissingExtraError.of("to_onnx of an XGBoost model", "onnxmltools", "onnx") from error
         best = self.best_iteration(model)
         plain = model.copy() if best is None else model[: best + 1]
         plain.feature_names = plain.feature_types = None  # the converter refers to features by number

@@ -12,14 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from rayline.core import strict_json
-from rayline.core.errors import ArtifactError, MissingExtraError, ParameterError, first_line, place
+from rayline.core.errors import ArtifactError, ParameterError, first_line, needing, place
 
-try:
+with needing("A signature of an artifact", "cryptography", "signing"):
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
-except ImportError as error:
-    raise MissingExtraError.of("A signature of an artifact", "cryptography", "signing") from error
 
 _PURPOSE = b"rayline artifact 1\n"
 """The prefix of the signed bytes, so that a signature made for another purpose is not valid for an artifact."""

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import polars as pl
 
-from rayline.core.errors import MissingExtraError, ParameterError
+from rayline.core.errors import ParameterError, needing
 from rayline.core.operations.base import Drop, Operation, Row, RowFunction
 from rayline.core.operations.expression import Assign, Formula
 from rayline.core.schema import Kind, col
@@ -155,10 +155,8 @@ class DateRange(Statistic):
 
 
 def _holidays(country: str, years: DateRange) -> list[dt.date]:
-    try:
+    with needing("DatetimeEncoder(holidays=…)", "holidays", "holidays"):
         import holidays
-    except ImportError as error:
-        raise MissingExtraError.of("DatetimeEncoder(holidays=…)", "holidays", "holidays") from error
     if years.low is None or years.high is None:
         return []
     try:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from rayline.core.errors import MissingExtraError
+from rayline.core.errors import needing
 from rayline.core.operations.base import ColumnOperation, Operation, Row, RowFunction
 from rayline.core.schema import col
 from rayline.core.stage import NumberStage, an_int, one_of, param
@@ -82,10 +82,8 @@ class Interpolate(ColumnOperation):
 
 def _special() -> Any:
     """Import and return SciPy's functions of the normal distribution."""
-    try:
+    with needing("QuantileTransformer(output_distribution='normal')", "scipy", "sklearn"):
         from scipy import special
-    except ImportError as error:
-        raise MissingExtraError.of("QuantileTransformer(output_distribution='normal')", "scipy", "sklearn") from error
     return special
 
 
