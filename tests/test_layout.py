@@ -352,7 +352,7 @@ def test_errors_are_built_with_the_arguments_that_they_take(module: str) -> None
 SCREEN = 40
 """Lines of a function's body, without its docstring, that fit on a screen."""
 
-MOST_LONGER, LONGEST = 3, 49
+MOST_LONGER, LONGEST = 1, 45
 """How many functions are longer, and the lines of the longest: may become fewer, never more."""
 
 
@@ -368,35 +368,4 @@ def test_functions_fit_on_a_screen() -> None:
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and body_lines(node) > SCREEN:
                 longer[f"{module}.{node.name}"] = body_lines(node)
     assert len(longer) <= MOST_LONGER, f"longer than {SCREEN} lines: {sorted(longer.items(), key=lambda item: item[1])}"
-    assert max(longer.values()) <= LONGEST
-
-
-TESTS = Path(__file__).parent
-
-
-def modules_covered() -> set[str]:
-    """The modules that docstrings of test files name in a sentence "Covers `core.engine` too."; a package stands for its modules."""
-    found: set[str] = set()
-    for path in TESTS.rglob("test_*.py"):
-        text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-        for sentence in re.findall(r"^Covers (.*?)\stoo\.$", text, re.MULTILINE | re.DOTALL):
-            found |= {*re.findall("`([a-z_.]+)`", sentence)}
-    return found
-
-
-def test_every_module_has_a_test_file() -> None:
-    named = modules_covered()
-    lacking = []
-    for module, path in MODULES.items():
-        own = module.removeprefix("rayline.")
-        mirrored = TESTS / path.relative_to(SOURCE).parent / f"test_{path.stem}.py"
-        if not path.stem.startswith("__") and not mirrored.exists() and not {own, own.partition(".")[0]} & named:
-            lacking.append(own)
-    assert not lacking, (
-        'write tests/<package>/test_<module>.py, or "Covers `<package>.<module>` too." in the docstring of the file that tests it'
-    )
-
-
-def test_test_files_name_modules_that_exist() -> None:
-    known = {module.removeprefix("rayline.") for module in MODULES}
-    assert not modules_covered() - known
+    assert max(longer.values(), default=0) <= LONGEST

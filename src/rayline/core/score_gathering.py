@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,3 +73,51 @@ class ScoreGathering:
     def sums(self, values: Array) -> Array:
         """Return the sums over all ranks."""
         return np.asarray(np.sum(self._gather(values), axis=0))
+
+
+class MetricsOfRanks:
+    """Metrics of the rows of all ranks that a library computes of each rank's own: every rank gets the same values, so that all stop together.
+
+    Parameters
+    ----------
+    context
+        This rank.
+    sets
+        What the library has made of the rows of each set ("train", "test").
+    argument
+        The trainer's argument with functions of the user's own.
+    functions
+        Such a function, several, or None.
+    needed
+        Whether other metrics need the scores of all ranks, too.
+
+    Attributes
+    ----------
+    everyone
+        Brings the scores together; None where nothing needs them.
+    """
+
+    def __init__(
+        self, context: TrainContext, sets: Mapping[str, Any], argument: str, functions: Any, *, needed: bool
+    ) -> None:
+        given = functions if isinstance(functions, (list, tuple)) else [functions]
+        self.own_functions: list[Callable[..., Any]] = [function for function in given if function is not None]
+        self.rows = {"train": context.train, "test": context.test or context.train}
+        self._names = {id(data): name for name, data in sets.items()}
+        self.everyone = ScoreGathering(context, self.rows) if needed or self.own_functions else None
+        if self.everyone is not None and self.own_functions:
+            self.everyone.refuse_function(argument)
+
+    def own(self, predictions: Array, data: Any) -> tuple[str, Array, Array, Array]:
+        """Return the name of a set, and the scores, labels and weights of its rows on this rank."""
+        name = self._names[id(data)]
+        rows = self.rows[name]
+        weight = np.ones(rows.n_rows) if rows.weight is None else rows.weight
+        return name, predictions[: rows.n_rows], rows.target, weight
+
+    def called(self, name: str, scores: Array, truth: Array, weight: Array, make: Callable[..., Any]) -> list[Any]:
+        """Return what the user's functions give for scores of all ranks; `make` makes the library's data of a matrix, labels and weights."""
+        weights = None if self.rows[name].weight is None else weight
+        data = make(np.zeros((len(truth), 1), np.float32), truth, weight=weights)
+        found = [function(scores, data) for function in self.own_functions]
+        return [one for values in found for one in (values if isinstance(values, list) else [values])]

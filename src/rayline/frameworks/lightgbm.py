@@ -24,7 +24,7 @@ from rayline.core.target import Target, Task
 from rayline.device import select_device
 from rayline.frameworks import lightgbm_params
 from rayline.frameworks.lightgbm_dataset import NAMES, codes, dataset_of_rows
-from rayline.frameworks.lightgbm_metrics import LightGBMMetrics, refuse
+from rayline.frameworks.lightgbm_metrics import LightGBMMetrics
 from rayline.frameworks.verify import lightgbm_model
 
 NETWORK_PARAMS = ("machines", "num_machines", "local_listen_port", "num_threads", "tree_learner", "pre_partition")
@@ -62,23 +62,9 @@ class LightGBM(Framework):
                 f"Expected one; got {list(context.target.columns)}.",
                 "train one model for each.",
             )
-        all_params, context = self._params(context, params or {}), context.in_groups()
-        named = all_params.pop(lightgbm_params.CATEGORIES, ())
+        given, context = self._params(context, params or {}), context.in_groups()
         # A Dataset used to continue a model holds that model's scores, and is not reused.
-        continued = init_model is not None or context.resume is not None
-        kind = (
-            "Dataset",
-            *named,
-            *sorted((k, repr(v)) for k, v in all_params.items() if k not in lightgbm_params.names_of_trainings()),
-        )
-        train = (
-            dataset_of_rows(context.train, all_params, None, named)
-            if continued
-            else context.train.remember(kind, lambda: dataset_of_rows(context.train, all_params, None, named))
-        )
-        sets = {"train": train} if context.log_train_metrics else {}
-        if context.test is not None:
-            sets["test"] = dataset_of_rows(context.test, all_params, train, named)
+        train, sets = self._datasets(context, given, reuse=init_model is None and context.resume is None)
         rounds = next(
             (all_params.pop(name) for name in lightgbm_aliases("num_iterations") if name in all_params), num_boost_round
         )
@@ -87,14 +73,9 @@ class LightGBM(Framework):
             rounds -= init_model.current_iteration()
         everyone = None
         if context.world_size > 1:
-            metric_names = lightgbm_params.metrics(all_params)
-            refuse(metric_names)
-            everyone = LightGBMMetrics(
-                context, {"train": context.train, "test": context.test or context.train}, metric_names, feval
-            )
-            everyone.of(sets)
-        booster = lightgbm.train(
-            all_params,
+            everyone = LightGBMMetrics(context, sets, lightgbm_params.metrics(given), feval)
+        made = lightgbm.train(
+            given,
             train,
             rounds,
             valid_sets=list(sets.values()),
@@ -106,8 +87,23 @@ class LightGBM(Framework):
         booster.free_network()  # now, and not when it is collected: the process may be in another network by then
         return booster
 
-    def _params(self, context: TrainContext, user_params: Mapping[str, Any]) -> dict[str, Any]:
-        params = {"verbosity": -1, **user_params}
+    def _datasets(self, context: TrainContext, given: dict[str, Any], *, reuse: bool) -> tuple[Any, dict[str, Any]]:
+        """Return the training rows, and the sets that are evaluated, by name."""
+        named = given.pop(lightgbm_params.CATEGORIES, ())
+        of_bins = ((k, repr(v)) for k, v in given.items() if k not in lightgbm_params.names_of_trainings())
+        kind = ("Dataset", *named, *sorted(of_bins))
+
+        def make() -> Any:
+            return dataset_of_rows(context.train, given, None, named)
+
+        train = context.train.remember(kind, make) if reuse else make()
+        sets = {"train": train} if context.log_train_metrics else {}
+        if context.test is not None:
+            sets["test"] = dataset_of_rows(context.test, given, train, named)
+        return train, sets
+
+    def _params(self, context: TrainContext, given: Mapping[str, Any]) -> dict[str, Any]:
+        params = {"verbosity": -1, **given}
 
         def default(name: str, value: Any) -> None:
             if not {*lightgbm_aliases(name)} & {*user_params}:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import lightgbm
@@ -12,8 +12,8 @@ import numpy as np
 from rayline.core import paired_labels
 from rayline.core.errors import ParameterError
 from rayline.core.features import Array
-from rayline.core.framework import Rows, TrainContext
-from rayline.core.score_gathering import ScoreGathering
+from rayline.core.framework import TrainContext
+from rayline.core.score_gathering import MetricsOfRanks, ScoreGathering
 from rayline.core.statistics.score_weights import area_under_roc, average_precision
 from rayline.core.task import Task
 
@@ -32,63 +32,41 @@ OF_ALL = ("auc", "average_precision", "r2")
 """Metrics that no mean of parts gives: the ranks merge statistics of their scores."""
 
 
-class LightGBMMetrics:
-    """Metrics over all ranks. Every rank gets the same values, so that all stop after the same iteration.
-
-    Metrics that are means are merged, areas computed from the weights at each different score. For custom functions the predictions
-    of all ranks are gathered.
+class LightGBMMetrics(MetricsOfRanks):
+    """Metrics over all ranks. Those that are means are merged, areas computed from the weights at each different score. For custom
+    functions the predictions of all ranks are gathered.
 
     Parameters
     ----------
-    context
-        This rank.
-    rows
-        The rows of each set.
+    context, sets
+        See `MetricsOfRanks`.
     metrics
         The names of the requested LightGBM metrics.
     functions
         Custom metrics (`feval`).
     """
 
-    def __init__(self, context: TrainContext, rows: Mapping[str, Rows], metrics: Iterable[str], functions: Any) -> None:
-        self._job, self._rows = context, rows
-        self._functions = [
-            f for f in (functions if isinstance(functions, (list, tuple)) else [functions]) if f is not None
-        ]
+    def __init__(
+        self, context: TrainContext, sets: Mapping[str, Any], metrics: Collection[str], functions: Any
+    ) -> None:
+        _refuse(metrics)
+        self._job = context
         self._of_all = [name for name in OF_ALL if name in {*metrics}]
-        self._sets: dict[int, str] = {}
-        self._values: dict[tuple[str, str], float] = {}
-        self._everyone = ScoreGathering(context, rows) if self._functions or self._of_all else None
-        if self._everyone is not None and self._functions:
-            self._everyone.refuse_function("feval")
-
-    def of(self, sets: Mapping[str, Any]) -> None:
-        """Register which Dataset belongs to which set."""
-        self._sets = {id(data): name for name, data in sets.items()}
+        self._found: dict[tuple[str, str], float] = {}
+        super().__init__(context, sets, "feval", functions, needed=bool(self._of_all))
 
     def functions(self, predictions: Array, data: Any) -> list[Any]:
         """Compute the custom metrics over all ranks; called once per set and iteration on every rank."""
-        everyone = self._everyone
+        everyone = self.everyone
         if everyone is None:
             return []
-        name = self._sets[id(data)]
-        rows = self._rows[name]
-        n = rows.n_rows
-        weight = np.ones(n) if rows.weight is None else rows.weight
-        target = rows.target[:, 0] if rows.task is Task.RANKING else rows.target
-        arrays = predictions[:n], target.astype(np.float64), weight
+        name, scores, truth, weight = self.own(predictions, data)
+        if self.rows[name].task is Task.RANKING:
+            truth = truth[:, 0]
+        own = scores, truth.astype(np.float64), weight
         for metric in self._of_all:
-            self._values[name, metric] = _r2(*arrays, everyone) if metric == "r2" else _area(metric, *arrays, everyone)
-        if not self._functions:
-            return []
-        scores, truth, weights = everyone.rows(*arrays)
-        given_weights = None if rows.weight is None else weights
-        whole = lightgbm.Dataset(np.zeros((len(truth), 1), np.float32), truth, weight=given_weights)
-        functions: list[Any] = []
-        for function in self._functions:
-            values = function(scores, whole)
-            functions += values if isinstance(values, list) else [values]
-        return functions
+            self._found[name, metric] = _r2(*own, everyone) if metric == "r2" else _area(metric, *own, everyone)
+        return self.called(name, *everyone.rows(*own), lightgbm.Dataset) if self.own_functions else []
 
     def merge(self, results: list[Any]) -> None:
         """Replace the metrics of this rank's rows with those of all rows."""
@@ -101,7 +79,7 @@ class LightGBMMetrics:
                 results[place] = _with(results[place], _merged(metric, [part[place][2:] for part in everyone]))
 
     def _size(self, name: str) -> tuple[float, int]:
-        rows = self._rows[name]
+        rows = self.rows[name]
         if rows.task is Task.RANKING:
             sizes = rows.group_sizes
             if rows.weight is None or not len(sizes):
@@ -126,7 +104,7 @@ def _r2(scores: Array, truth: Array, weight: Array, everyone: ScoreGathering) ->
     return float(1.0 - error / spread) if spread > 0 else float(error <= 0)
 
 
-def refuse(metrics: Iterable[str]) -> None:
+def _refuse(metrics: Iterable[str]) -> None:
     """Raise ParameterError on metrics that cannot be computed over all rows."""
     strange = [name for name in metrics if name.partition("@")[0] in ("auc_mu",)]
     if strange:

@@ -13,7 +13,7 @@ import xgboost
 from scipy import special
 from xgboost.callback import TrainingCallback
 
-from rayline.core import adapters, row_stream, scratch
+from rayline.core import adapters
 from rayline.core.abilities import FeatureContributions
 from rayline.core.errors import ParameterError, needing
 from rayline.core.features import Array, Features
@@ -23,15 +23,7 @@ from rayline.core.target import Target, Task
 from rayline.device import CPU, Device, device_of, in_batches, placed, select_device, trained_on
 from rayline.frameworks import xgboost_params, xgboost_predict
 from rayline.frameworks.verify import xgboost_model
-from rayline.frameworks.xgboost_matrix import (
-    NAMES,
-    OUTPUT_BYTES,
-    ROW_BYTES,
-    bin_bytes,
-    exceeds_memory,
-    keeps_bins,
-    matrix,
-)
+from rayline.frameworks.xgboost_matrix import NAMES, OUTPUT_BYTES, ROW_BYTES, keeps_bins, matrices, on_any_rank
 from rayline.frameworks.xgboost_metrics import XGBoostMetrics
 from rayline.frameworks.xgboost_params import of_features
 from rayline.frameworks.xgboost_predict import scores
@@ -87,26 +79,8 @@ class XGBoost(Framework):
         gpu = Device(params["device"], is_gpu=True) if context.use_gpu else CPU
         distributed = context.world_size > 1
         with _communicator(context) if distributed else contextlib.nullcontext(), contextlib.ExitStack() as held:
-            # All ranks communicate while they compute bins: none may skip it because its rows are one block.
-            stream = distributed or context.train.n_blocks > 1 or (not gpu.is_gpu and _is_large(context, xgb_model))
-            cache = None
-            if stream and not gpu.is_gpu and keeps_bins(params) and _any(exceeds_memory(context, params), distributed):
-                cache = held.enter_context(scratch.folder("bins"))
-            kind = ("DMatrix", params.get("nthread"), params.get("max_bin") if stream else None, gpu)
-            if cache is None:
-                train = context.train.remember(kind, lambda: matrix(context.train, params, stream=stream, gpu=gpu))
-            else:
-                train = matrix(context.train, params, stream=True, cache=_subfolder(cache, "train"))
-            evals = [(train, "train")] if context.log_train_metrics else []
-            if context.test is not None:
-                evals.append((self._test(context, params, train, xgb_model, cache, stream=stream), "test"))
-            everyone = None
-            if distributed:
-                everyone = XGBoostMetrics(
-                    context, {"train": context.train, "test": context.test or context.train}, params, custom_metric
-                )
-                everyone.of({name: data for data, name in evals})
-                custom_metric = everyone.function if everyone.needed else None
+            train, sets = matrices(context, params, gpu, held, continues=xgb_model is not None)
+            everyone = XGBoostMetrics(context, sets, params, custom_metric) if distributed else None
             if xgb_model is not None:
                 # Forget the best iteration of an earlier training: it must not cut off the trees added now.
                 xgb_model = xgboost.Booster(model_file=xgb_model)
@@ -118,7 +92,7 @@ class XGBoost(Framework):
                 params,
                 train,
                 num_boost_round,
-                evals=evals,
+                evals=[(data, name) for name, data in sets.items()],
                 obj=obj,
                 maximize=maximize,
                 early_stopping_rounds=early_stopping_rounds,
@@ -128,36 +102,12 @@ class XGBoost(Framework):
                     _XGBoostReporter(context, self, everyone),
                     *(callbacks or ()),
                 ],  # first: no callback is called after one that stops the training
-                custom_metric=custom_metric,
+                custom_metric=custom_metric if everyone is None else everyone.function,
             )
             return trained_on(gpu, booster)
 
-    def _test(
-        self,
-        context: TrainContext,
-        params: Mapping[str, Any],
-        train: Any,
-        xgb_model: Any,
-        cache: Path | None,
-        *,
-        stream: bool,
-    ) -> Any:
-        """Return the test rows: small ones as they are, large ones as bins of the training rows. Trees of another training have
-        other bins, so that its continuation needs the values."""
-        assert context.test is not None
-        large = (
-            stream
-            and keeps_bins(params)
-            and xgb_model is None
-            and _any(not context.test.is_small, context.world_size > 1)
-        )
-        if not large:
-            return matrix(context.test, params)
-        folder = None if cache is None else _subfolder(cache, "test")
-        return matrix(context.test, params, stream=True, reference=train, cache=folder)
-
-    def _params(self, context: TrainContext, user_params: Mapping[str, Any]) -> dict[str, Any]:
-        params = dict(user_params)
+    def _params(self, context: TrainContext, given: Mapping[str, Any]) -> dict[str, Any]:
+        params = dict(given)
         if context.target.task.is_classification and "objective" not in params:
             params["objective"] = "binary:logistic" if context.target.task is Task.BINARY else "multi:softprob"
         if params.get("objective") == "binary:logitraw" and "eval_metric" not in params:
@@ -359,20 +309,7 @@ class _XGBoostReporter(TrainingCallback):
         }
         stop = self._job.report(iteration, metrics)
         self._job.checkpoint(iteration, lambda directory: self._adapter.save(model, directory))
-        return _any(stop, self._job.world_size > 1)
-
-
-def _is_large(context: TrainContext, xgb_model: Any) -> bool:
-    """Return whether the rows are large and may become bins: a training that goes on reads the values, as its trees may have other bins."""
-    goes_on = xgb_model is not None or context.resume is not None
-    return not (goes_on or context.target.task.is_paired or context.train.is_small)
-
-
-def _any(flag: bool, distributed: bool) -> bool:
-    """Return whether the flag is set on any worker."""
-    if not distributed:
-        return flag
-    return bool(xgboost.collective.allreduce(np.array([flag], np.int32), xgboost.collective.Op.MAX)[0])
+        return on_any_rank(stop, self._job)
 
 
 def _communicator(context: TrainContext) -> contextlib.AbstractContextManager[Any]:
@@ -380,12 +317,6 @@ def _communicator(context: TrainContext) -> contextlib.AbstractContextManager[An
         **context.rendezvous, dmlc_task_id=f"{context.rank:06d}"
     )
     return communicator
-
-
-def _subfolder(folder: Path, name: str) -> Path:
-    subfolder = folder / name
-    subfolder.mkdir()
-    return subfolder
 
 
 @adapters.once_per_model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import polars as pl
 import xgboost
 
-from rayline.core import memory, paired_labels
+from rayline.core import memory, paired_labels, scratch
 from rayline.core.feature_names import Escaping
 from rayline.core.features import Array, Features
 from rayline.core.framework import Rows, TrainContext
@@ -56,6 +57,39 @@ def exceeds_memory(context: TrainContext, params: Mapping[str, Any]) -> bool:
     neighbours = hosts.count(hosts[context.rank % len(hosts)])
     rows = sum(rows.n_rows for rows in (context.train, context.test) if rows is not None)
     return free is not None and bin_bytes(rows, context.n_columns, params) > EXTERNAL_SHARE * free / neighbours
+
+
+def on_any_rank(flag: bool, context: TrainContext) -> bool:
+    """Return whether the flag is set on any rank."""
+    if context.world_size == 1:
+        return flag
+    return bool(xgboost.collective.allreduce(np.array([flag], np.int32), xgboost.collective.Op.MAX)[0])
+
+
+def matrices(
+    context: TrainContext, params: Mapping[str, Any], gpu: Device, held: contextlib.ExitStack, *, continues: bool
+) -> tuple[Any, dict[str, Any]]:
+    """Return the training rows, and the sets that are evaluated, by name.
+
+    Small test rows stay as they are, large ones become bins of the training rows. Trees of another training have other bins, so that a
+    training that `continues` them needs the values.
+    """
+    # All ranks communicate while they compute bins: none may skip it because its rows are one block.
+    stream = context.world_size > 1 or context.train.n_blocks > 1
+    folders: list[Path] | list[None] = [None, None]
+    if stream and not gpu.is_gpu and keeps_bins(params) and on_any_rank(exceeds_memory(context, params), context):
+        folders = [held.enter_context(scratch.folder("bins")) for _ in range(2)]
+    kind = ("DMatrix", params.get("nthread"), params.get("max_bin") if stream else None, gpu)
+    if folders[0] is None:
+        train = context.train.remember(kind, lambda: matrix(context.train, params, stream=stream, gpu=gpu))
+    else:
+        train = matrix(context.train, params, stream=True, cache=folders[0])
+    sets = {"train": train} if context.log_train_metrics else {}
+    if context.test is not None:
+        bins = stream and keeps_bins(params) and not continues and on_any_rank(not context.test.is_small, context)
+        options: dict[str, Any] = {"stream": True, "reference": train, "cache": folders[1]} if bins else {}
+        sets["test"] = matrix(context.test, params, **options)
+    return train, sets
 
 
 def matrix(

@@ -11,21 +11,19 @@ import xgboost
 
 from rayline.core.errors import ParameterError
 from rayline.core.features import Array
-from rayline.core.framework import Rows, TrainContext
-from rayline.core.score_gathering import ScoreGathering
+from rayline.core.framework import TrainContext
+from rayline.core.score_gathering import MetricsOfRanks, ScoreGathering
 
 AREAS = ("auc", "aucpr")
 
 
-class XGBoostMetrics:
-    """Metrics that need the predictions of all ranks. Every rank gets the same values, so that all stop together.
+class XGBoostMetrics(MetricsOfRanks):
+    """Metrics that need the predictions of all ranks.
 
     Parameters
     ----------
-    context
-        This rank.
-    rows
-        The rows of each set.
+    context, sets
+        See `MetricsOfRanks`.
     params
         XGBoost's parameters.
     function
@@ -35,7 +33,7 @@ class XGBoostMetrics:
     def __init__(
         self,
         context: TrainContext,
-        rows: Mapping[str, Rows],
+        sets: Mapping[str, Any],
         params: Mapping[str, Any],
         function: Callable[..., Any] | None,
     ) -> None:
@@ -43,7 +41,6 @@ class XGBoostMetrics:
         metric_names = [metric_names] if isinstance(metric_names, str) else list(metric_names)
         if not metric_names and params.get("objective") == "binary:logitraw":
             metric_names = ["auc"]
-        self._rows, self._function = rows, function
         if context.target.task.is_paired:
             metric_names = []  # XGBoost merges the areas of groups itself
             if function is not None:
@@ -53,41 +50,26 @@ class XGBoostMetrics:
                     "leave num_workers out, or pass the function as metrics=[…].",
                 )
         self._areas = [name for name in metric_names if name in AREAS]
-        self._values: dict[str, dict[str, float]] = {}
-        self._sets: dict[int, str] = {}
-        self._everyone = ScoreGathering(context, rows) if self.needed else None
-        if self._everyone is not None and function is not None:
-            self._everyone.refuse_function("custom_metric")
+        self._found: dict[str, dict[str, float]] = {}
+        super().__init__(context, sets, "custom_metric", function, needed=bool(self._areas))
 
     @property
-    def needed(self) -> bool:
-        """Return whether there are such metrics."""
-        return bool(self._areas) or self._function is not None
+    def function(self) -> Callable[[Array, Any], list[Any]] | None:
+        """The custom metric that XGBoost is to call; None where there is nothing to compute."""
+        return None if self.everyone is None else self._measure
 
-    def of(self, sets: Mapping[str, Any]) -> None:
-        """Register which matrix belongs to which set."""
-        self._sets = {id(data): name for name, data in sets.items()}
-
-    def function(self, predictions: Array, data: Any) -> list[tuple[str, float]]:
+    def _measure(self, predictions: Array, data: Any) -> list[Any]:
         """Compute the custom metric over all ranks; called once per set and iteration on every rank."""
-        name, everyone = self._sets[id(data)], self._everyone
+        everyone = self.everyone
         assert everyone is not None
-        rows = self._rows[name]
-        weight = np.ones(rows.n_rows) if rows.weight is None else rows.weight
-        arrays = predictions[: rows.n_rows], rows.target, weight
-        if self._function is None and not everyone.is_small(name):
-            self._values[name] = _areas_of_many(self._areas, *arrays, everyone)
+        name, scores, truth, weights = self.own(predictions, data)
+        if not self.own_functions and not everyone.is_small(name):
+            self._found[name] = _areas_of_many(self._areas, scores, truth, weights, everyone)
             return []
-        scores, truth, weights = everyone.rows(*arrays)
+        scores, truth, weights = everyone.rows(scores, truth, weights)
         if self._areas:
-            self._values[name] = _areas(self._areas, scores, truth, weights)
-        if self._function is None:
-            return []
-        given_weights = None if rows.weight is None else weights
-        result = self._function(
-            scores, xgboost.DMatrix(np.zeros((len(truth), 1), np.float32), truth, weight=given_weights)
-        )
-        return result if isinstance(result, list) else [result]
+            self._found[name] = _areas(self._areas, scores, truth, weights)
+        return self.called(name, scores, truth, weights, xgboost.DMatrix) if self.own_functions else []
 
     def correct(self, history: Mapping[str, Mapping[str, list[Any]]]) -> None:
         """Replace the last areas in XGBoost's history with those of all rows."""

@@ -22,6 +22,7 @@ from rayline.train.trainer import Trainer
 from rayline.tune import search as searching
 from rayline.tune.analysis import Analysis
 from rayline.tune.executor import TrialExecutor, TrialRun, on_ray
+from rayline.tune.interruption import Interruption
 from rayline.tune.options import SearchOptions, SearchRequest
 from rayline.tune.pbt import population as populations
 from rayline.tune.pbt.population import Population
@@ -269,31 +270,12 @@ class Search:
         try:
             for callback in options.callbacks:
                 callback.on_start(training_run)
-            known = store.known() if options.resume else {}
-            if isinstance(self.scheduler, Population):
-                with executor.population(prepared) as workers:
-                    generations = PopulationRun(prepared, self.scheduler, options, store, line, training_run, known)
-                    trials, interruption = generations.run(workers), generations.interruption
-            else:
-                log = TrialLog(
-                    store,
-                    line,
-                    prepared,
-                    self.suggester.total,
-                    options.time_budget_s,
-                    options.callbacks,
-                    training_run,
-                )
-                executor.run(TrialRun(prepared, self.suggester, self.scheduler, log, options, known))
-                trials, interruption = log.trials(), log.interruption
-            interrupted = interruption.signal is not None
-            returns = options.on_interrupt == "return" and interruption.signal == signal.SIGINT
-            if interrupted and not (returns and any(trial.is_eligible for trial in trials)):
-                interruption.raise_again(_interrupted(trials, options))
+            trials, interruption = self._trials(prepared, executor, line, training_run)
+            _raise_interruption(interruption, trials, options)
             refuse_failures(trials)
             analysis = Analysis(
-                trials, prepared, store, seconds=perf_counter() - started, verbose=options.verbose,
-                interrupted=interrupted,
+                trials, prepared, journal, seconds=perf_counter() - started, verbose=options.verbose,
+                interrupted=interruption.signal is not None,
             )  # fmt: skip
             training_run.analysis = analysis
         finally:
@@ -302,12 +284,34 @@ class Search:
         line.part(analysis.summary)
         return analysis
 
+    def _trials(
+        self, prepared: PreparedSearch, executor: TrialExecutor, line: progress.ProgressLine, training_run: Run
+    ) -> tuple[list[Trial], Interruption]:
+        """Run the trials, and return them and what interrupted them."""
+        options, journal = self.options, self.journal
+        known = journal.known() if options.resume else {}
+        if isinstance(self.scheduler, Population):
+            with executor.population(prepared) as workers:
+                generations = PopulationRun(prepared, self.scheduler, options, journal, line, training_run, known)
+                return generations.run(workers), generations.interruption
+        total, budget_s = self.suggester.total, options.time_budget_s
+        log = TrialLog(journal, line, prepared, total, budget_s, options.callbacks, training_run)
+        executor.run(TrialRun(prepared, self.suggester, self.scheduler, log, options, known))
+        return log.trials(), log.interruption
+
     def _executor(self) -> TrialExecutor:
         if not self.is_on_ray:
             return ProcessExecutor(self.prepared, self.options.max_concurrent)
         from rayline.tune.ray_executor import RayExecutor  # it imports Ray Tune: 1.3 s
 
         return RayExecutor(self.prepared, self.options.max_concurrent)
+
+
+def _raise_interruption(interruption: Interruption, trials: Sequence[Trial], options: SearchOptions) -> None:
+    """Raise the interruption again, unless the finished trials are to be returned."""
+    returns = options.on_interrupt == "return" and interruption.signal == signal.SIGINT
+    if interruption.signal is not None and not (returns and any(trial.is_eligible for trial in trials)):
+        interruption.raise_again(_interrupted(trials, options))
 
 
 def _interrupted(trials: Sequence[Trial], options: SearchOptions) -> str:
