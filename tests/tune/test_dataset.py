@@ -187,7 +187,7 @@ def test_no_process_of_a_trial_with_workers_fetches_more_than_its_share(
     ray_session: Any, nothing_comes_here: Callable[[], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """This process stands for the trial's: it fetches statistics of more rows than are few, else 24 bytes of each held-out row."""
-    from rayline.engine import ray as engine
+    from rayline.engine import training_rows
     from rayline.tune import stored_folds
     from rayline.tune.prepare import prepare
     from rayline.tune.search_driver import search_driver
@@ -199,8 +199,8 @@ def test_no_process_of_a_trial_with_workers_fetches_more_than_its_share(
         shares.append([sum(piece.n_rows for piece in shard) for shard in made.train])
         return made
 
-    divide = engine.shards_of
-    monkeypatch.setattr(engine, "shards_of", divided)
+    divide = training_rows.shards_of
+    monkeypatch.setattr("rayline.engine.ray.shards_of", divided)
     monkeypatch.setattr(row_groups, "GROUP_ROWS", 5_000)
     random, sizes, scores = np.random.default_rng(1), {}, {}
     for n in (2_000, 60_000):

@@ -29,7 +29,7 @@ class WeightedMembers(Members):
     weights: Sequence[float]
 
 
-class Ensemble(FrameworkOfMembers[WeightedMembers]):
+class Ensemble(FrameworkOfMembers):
     """A weighted mean of models of any frameworks."""
 
     name = "ensemble"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -44,10 +44,7 @@ class Members:
         return replace(self, pipelines=every)
 
 
-M = TypeVar("M", bound=Members)
-
-
-class FrameworkOfMembers(Framework, Generic[M]):
+class FrameworkOfMembers(Framework):
     """Consists of trained members and cannot be trained itself."""
 
     string_features = "text"
@@ -55,12 +52,12 @@ class FrameworkOfMembers(Framework, Generic[M]):
     native: ClassVar[type[Members]]
     made_by: ClassVar[str]
 
-    def train(self, context: TrainContext) -> M:
+    def train(self, context: TrainContext) -> Any:
         raise ParameterError(
             f"The framework {self.name!r} is not trained.", "Expected trained members.", f"use analysis.{self.made_by}."
         )
 
-    def save_members(self, model: M, directory: Path) -> None:
+    def save_members(self, model: Any, directory: Path) -> None:
         """Write the members, numbered."""
         for i, pipeline in enumerate(model.pipelines):
             artifact.save(pipeline, directory / f"member-{i:03d}.rayline")
@@ -87,10 +84,10 @@ class FrameworkOfMembers(Framework, Generic[M]):
     def owns(self, model: Any) -> bool:
         return isinstance(model, self.native)
 
-    def predicts_on_cpu(self, model: M) -> str:
+    def predicts_on_cpu(self, model: Any) -> str:
         return "; ".join(dict.fromkeys(reason for p in model.every if (reason := p.model.without_gpu())))
 
-    def place(self, model: M, device: Any) -> M:
+    def place(self, model: Any, device: Any) -> Any:
         every = [pipeline.on_gpu(device.is_gpu) for pipeline in model.every]
         for pipeline in every:
             with at(self.name):

@@ -42,7 +42,7 @@ class StackMembers(Members):
         return replace(self, pipelines=every[:-1], final=every[-1])
 
 
-class Stack(FrameworkOfMembers[StackMembers]):
+class Stack(FrameworkOfMembers):
     """A model on the scores of other models."""
 
     name = "stack"
