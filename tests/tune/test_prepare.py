@@ -21,7 +21,7 @@ from rayline.stages import SimpleImputer
 from rayline.tune import choice, compare, grid_search, loguniform, randint, run, sample_from, uniform
 from rayline.tune.options import SearchOptions, SearchRequest
 from rayline.tune.prepare import prepare
-from rayline.tune.tune_data import DATA_ARGUMENTS, SearchData, _splitter, search_data
+from rayline.tune.tune_data import DATA_ARGUMENTS, SearchDataArguments, _splitter, search_data
 
 
 def attempt(table: Any, preprocessor: Any = None, config: Any = None, **data: Any) -> Any:
@@ -267,11 +267,11 @@ def test_functions_of_other_parameters_are_left_to_the_trials(table: pl.DataFram
 
 
 def test_what_cv_means() -> None:
-    assert _splitter(SearchData(cv=4)) == KFold(4)
-    assert _splitter(SearchData(cv=4, groups="plane")) == GroupKFold(4, column="plane")
-    assert _splitter(SearchData(cv=4, time="day")) == TimeSeriesSplit(4, column="day")
-    assert _splitter(SearchData(cv=4, stratify=True)) == StratifiedKFold(4)
-    assert _splitter(SearchData(cv=4, stratify="late")) == StratifiedKFold(4, column="late")
+    assert _splitter(SearchDataArguments(cv=4)) == KFold(4)
+    assert _splitter(SearchDataArguments(cv=4, groups="plane")) == GroupKFold(4, column="plane")
+    assert _splitter(SearchDataArguments(cv=4, time="day")) == TimeSeriesSplit(4, column="day")
+    assert _splitter(SearchDataArguments(cv=4, stratify=True)) == StratifiedKFold(4)
+    assert _splitter(SearchDataArguments(cv=4, stratify="late")) == StratifiedKFold(4, column="late")
 
 
 def test_x_and_y(table: pl.DataFrame) -> None:

@@ -30,7 +30,7 @@ from rayline.tune.options import SearchOptions, SearchRequest
 from rayline.tune.run import Search, checked
 from rayline.tune.search import SchedulerLike, SearchLike
 from rayline.tune.trial_record import mean, standard_error
-from rayline.tune.tune_data import DATA_ARGUMENTS, SearchData, TuneData, search_data
+from rayline.tune.tune_data import DATA_ARGUMENTS, SearchDataArguments, TuneData, search_data
 
 COMPARE = "tune.compare"
 
@@ -255,7 +255,7 @@ def compare(
     unknown = set(options) - {*known}
     if unknown:
         raise ParameterError.unknown(unknown, [*searching, *DATA_ARGUMENTS])
-    data = search_data(data_config, SearchData(**{n: v for n, v in options.items() if n in DATA_ARGUMENTS}))
+    data = search_data(data_config, SearchDataArguments(**{n: v for n, v in options.items() if n in DATA_ARGUMENTS}))
     options = {name: value for name, value in options.items() if name not in DATA_ARGUMENTS}
     searches = _checked(candidates, data, num_samples, options)
     analyses: dict[str, Analysis] = {}
@@ -277,7 +277,7 @@ def compare(
 
 def _checked(
     candidates: Mapping[str, Candidate],
-    data: SearchData,
+    data: SearchDataArguments,
     num_samples: int | None,
     options: Mapping[str, Any],
 ) -> dict[str, Search]:
@@ -312,7 +312,7 @@ def _own_copy(kind: str, option: Any) -> Any:
         ) from error
 
 
-def _candidate(name: str, candidate: Any, data: SearchData) -> tuple[Trainer, Mapping[str, Any], Any]:
+def _candidate(name: str, candidate: Any, data: SearchDataArguments) -> tuple[Trainer, Mapping[str, Any], Any]:
     parts = tuple(candidate) if isinstance(candidate, (tuple, list)) else (candidate, {})
     if len(parts) == 2:
         parts = (*parts, data.preprocessor)

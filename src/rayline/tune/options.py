@@ -12,7 +12,7 @@ from rayline.core.errors import ParameterError
 from rayline.core.representation import representation
 from rayline.train.callbacks import Callback
 from rayline.train.trainer import Trainer
-from rayline.tune.tune_data import SearchData, TuneData
+from rayline.tune.tune_data import SearchDataArguments, TuneData
 
 
 @dataclass(frozen=True, repr=False)
@@ -89,7 +89,7 @@ class SearchRequest:
     """
 
     trainer: Trainer
-    data: SearchData
+    data: SearchDataArguments
     config: Mapping[str, Any]
     options: SearchOptions = SearchOptions()
     material: TuneData | None = None

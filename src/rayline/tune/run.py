@@ -34,7 +34,7 @@ from rayline.tune.search_problem import WHERE
 from rayline.tune.suggestions import Suggester
 from rayline.tune.trial_log import TrialLog
 from rayline.tune.trial_record import Status, Trial
-from rayline.tune.tune_data import SearchData, search_data
+from rayline.tune.tune_data import SearchDataArguments, search_data
 
 
 @known_arguments
@@ -210,7 +210,7 @@ def run(
         scheduler=scheduler, name=name, resume=resume, callbacks=callbacks, verbose=verbose, pos_label=pos_label,
         on_interrupt=on_interrupt, run_on=run_on, timeout_s=timeout_s, storage_path=storage_path, postprocess=postprocess,
     )  # fmt: skip
-    data = search_data(data_config, SearchData(
+    data = search_data(data_config, SearchDataArguments(
         train_dataset, test_dataset, target_columns, X, y, X_test, y_test, sample_weight, group, event,
         preprocessor=preprocessor, cv=cv, groups=groups, stratify=stratify, time=time,
     ))  # fmt: skip

@@ -23,7 +23,7 @@ from rayline.tune.search_problem import WHERE
 
 
 @dataclass(frozen=True)
-class SearchData(DataArguments):
+class SearchDataArguments(DataArguments):
     """What `run` is told about rows, the stages before the model and the folds, under the names that the user types."""
 
     preprocessor: Any = None
@@ -33,7 +33,7 @@ class SearchData(DataArguments):
     time: Any = None
 
 
-DATA_ARGUMENTS = tuple(field.name for field in fields(SearchData))
+DATA_ARGUMENTS = tuple(field.name for field in fields(SearchDataArguments))
 """The keywords of `run` about data, and the keys of a `data_config`."""
 
 OTHER_NAMES = {"train_pipeline": "preprocessor"}
@@ -69,7 +69,7 @@ class TuneData:
     by_test_set: bool
 
 
-def search_data(data_config: Any, keywords: SearchData = SearchData()) -> SearchData:
+def search_data(data_config: Any, keywords: SearchDataArguments = SearchDataArguments()) -> SearchDataArguments:
     """Return the data of a search, of which a part may be given by keyword and another in a `data_config`.
 
     Raises
@@ -95,7 +95,7 @@ def search_data(data_config: Any, keywords: SearchData = SearchData()) -> Search
     return replace(keywords, **added)
 
 
-def read(data: SearchData) -> TuneData:
+def read(data: SearchDataArguments) -> TuneData:
     """Read and check the rows of a search, and assign them to folds. Raises as `run`."""
     inputs = fit_inputs.normalise(data)
     groups = _groups(inputs.train, "training data", inputs.schema, {})
@@ -122,7 +122,7 @@ def read(data: SearchData) -> TuneData:
     return TuneData(given, inputs, groups, splits, n_train, weighs_test, by_test_set)
 
 
-def _splitter(data: SearchData, group: str | None = None) -> Splitter:
+def _splitter(data: SearchDataArguments, group: str | None = None) -> Splitter:
     """Return the splitter that `cv` and `groups`, `stratify` or `time` stand for; the groups of a ranking stay whole."""
     if data.cv is None:
         raise ParameterError.here(
