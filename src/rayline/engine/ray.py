@@ -196,7 +196,7 @@ class RayEngine(Engine):
         work = MappedBlock(SerializedFunction.of(function), tensors=False)
         with executing("preparation of a search"):
             prepared = with_own_settings(data).map_batches(RaylineTask(work), batch_format="pyarrow")
-            made = [
+            groups = [
                 (join_blocks.options(num_returns=2).remote(pieces), sum(piece.stop - piece.start for piece in pieces))
                 for pieces in regrouped(slices_of(prepared), n_rows)
             ]

@@ -62,9 +62,9 @@ class LightGBM(Framework):
                 f"Expected one; got {list(context.target.columns)}.",
                 "train one model for each.",
             )
-        given, context = self._params(context, params or {}), context.in_groups()
+        all_params, context = self._params(context, params or {}), context.in_groups()
         # A Dataset used to continue a model holds that model's scores, and is not reused.
-        train, sets = self._datasets(context, given, reuse=init_model is None and context.resume is None)
+        train, sets = self._datasets(context, all_params, reuse=init_model is None and context.resume is None)
         rounds = next(
             (all_params.pop(name) for name in lightgbm_aliases("num_iterations") if name in all_params), num_boost_round
         )
@@ -73,9 +73,9 @@ class LightGBM(Framework):
             rounds -= init_model.current_iteration()
         everyone = None
         if context.world_size > 1:
-            everyone = LightGBMMetrics(context, sets, lightgbm_params.metrics(given), feval)
-        made = lightgbm.train(
-            given,
+            everyone = LightGBMMetrics(context, sets, lightgbm_params.metrics(all_params), feval)
+        booster = lightgbm.train(
+            all_params,
             train,
             rounds,
             valid_sets=list(sets.values()),
@@ -87,23 +87,23 @@ class LightGBM(Framework):
         booster.free_network()  # now, and not when it is collected: the process may be in another network by then
         return booster
 
-    def _datasets(self, context: TrainContext, given: dict[str, Any], *, reuse: bool) -> tuple[Any, dict[str, Any]]:
+    def _datasets(self, context: TrainContext, params: dict[str, Any], *, reuse: bool) -> tuple[Any, dict[str, Any]]:
         """Return the training rows, and the sets that are evaluated, by name."""
-        named = given.pop(lightgbm_params.CATEGORIES, ())
-        of_bins = ((k, repr(v)) for k, v in given.items() if k not in lightgbm_params.names_of_trainings())
+        named = params.pop(lightgbm_params.CATEGORIES, ())
+        of_bins = ((k, repr(v)) for k, v in params.items() if k not in lightgbm_params.names_of_trainings())
         kind = ("Dataset", *named, *sorted(of_bins))
 
         def make() -> Any:
-            return dataset_of_rows(context.train, given, None, named)
+            return dataset_of_rows(context.train, params, None, named)
 
         train = context.train.remember(kind, make) if reuse else make()
         sets = {"train": train} if context.log_train_metrics else {}
         if context.test is not None:
-            sets["test"] = dataset_of_rows(context.test, given, train, named)
+            sets["test"] = dataset_of_rows(context.test, params, train, named)
         return train, sets
 
-    def _params(self, context: TrainContext, given: Mapping[str, Any]) -> dict[str, Any]:
-        params = {"verbosity": -1, **given}
+    def _params(self, context: TrainContext, user_params: Mapping[str, Any]) -> dict[str, Any]:
+        params = {"verbosity": -1, **user_params}
 
         def default(name: str, value: Any) -> None:
             if not {*lightgbm_aliases(name)} & {*user_params}:

@@ -106,8 +106,8 @@ class XGBoost(Framework):
             )
             return trained_on(gpu, booster)
 
-    def _params(self, context: TrainContext, given: Mapping[str, Any]) -> dict[str, Any]:
-        params = dict(given)
+    def _params(self, context: TrainContext, user_params: Mapping[str, Any]) -> dict[str, Any]:
+        params = dict(user_params)
         if context.target.task.is_classification and "objective" not in params:
             params["objective"] = "binary:logistic" if context.target.task is Task.BINARY else "multi:softprob"
         if params.get("objective") == "binary:logitraw" and "eval_metric" not in params:

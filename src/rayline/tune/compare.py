@@ -286,14 +286,14 @@ def _checked(
     material: TuneData | None = None
     for name, candidate in candidates.items():
         trainer, space, pipeline = _candidate(name, candidate, data)
-        own = dict(options, num_samples=num_samples if space else 1)
+        search_options = dict(options, num_samples=num_samples if space else 1)
         if options.get("name") is not None:
             search_options["name"] = f"{options['name']} {name}"
         for kind in ("search", "scheduler"):
             search_options[kind] = _own_copy(kind, search_options.get(kind))
         try:
             own_data = replace(data, preprocessor=pipeline)
-            made = checked(SearchRequest(trainer, own_data, space, SearchOptions(**own), material))
+            search = checked(SearchRequest(trainer, own_data, space, SearchOptions(**search_options), material))
         except RaylineError as error:
             raise error.within(f"{COMPARE}: candidate {name!r}") from error.__cause__
         searches[name], material = search, search.prepared.material
