@@ -119,5 +119,5 @@ class MetricsOfRanks:
         """Return what the user's functions give for scores of all ranks; `make` makes the library's data of a matrix, labels and weights."""
         weights = None if self.rows[name].weight is None else weight
         data = make(np.zeros((len(truth), 1), np.float32), truth, weight=weights)
-        found = [function(scores, data) for function in self.own_functions]
-        return [one for values in found for one in (values if isinstance(values, list) else [values])]
+        results = [function(scores, data) for function in self.own_functions]
+        return [one for values in results for one in (values if isinstance(values, list) else [values])]

@@ -97,9 +97,9 @@ def _as_it_is(table: pl.LazyFrame) -> pl.LazyFrame:
 def _refuse_too_few(rows: Sequence[BlockSlice], needed: int, which: str = "") -> None:
     n_rows = sum(piece.stop - piece.start for piece in rows)
     if n_rows < needed:
-        found = f"{counted(n_rows, 'row')} for {counted(needed, 'worker')}" if n_rows else "no rows"
+        count = f"{counted(n_rows, 'row')} for {counted(needed, 'worker')}" if n_rows else "no rows"
         raise DataError(
-            f"{WHERE}{which}: there are {found}.",
+            f"{WHERE}{which}: there are {count}.",
             f"Expected at least {needed}.",
             "check the filter or the path that they come from, or train with fewer workers.",
         )

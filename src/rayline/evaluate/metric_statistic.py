@@ -89,34 +89,36 @@ class OwnStatistic(Statistic):
     def of(cls, *values: Any, **options: Any) -> Self:
         (batch,) = values
         assert isinstance(batch, ScoredBatch)
-        own = options["own"]
-        with _naming(own):
-            return cls._of(batch, own)
+        statistic = options["own"]
+        with _naming(statistic):
+            return cls._of(batch, statistic)
 
     @classmethod
-    def _of(cls, batch: ScoredBatch, own: type[MetricStatistic]) -> Self:
+    def _of(cls, batch: ScoredBatch, statistic: type[MetricStatistic]) -> Self:
         if batch.bucket is None:
-            return cls({0: _checked(own.of(batch), own)} if len(batch) else {})
+            return cls({0: _checked(statistic.of(batch), statistic)} if len(batch) else {})
         bucket = (batch.bucket % OWN_BUCKETS).astype(np.uint8)
         order = np.argsort(bucket, kind="stable")
         filled, starts = np.unique(bucket[order], return_index=True)
         parts = np.split(order, starts[1:]) if len(order) else []
-        return cls({int(b): _checked(own.of(batch.take(rows)), own) for b, rows in zip(filled, parts, strict=True)})
+        return cls(
+            {int(b): _checked(statistic.of(batch.take(rows)), statistic) for b, rows in zip(filled, parts, strict=True)}
+        )
 
     @classmethod
     def empty(cls, **options: Any) -> Self:
         return cls({})
 
     def merge(self, other: Self) -> Self:
-        made = dict(self.states)
+        states = dict(self.states)
         for bucket, state in other.states.items():
             with _naming(type(state)):
-                made[bucket] = made[bucket].merge(state) if bucket in made else state
-        return type(self)(made)
+                states[bucket] = states[bucket].merge(state) if bucket in states else state
+        return type(self)(states)
 
 
 @contextlib.contextmanager
-def _naming(own: Any) -> Iterator[None]:
+def _naming(statistic: Any) -> Iterator[None]:
     """Raise TrainingError when a statistic of the user's fails, with its name."""
     try:
         yield
@@ -124,7 +126,7 @@ def _naming(own: Any) -> Iterator[None]:
         raise
     except Exception as error:  # whatever the user's code raises
         raise TrainingError(
-            f"metric {own.name!r}: the statistic {own.__name__} failed with {type(error).__name__}: {first_line(error)}",
+            f"metric {statistic.name!r}: the statistic {statistic.__name__} failed with {type(error).__name__}: {first_line(error)}",
             "Expected of(batch) and merge(other) to return statistics of this class, value() a number, and a constructor "
             "without arguments (or empty()) for no rows.",
             "the error above is the class's own; call its methods with a few rows by hand.",
@@ -138,18 +140,18 @@ class StatisticMetric(Metric):
     own: Any = None  # the class
 
     @classmethod
-    def of(cls, own: type[MetricStatistic]) -> Self:
+    def of(cls, statistic: type[MetricStatistic]) -> Self:
         """Return the metric of a class, whose attributes are checked. Raises ParameterError."""
-        name, mode = getattr(own, "name", None), getattr(own, "mode", None)
-        tasks = getattr(own, "tasks", ())
+        name, mode = getattr(statistic, "name", None), getattr(statistic, "mode", None)
+        tasks = getattr(statistic, "tasks", ())
         known = [str(task) for task in Task]
         if not isinstance(name, str) or not name or mode not in ("min", "max") or not {*map(str, tasks)} <= {*known}:
             raise ParameterError(
-                f"metrics: the statistic {own.__name__} has name={name!r}, mode={mode!r}, tasks={tasks!r}.",
+                f"metrics: the statistic {statistic.__name__} has name={name!r}, mode={mode!r}, tasks={tasks!r}.",
                 f"Expected a name, mode 'min' or 'max', and tasks among {known}.",
                 "set them as attributes of the class.",
             )
-        return cls(name, mode, own.needs, frozenset(map(Task, tasks)), "a statistic of yours", own)
+        return cls(name, mode, statistic.needs, frozenset(map(Task, tasks)), "a statistic of yours", statistic)
 
     @property
     def source(self) -> Any:
@@ -168,23 +170,23 @@ class StatisticMetric(Metric):
 
     def _value(self, parts: Parts, multiplicity: Array) -> Array:
         states: Mapping[int, Any] = parts[self._part].states
-        found = np.full(len(multiplicity), np.nan)
+        values = np.full(len(multiplicity), np.nan)
         if not states:
-            return found
+            return values
         counts = multiplicity if np.array_equal(multiplicity, np.rint(multiplicity)) else multiplicity * 16
         for i, row in enumerate(np.rint(counts).astype(int) if len(counts) > 1 else counts.astype(int)):
             repeated = [_repeated(state, row[bucket]) for bucket, state in sorted(states.items()) if row[bucket]]
             whole = self.own.empty()
             for state in repeated:
                 whole = whole.merge(state)
-            found[i] = float(whole.value()) if repeated else np.nan
-        return found
+            values[i] = float(whole.value()) if repeated else np.nan
+        return values
 
 
-def _checked(state: Any, own: type[MetricStatistic]) -> Any:
+def _checked(state: Any, statistic: type[MetricStatistic]) -> Any:
     """Return what `of` gave. Raises TypeError when it is something else than a statistic."""
     if not isinstance(state, MetricStatistic):
-        raise TypeError(f"{own.__name__}.of returned {state!r:.80}")
+        raise TypeError(f"{statistic.__name__}.of returned {state!r:.80}")
     return state
 
 

@@ -111,13 +111,13 @@ def read(data: SearchDataArguments) -> TuneData:
     else:
         weighs_test, group = inputs.weight is not None, inputs.roles.paired("group")
         try:
-            found = _splitter(data, group).prepare(groups.engine, groups, target_columns=inputs.roles.labels)
-            groups = groups.with_cells([folds.cells for folds in found])
+            prepared = _splitter(data, group).prepare(groups.engine, groups, target_columns=inputs.roles.labels)
+            groups = groups.with_cells([folds.cells for folds in prepared])
         except (DataError, SchemaError) as error:
             raise error.within(WHERE) from error.__cause__
-        splits = tuple(folds.folds for folds in found)
+        splits = tuple(folds.folds for folds in prepared)
         if group is not None:
-            for split in range(len(found)):
+            for split in range(len(prepared)):
                 refuse_divided(groups.engine, groups, CellColumn(f"{CELL}{split}"), group)
     return TuneData(given, inputs, groups, splits, n_train, weighs_test, by_test_set)
 
