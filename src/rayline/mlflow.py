@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 
 from rayline.core import scratch
-from rayline.core.errors import needing
+from rayline.core.errors import ArtifactError, needing
 from rayline.core.schema import Kind, kind_of
 from rayline.inference.artifact import load
 from rayline.inference.pipeline import InferencePipeline, ModelLike, as_pipeline

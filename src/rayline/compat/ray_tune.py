@@ -70,11 +70,11 @@ _CONNECTORS = register(
 def basic_variants(search: Any) -> tuple[list[Any], bool, Any]:
     """Return what a `BasicVariantGenerator` of Ray Tune was made with: its points, whether draws are constant over grids, and its
     random generator."""
-    own = vars(search)
-    random = own.get("_random_state")
+    attributes = vars(search)
+    random = attributes.get("_random_state")
     return (
-        list(own.get("_points_to_evaluate") or ()),
-        bool(own.get("_constant_grid_search")),
+        list(attributes.get("_points_to_evaluate") or ()),
+        bool(attributes.get("_constant_grid_search")),
         getattr(random, "_rng", random),
     )
 

@@ -46,6 +46,7 @@ from rayline.engine.group import DistributedRun, TrainingCall, packed_function
 from rayline.engine.holders import holders
 from rayline.engine.kept_groups import KEPT, GroupKey
 from rayline.engine.kept_rows import keeping, kept_rows, materialized
+from rayline.engine.nodes import can_grow, coming, nodes_for
 from rayline.engine.object_refs import BlockSlice
 from rayline.engine.placement import WHERE, PlacementPlan, busy, max_workers, refuse_no_room
 from rayline.engine.reading import (
@@ -124,8 +125,10 @@ class RayEngine(Engine):
             if columns != list(schema):
                 needed = needed.select_columns(columns)
             size = least_rows(data) if scan.is_local else None  # else whole blocks
-            made = needed.map_batches(RaylineTask(PartialScan.of(scan)), batch_format="pyarrow", batch_size=size)
-            entries = (entry for bundle in bundles_of(made) for entry in bundle.blocks)
+            block_results = needed.map_batches(
+                RaylineTask(PartialScan.of(scan)), batch_format="pyarrow", batch_size=size
+            )
+            entries = (entry for bundle in bundles_of(block_results) for entry in bundle.blocks)
             partial = ((entry.ref, getattr(entry.metadata, "size_bytes", None) or 0) for entry in entries)
             return merged_in_tasks(partial, scan, schema, columns)
 
@@ -262,7 +265,7 @@ class RayEngine(Engine):
         kept = kept_rows(train)
         return DistributedRun(call).run(
             lambda: shards_of(
-                *(found := rows()), call.max_workers, together, stay=kept is not None and kept.has_prepared(found[0])
+                *(shards := rows()), call.max_workers, together, stay=kept is not None and kept.has_prepared(shards[0])
             )
         )
 

@@ -19,6 +19,7 @@ from rayline.core.errors import DataError, RaylineError, ResourceError, SchemaEr
 from rayline.core.waiting import patience
 from rayline.engine.blocks import to_frame
 from rayline.engine.kept_rows import kept_rows
+from rayline.engine.nodes import add_nodes
 from rayline.engine.object_refs import BlockSlice
 from rayline.engine.placement import busy, held_here
 from rayline.engine.session import quietly
@@ -77,11 +78,11 @@ def schema_of_dataset(data: Dataset) -> pl.Schema:
 def with_own_settings(data: Dataset) -> Dataset:
     """Return the same dataset with Rayline's settings: no progress bar, blocks in order, errors as they were raised."""
     _refuse_no_cpu_left(data)
-    own: Dataset = dataset_for_reading(data)
-    own.context.enable_progress_bars = False
-    own.context.execution_options.preserve_order = True
-    own.context.raise_original_map_exception = True
-    return own
+    copied: Dataset = dataset_for_reading(data)
+    copied.context.enable_progress_bars = False
+    copied.context.execution_options.preserve_order = True
+    copied.context.raise_original_map_exception = True
+    return copied
 
 
 def bundles_of(data: Dataset) -> Iterator[Any]:
@@ -99,7 +100,7 @@ def _refuse_no_cpu_left(data: Dataset) -> None:
     if not held or isinstance(data, MaterializedDataset):
         return
     there = ray.cluster_resources().get("CPU", 0.0)
-    if there - held < 1.0:
+    if there - held < 1.0 and not add_nodes([{"CPU": 1.0}]):
         raise ResourceError(
             f"A Dataset cannot be read inside a task that holds {held:g} of {there:g} CPU of this Ray.",
             f"Expected at least 1 CPU for the tasks that read it; {there - held:g} are left.",

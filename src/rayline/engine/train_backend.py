@@ -27,11 +27,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rayline.compat.ray_tune import without_placement_group_cleaner
 from rayline.core import scratch
 from rayline.core.errors import RaylineError, ResourceError, TrainingError, first_line
-from rayline.core.waiting import patience
+from rayline.core.waiting import patience, say
 from rayline.engine.checkpoints import CheckpointStore
 from rayline.engine.group import Listener, TrainingCall
+from rayline.engine.nodes import LOOK_S, LeavingNodes, lost_node
 from rayline.engine.object_refs import BlockSlice
-from rayline.engine.placement import WHERE, busy, free, lost_node
+from rayline.engine.placement import WHERE, busy, free
 from rayline.engine.train_supervisor import GroupBegun, GroupLost, RankFailed, TrainJob, TrainSupervisor
 from rayline.engine.train_worker import run_worker
 from rayline.engine.worker_group import RETRY_INTERVAL_S

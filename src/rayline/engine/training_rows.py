@@ -26,12 +26,17 @@ PART_BYTES = 128 << 20
 
 
 def rows_for_training(
-    train: Any, test: Any, prepare: TableFunction | None, prepare_test: TableFunction | None, most: int, least: int
+    train: Any,
+    test: Any,
+    prepare: TableFunction | None,
+    prepare_test: TableFunction | None,
+    max_workers: int,
+    min_workers: int,
 ) -> tuple[list[BlockSlice], list[BlockSlice] | None]:
-    """Prepare the rows for `least` to `most` workers. Raises DataError when there are too few."""
-    rows, others = _placed(train, prepare, most), _placed(test, prepare_test, most)
+    """Prepare the rows for at most `max_workers` workers, with at least one row for each of `min_workers`. Raises DataError when there are too few."""
+    rows, others = _placed(train, prepare, max_workers), _placed(test, prepare_test, max_workers)
     if train is not None:
-        _refuse_too_few(rows, least)
+        _refuse_too_few(rows, min_workers)
     if test is not None:
         _refuse_too_few(others, 1, " (test data)")
     return rows, None if test is None else others

@@ -62,21 +62,56 @@ class MetricStatistic(ABC):
 
     @classmethod
     def empty(cls) -> Self:
-        """Return the statistic of no rows: the identity of `merge`. The constructor without arguments by default."""
+        """Return the statistic of no rows: the identity of `merge`.
+
+        Returns
+        -------
+        MetricStatistic
+            What the constructor gives without arguments, unless overridden.
+        """
         return cls()
 
     @classmethod
     @abstractmethod
     def of(cls, batch: ScoredBatch) -> Self:
-        """Return the statistic of some rows: `batch.y_true`, `y_pred`, `probabilities` and `weight` (None for ones)."""
+        """Return the statistic of some rows.
+
+        Parameters
+        ----------
+        batch
+            The rows, none of which lacks a label: `y_true`, `y_pred` and `weight` (None for ones) have shape (n,),
+            `probabilities` (n, classes).
+
+        Returns
+        -------
+        MetricStatistic
+            A small object: it travels between processes, and must not hold the rows.
+        """
 
     @abstractmethod
     def merge(self, other: Self) -> Self:
-        """Return the statistic of the rows of both; neither of them changes."""
+        """Return the statistic of the rows of both; neither of them changes.
+
+        Parameters
+        ----------
+        other
+            The statistic of other rows.
+
+        Returns
+        -------
+        MetricStatistic
+            The same for any order and any division of the rows.
+        """
 
     @abstractmethod
     def value(self) -> float:
-        """Return the metric; NaN where it is not defined."""
+        """Return the metric.
+
+        Returns
+        -------
+        float
+            NaN where it is not defined, as for no rows.
+        """
 
 
 @dataclass(frozen=True, eq=False)

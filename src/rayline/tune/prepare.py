@@ -70,16 +70,16 @@ class PreparedSearch:
         return journals.digest(digests, problem.schema, problem.splits, problem.target.columns, problem.weight, adapter)
 
     def held_out(self, fold: int, columns: Sequence[str] | None = None) -> pl.DataFrame:
-        """Return the rows that a fold holds out, or some columns of them, in this process."""
+        """Return the held-out rows of a fold, or some of their columns, in this process."""
         engine = self.groups.engine
         return engine.collect(engine.map(self.groups, self._side(fold, columns, training=False)))
 
     def training(self, fold: int) -> Any:
-        """Return the training rows of a fold: as a table, or as a Dataset where they are in the object store."""
+        """Return the training rows of a fold: a table, or a Dataset if they are in the object store."""
         return self.groups.after(self._side(fold, training=True))
 
     def tested(self, fold: int) -> Any:
-        """As `training`, of the rows that a fold holds out."""
+        """Return the held-out rows of a fold, in the form of `training`."""
         return self.groups.after(self._side(fold, training=False))
 
     def _side(self, fold: int, columns: Sequence[str] | None = None, *, training: bool) -> _Side:

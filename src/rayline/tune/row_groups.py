@@ -195,7 +195,7 @@ class TableGroups(RowGroups):
         return self.engine.collect(MappedGroups(self, (function,)))
 
     def joined(self, other: TableGroups) -> TableGroups:
-        """These groups, and others after them."""
+        """Return these groups followed by other ones."""
         return self._of([*self._frames, *(frame.select(map(col, self.schema)) for frame in other._frames)])
 
     def summarised(self) -> TableGroups:

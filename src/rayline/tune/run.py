@@ -274,7 +274,7 @@ class Search:
             _raise_interruption(interruption, trials, options)
             refuse_failures(trials)
             analysis = Analysis(
-                trials, prepared, journal, seconds=perf_counter() - started, verbose=options.verbose,
+                trials, prepared, store, seconds=perf_counter() - started, verbose=options.verbose,
                 interrupted=interruption.signal is not None,
             )  # fmt: skip
             training_run.analysis = analysis
@@ -288,14 +288,14 @@ class Search:
         self, prepared: PreparedSearch, executor: TrialExecutor, line: progress.ProgressLine, training_run: Run
     ) -> tuple[list[Trial], Interruption]:
         """Run the trials, and return them and what interrupted them."""
-        options, journal = self.options, self.journal
-        known = journal.known() if options.resume else {}
+        options, store = self.options, self.store
+        known = store.known() if options.resume else {}
         if isinstance(self.scheduler, Population):
             with executor.population(prepared) as workers:
-                generations = PopulationRun(prepared, self.scheduler, options, journal, line, training_run, known)
+                generations = PopulationRun(prepared, self.scheduler, options, store, line, training_run, known)
                 return generations.run(workers), generations.interruption
         total, budget_s = self.suggester.total, options.time_budget_s
-        log = TrialLog(journal, line, prepared, total, budget_s, options.callbacks, training_run)
+        log = TrialLog(store, line, prepared, total, budget_s, options.callbacks, training_run)
         executor.run(TrialRun(prepared, self.suggester, self.scheduler, log, options, known))
         return log.trials(), log.interruption
 

@@ -48,17 +48,17 @@ class SearchProblem:
     metric
         A name of `rayline.evaluate.metrics`, or of the framework's history.
     seed
-        The seed of the frameworks, where the trainer has none.
+        The seed of the frameworks, if the trainer has none.
     n_threads
         The number of threads of each training.
     tuned
         The stages whose parameters are searched: prepared tables are kept before each of them.
     endless
-        Those among them whose parameters differ in every trial.
+        The tuned stages whose parameters differ in every trial.
     digest
-        A digest of the rows, the split and everything else outside a configuration; empty when results are not kept.
+        A digest of the rows, the split and everything else outside a configuration; empty when results are not stored.
     others
-        Further metrics to be traded off against the first.
+        Further metrics that are traded off against the first.
     log_train_metrics
         Whether the history of every training is needed; otherwise frameworks evaluate their rows only where a metric,
         early stopping or a callback needs it.
@@ -90,12 +90,12 @@ class SearchProblem:
 
     @property
     def custom_used(self) -> list[Any]:
-        """The user's own functions among the metrics."""
+        """The metrics that are custom functions."""
         return [self.custom[name].source for name in self.metrics if name in self.custom]
 
     @property
     def custom(self) -> Custom:
-        """The user's own metrics, by name."""
+        """The custom metrics, by name."""
         return self.trainer.custom_metrics
 
     def computes(self, metric: str) -> bool:
@@ -104,7 +104,7 @@ class SearchProblem:
 
     @property
     def folds(self) -> list[tuple[int, int, FoldCells]]:
-        """All folds: the set of cells, the place in it, and the cells."""
+        """All folds: the index of the set of cells, the index of the fold in it, and the cells."""
         return [(split, place, fold) for split, folds in enumerate(self.splits) for place, fold in enumerate(folds)]
 
     @property
@@ -113,7 +113,7 @@ class SearchProblem:
 
     @property
     def roles(self) -> ColumnRoles:
-        """What the columns of the rows are for."""
+        """The roles of the columns."""
         return ColumnRoles(
             self.schema, self.target.columns, self.weight, self.weight if self.weighs_test else None, self.target.pair
         )
@@ -183,23 +183,23 @@ class TrialCandidate:
 
     @cached_property
     def digests(self) -> Mapping[int, str]:
-        """Of the first stages, up to each place at which prepared tables are kept, and of all stages."""
+        """The digests of the first stages, up to each place where prepared tables are kept, and of all stages."""
         leaves = self.preprocessor.leaves
         names = [path.partition("/")[0] for path, _ in leaves]
         cuts = sorted({names.index(name) for name in self.problem.tuned if name in names} - {0})
         return {cut: fingerprint([list(leaf) for leaf in leaves[:cut]]) for cut in (*cuts, len(names))}
 
     def recurs(self, cut: int | None = None) -> bool:
-        """Whether other trials may have the same first stages: none of them has a parameter of endless values."""
+        """Return whether other trials may have the same first stages: no parameter of these stages is continuous."""
         leaves = self.preprocessor.leaves if cut is None else self.preprocessor.leaves[:cut]
         return not any(path.partition("/")[0] in self.problem.endless for path, _ in leaves)
 
     @property
     def is_seeded(self) -> bool:
-        """Whether another evaluation gives the same score."""
+        """Whether the training is seeded, so that another evaluation gives the same score."""
         return (self.problem.seed if self.trainer.seed is None else self.trainer.seed) is not None
 
     @cached_property
     def labels(self) -> str:
-        """Of the stages of the targets."""
+        """The digest of the target stages."""
         return fingerprint([list(leaf) for leaf in self.preprocessor.target_stages])

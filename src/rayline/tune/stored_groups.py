@@ -104,8 +104,8 @@ class StoredGroups(RowGroups):
         return TaskGroupEngine()
 
     def sample(self, n_rows: int) -> pl.DataFrame:
-        (found,) = results([_sample.remote(self.groups[0], n_rows)])
-        return _polars(found)
+        (rows,) = results([_sample.remote(self.groups[0], n_rows)])
+        return _polars(rows)
 
     def after(self, function: TableFunction) -> ray.data.Dataset:
         return ray.data.from_arrow_refs(_applied(MappedGroups(self, (function,))))
@@ -280,7 +280,7 @@ def scored_blocks(
     store, the second ones are returned."""
     work = ray.put(function)
     made = [*_in_order(_scored, [([ref], [work]) for ref in blocks.references], n_tasks, _kept_and_result)]
-    return StoredScores(blocks.height, [ref for ref, _ in made]), [found for _, found in made]
+    return StoredScores(blocks.height, [ref for ref, _ in made]), [parts for _, parts in made]
 
 
 def in_a_task(function: Any, *arguments: Any) -> Any:
