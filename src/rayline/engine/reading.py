@@ -175,8 +175,8 @@ def executing(what: str) -> Iterator[None]:
         if "CSV conversion error" in str(cause):
             raise DataError(
                 f"A CSV file could not be read: {first_line(cause)}.",
-                "Expected the types that the beginnings of the files have.",
-                "say the column's type, data.read_csv(…, schema={'x': pl.Float64}), or what is missing, null_values=['NA'].",
+                "Expected the types at the beginning of the files.",
+                "specify the column's type, data.read_csv(…, schema={'x': pl.Float64}), or the strings of missing values, null_values=['NA'].",
             ) from error
         raise DataError(
             f"The dataset could not be read: {type(cause).__name__}: {first_line(cause)}.",
@@ -186,6 +186,6 @@ def executing(what: str) -> Iterator[None]:
     except RayError as error:
         raise ResourceError(
             f"Ray could not finish a {what}: {type(error).__name__}: {first_line(error)}.",
-            "Expected enough memory, disk and nodes that stay.",
+            "Expected enough memory and disk, and no loss of nodes.",
             "the error above says what is missing.",
         ) from error

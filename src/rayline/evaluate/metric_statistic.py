@@ -164,7 +164,7 @@ def _naming(statistic: Any) -> Iterator[None]:
             f"metric {statistic.name!r}: the statistic {statistic.__name__} failed with {type(error).__name__}: {first_line(error)}",
             "Expected of(batch) and merge(other) to return statistics of this class, value() a number, and a constructor "
             "without arguments (or empty()) for no rows.",
-            "the error above is the class's own; call its methods with a few rows by hand.",
+            "the error above was raised by the class; call its methods with a few rows to find the cause.",
         ) from error
 
 

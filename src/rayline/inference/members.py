@@ -113,7 +113,9 @@ def averageable(scores: Array, target: Target) -> Array:
     """
     if target.task.is_classification and not has_probabilities(scores):
         raise ParameterError(
-            "A model that answers with classes cannot be averaged.", "Expected probabilities.", "choose another member."
+            "A model that predicts classes only cannot be averaged.",
+            "Expected probabilities.",
+            "choose another member.",
         )
     scores = scores if scores.dtype.names is None else scores["probability"]
     scores = target.values(scores).astype(np.float64)

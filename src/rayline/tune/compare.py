@@ -6,7 +6,7 @@ import copy
 import html
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -254,10 +254,10 @@ def compare(
     known = [*searching, *RESOURCES, *DATA_ARGUMENTS]
     unknown = set(options) - {*known}
     if unknown:
-        raise ParameterError.unknown(unknown, [*searching, *DATA_ARGUMENTS])
+        raise ParameterError.unknown(unknown, known)
     data = search_data(data_config, SearchDataArguments(**{n: v for n, v in options.items() if n in DATA_ARGUMENTS}))
-    options = {name: value for name, value in options.items() if name not in DATA_ARGUMENTS}
-    searches = _checked(candidates, data, num_samples, options)
+    others = {name: value for name, value in options.items() if name not in DATA_ARGUMENTS}
+    searches = _checked(candidates, data, num_samples, others)
     analyses: dict[str, Analysis] = {}
     errors: dict[str, str] = {}
     for name, search in searches.items():
@@ -286,7 +286,8 @@ def _checked(
     material: TuneData | None = None
     for name, candidate in candidates.items():
         trainer, space, pipeline = _candidate(name, candidate, data)
-        search_options = dict(options, num_samples=num_samples if space else 1)
+        search_options = {**options, "num_samples": num_samples if space else 1}
+        trainer = trainer.with_resources(*(search_options.pop(resource, None) for resource in RESOURCES))
         if options.get("name") is not None:
             search_options["name"] = f"{options['name']} {name}"
         for kind in ("search", "scheduler"):

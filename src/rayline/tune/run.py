@@ -30,6 +30,7 @@ from rayline.tune.pbt.runner import PopulationRun
 from rayline.tune.prepare import PreparedSearch, prepare
 from rayline.tune.process_executor import ProcessExecutor
 from rayline.tune.result_store import ResultStore
+from rayline.tune.search import SchedulerLike, SearchLike
 from rayline.tune.search_problem import WHERE
 from rayline.tune.suggestions import Suggester
 from rayline.tune.trial_log import TrialLog
