@@ -18,7 +18,7 @@ from rayline.engine.group import DataShards
 from rayline.engine.kept_rows import KeptRows, kept_rows
 from rayline.engine.object_refs import BlockSlice, kept_together, shared
 from rayline.engine.placement import WHERE
-from rayline.engine.reading import executing, slices_of, with_own_settings
+from rayline.engine.reading import executing, slices_of
 from rayline.engine.tasks import on_blocks
 
 PART_BYTES = 128 << 20
@@ -77,7 +77,7 @@ def _placed(data: Any, prepare: TableFunction | None, num_workers: int) -> list[
         with executing("preparation for training"):
             if kept is not None and kept.can_continue:
                 return _prepared(kept, work)
-            return list(slices_of(with_own_settings(data).map_batches(RaylineTask(work), batch_format="pyarrow")))
+            return list(slices_of(_own_copy(data).map_batches(RaylineTask(work), batch_format="pyarrow")))
     engine = registry.engine_for(data)
     frame: pl.DataFrame = engine.collect(data if prepare is None else engine.map(data, prepare))
     size = max(1, min(-(-frame.height // num_workers), int(PART_BYTES / max(frame.estimated_size(), 1) * frame.height)))

@@ -124,7 +124,7 @@ class OwnStatistic(Statistic):
     def of(cls, *values: Any, **options: Any) -> Self:
         (batch,) = values
         assert isinstance(batch, ScoredBatch)
-        statistic = options["own"]
+        statistic = options["statistic"]
         with _naming(statistic):
             return cls._of(batch, statistic)
 
@@ -172,7 +172,7 @@ def _naming(statistic: Any) -> Iterator[None]:
 class StatisticMetric(Metric):
     """The metric of a `MetricStatistic`."""
 
-    own: Any = None  # the class
+    statistic: Any = None  # the class
 
     @classmethod
     def of(cls, statistic: type[MetricStatistic]) -> Self:
@@ -190,18 +190,18 @@ class StatisticMetric(Metric):
 
     @property
     def source(self) -> Any:
-        return self.own
+        return self.statistic
 
     def parts(self, n_classes: int) -> Sequence[Part]:
         return [self._part]
 
     def value(self, parts: Parts, multiplicity: Array) -> Array:
-        with _naming(self.own):
+        with _naming(self.statistic):
             return self._value(parts, multiplicity)
 
     @property
     def _part(self) -> Part:
-        return Part(OwnStatistic, (("own", self.own),))
+        return Part(OwnStatistic, (("statistic", self.statistic),))
 
     def _value(self, parts: Parts, multiplicity: Array) -> Array:
         states: Mapping[int, Any] = parts[self._part].states
@@ -211,7 +211,7 @@ class StatisticMetric(Metric):
         counts = multiplicity if np.array_equal(multiplicity, np.rint(multiplicity)) else multiplicity * 16
         for i, row in enumerate(np.rint(counts).astype(int) if len(counts) > 1 else counts.astype(int)):
             repeated = [_repeated(state, row[bucket]) for bucket, state in sorted(states.items()) if row[bucket]]
-            whole = self.own.empty()
+            whole = self.statistic.empty()
             for state in repeated:
                 whole = whole.merge(state)
             values[i] = float(whole.value()) if repeated else np.nan
