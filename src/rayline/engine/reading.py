@@ -56,7 +56,7 @@ def schema_of_dataset(data: Dataset) -> pl.Schema:
         return pl.Schema() if block is None else to_frame(ray.get(block)).schema
     if known is None:
         with patience(lambda: busy("no rows of a Dataset are there yet") or COSTLY):
-            known = _own_copy(data).schema()
+            known = with_own_settings(data).schema()
     if known is None:
         return pl.Schema()
     twice = sorted({name for name in known.names if known.names.count(name) > 1})
@@ -70,7 +70,7 @@ def schema_of_dataset(data: Dataset) -> pl.Schema:
     if isinstance(base, pa.Schema):
         return to_frame(base.empty_table().select(known.names)).schema
     # Blocks of pandas: only its values show the type of an object column.
-    frames = [to_frame(block) for block in each_block(_own_copy(data).limit(SAMPLE_ROWS))]
+    frames = [to_frame(block) for block in each_block(with_own_settings(data).limit(SAMPLE_ROWS))]
     frames = [frame for frame in frames if frame.width]
     return pl.concat(frames, how="vertical_relaxed").schema if frames else pl.Schema()
 

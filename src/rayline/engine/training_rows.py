@@ -77,7 +77,7 @@ def _placed(data: Any, prepare: TableFunction | None, num_workers: int) -> list[
         with executing("preparation for training"):
             if kept is not None and kept.can_continue:
                 return _prepared(kept, work)
-            return list(slices_of(_own_copy(data).map_batches(RaylineTask(work), batch_format="pyarrow")))
+            return list(slices_of(with_own_settings(data).map_batches(RaylineTask(work), batch_format="pyarrow")))
     engine = registry.engine_for(data)
     frame: pl.DataFrame = engine.collect(data if prepare is None else engine.map(data, prepare))
     size = max(1, min(-(-frame.height // num_workers), int(PART_BYTES / max(frame.estimated_size(), 1) * frame.height)))
