@@ -18,7 +18,7 @@ from rayline.engine.group import DataShards
 from rayline.engine.kept_rows import KeptRows, kept_rows
 from rayline.engine.object_refs import BlockSlice, kept_together, shared
 from rayline.engine.placement import WHERE
-from rayline.engine.reading import executing, slices_of
+from rayline.engine.reading import executing, slices_of, with_own_settings
 from rayline.engine.tasks import on_blocks
 
 PART_BYTES = 128 << 20
