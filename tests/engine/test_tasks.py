@@ -1,4 +1,4 @@
-"""Tasks within a bound: how many are under way, in which order their results come, and what becomes of the others on an error."""
+"""Tasks within a bound: how many are under way, in which order their results come, and that the others are cancelled on an error."""
 
 from __future__ import annotations
 
@@ -58,5 +58,5 @@ def test_the_other_tasks_are_cancelled_on_an_error(pair: bool, monkeypatch: pyte
     assert cancelled == [1, 2]
     found = in_order(submit, ((number,) for number in range(5)), 2, str)
     next(found)
-    found.close()  # nobody wants the rest
+    found.close()  # the rest is not wanted
     assert cancelled == [1, 2, 1]

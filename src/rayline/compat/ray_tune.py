@@ -18,7 +18,7 @@ _TAG_CALLBACKS = register(
 _TRAIN_CALLBACKS = register(
     "ray.train.v2.api.data_parallel_trainer:DataParallelTrainer._create_default_callbacks",
     RAY,
-    use="Keep Ray Train from starting an actor that outlives a training that was ended, on a Ray without dashboard for ever.",
+    use="Keep Ray Train from starting an actor that outlives a training that was ended, which on a Ray without dashboard never ends.",
     fallback="That actor stays until the Ray ends; it holds no resources.",
 )
 _TRAIN_CLEANER = register(

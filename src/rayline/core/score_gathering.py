@@ -108,7 +108,7 @@ class MetricsOfRanks:
         if self.everyone is not None and self.own_functions:
             self.everyone.refuse_function(argument)
 
-    def own(self, predictions: Array, data: Any) -> tuple[str, Array, Array, Array]:
+    def scored(self, predictions: Array, data: Any) -> tuple[str, Array, Array, Array]:
         """Return the name of a set, and the scores, labels and weights of its rows on this rank."""
         name = self._names[id(data)]
         rows = self.rows[name]

@@ -53,7 +53,7 @@ from rayline.engine.reading import (
     bundles_of,
     each_block,
     executing,
-    least_rows,
+    min_task_rows,
     refuse_other_tables,
     regrouped,
     schema_of_dataset,
@@ -124,7 +124,7 @@ class RayEngine(Engine):
             needed = with_own_settings(data)
             if columns != list(schema):
                 needed = needed.select_columns(columns)
-            size = least_rows(data) if scan.is_local else None  # else whole blocks
+            size = min_task_rows(data) if scan.is_local else None  # else whole blocks
             block_results = needed.map_batches(
                 RaylineTask(PartialScan.of(scan)), batch_format="pyarrow", batch_size=size
             )
@@ -170,8 +170,8 @@ class RayEngine(Engine):
                 else:
                     yield number, pieces, shipped, files, placement.batch_size
 
-        with executing("write"), _part_writers(placement) as (most, submit):
-            for n_rows in in_order(submit, left(), most, ray.get):
+        with executing("write"), _part_writers(placement) as (max_tasks, submit):
+            for n_rows in in_order(submit, left(), max_tasks, ray.get):
                 written += n_rows
         return written
 
@@ -287,10 +287,14 @@ class RayEngine(Engine):
         return KEPT.starting(GroupKey.of(reuse, plan), packed_function(load))
 
     def in_order(
-        self, submit: Callable[..., Any], arguments: Iterable[tuple[Any, ...]], most: int, get: Callable[[Any], Any]
+        self,
+        submit: Callable[..., Any],
+        arguments: Iterable[tuple[Any, ...]],
+        max_tasks: int,
+        get: Callable[[Any], Any],
     ) -> Iterator[Any]:
         """Submit tasks, at most some at a time, and yield their results in order: see `tasks.in_order`."""
-        return in_order(submit, arguments, most, get)
+        return in_order(submit, arguments, max_tasks, get)
 
     def require(self, needs: Mapping[str, float]) -> None:
         """Raise ResourceError when no node of the running Ray, even an empty one, has these resources."""

@@ -30,10 +30,10 @@ SAMPLE_ROWS = 1000
 BLOCK_ROWS = 1 << 16
 """Minimum rows per task when a materialised dataset has many small blocks."""
 
-FIRST = "the first rows of a Dataset take long; what fits into a quarter of the object store is kept for this step"
+FIRST = "the first rows of a Dataset take long; rows that fit into a quarter of the object store are kept for this step"
 
 COSTLY = (
-    "the first rows of a Dataset take long, and are made anew each time it is read: materialize() it first (docs/path.md says how "
+    "the first rows of a Dataset take long, and are computed again each time it is read: materialize() it first (docs/path.md says how "
     "often each step reads it)"
 )
 
@@ -141,7 +141,7 @@ def regrouped(pieces: Iterator[BlockSlice], n_rows: int) -> Iterator[list[BlockS
         yield part
 
 
-def least_rows(data: Dataset) -> int | None:
+def min_task_rows(data: Dataset) -> int | None:
     """Return the minimum rows per task; None for one block per task, which Ray Data can fuse with reading."""
     many = isinstance(data, MaterializedDataset) and data.num_blocks() > 1
     return BLOCK_ROWS if many and data.count() < data.num_blocks() * BLOCK_ROWS else None

@@ -25,7 +25,7 @@ MERGED_TOGETHER = 4
 
 
 def in_order(
-    submit: Callable[..., Any], arguments: Iterable[tuple[Any, ...]], most: int, get: Callable[[Any], T]
+    submit: Callable[..., Any], arguments: Iterable[tuple[Any, ...]], max_tasks: int, get: Callable[[Any], T]
 ) -> Generator[T]:
     """Submit tasks, at most some at a time, and yield their results in the order of the arguments.
 
@@ -35,7 +35,7 @@ def in_order(
         Submits a task with some arguments, and returns its reference, or its references.
     arguments
         Of each task. They are taken one after another, as results are yielded.
-    most
+    max_tasks
         How many tasks wait, run, or have results that are not yielded yet.
     get
         Waits for a task by what `submit` has returned, and returns its result. On an error the other tasks are cancelled.
@@ -43,14 +43,14 @@ def in_order(
     under_way: deque[Any] = deque()
     try:
         for given in arguments:
-            if len(under_way) >= most:
+            if len(under_way) >= max_tasks:
                 yield get(under_way.popleft())
             under_way.append(submit(*given))
         while under_way:
             yield get(under_way.popleft())
     except BaseException:
-        for made in under_way:
-            ray.cancel(made[0] if isinstance(made, list) else made)
+        for refs in under_way:
+            ray.cancel(refs[0] if isinstance(refs, list) else refs)
         raise
 
 
@@ -58,9 +58,9 @@ def on_blocks(bundles: Iterator[Any], work: BlockTask) -> Iterator[tuple[ray.Obj
     """Run a function on each block in a task of its own, at most two per CPU at a time, and yield references to what it made, in
     order, and the numbers of their rows and bytes."""
     task, shipped = run_on_block.options(num_returns=2), ray.put(work)
-    most = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    max_tasks = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
     blocks = ((shipped, ref) for bundle in bundles for ref in bundle.block_refs)
-    return in_order(task.remote, blocks, most, lambda made: (made[0], *ray.get(made[1])))
+    return in_order(task.remote, blocks, max_tasks, lambda refs: (refs[0], *ray.get(refs[1])))
 
 
 def merged_in_tasks(

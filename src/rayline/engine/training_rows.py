@@ -89,9 +89,9 @@ def _prepared(kept: KeptRows, work: MappedBlock) -> list[BlockSlice]:
     """Return kept rows after a function; those of a small Dataset stay for the next training with the same function."""
     rows = kept.prepared(work.function.digest)
     if rows is None:
-        made = [*on_blocks(kept.bundles(last=True), BlockTask(work))]
-        rows = [BlockSlice(ref, 0, n_rows) for ref, n_rows, _ in made if n_rows]
-        kept.keep_prepared(work.function.digest, rows, sum(size for *_, size in made))
+        blocks = [*on_blocks(kept.bundles(last=True), BlockTask(work))]
+        rows = [BlockSlice(ref, 0, n_rows) for ref, n_rows, _ in blocks if n_rows]
+        kept.keep_prepared(work.function.digest, rows, sum(size for *_, size in blocks))
     return rows
 
 

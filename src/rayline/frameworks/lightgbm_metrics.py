@@ -52,7 +52,7 @@ class LightGBMMetrics(MetricsOfRanks):
         _refuse(metrics)
         self._job = context
         self._of_all = [name for name in OF_ALL if name in {*metrics}]
-        self._found: dict[tuple[str, str], float] = {}
+        self._values: dict[tuple[str, str], float] = {}
         super().__init__(context, sets, "feval", functions, needed=bool(self._of_all))
 
     def functions(self, predictions: Array, data: Any) -> list[Any]:
@@ -60,13 +60,13 @@ class LightGBMMetrics(MetricsOfRanks):
         everyone = self.everyone
         if everyone is None:
             return []
-        name, scores, truth, weight = self.own(predictions, data)
+        name, scores, truth, weight = self.scored(predictions, data)
         if self.rows[name].task is Task.RANKING:
             truth = truth[:, 0]
-        own = scores, truth.astype(np.float64), weight
+        arrays = scores, truth.astype(np.float64), weight
         for metric in self._of_all:
-            self._found[name, metric] = _r2(*own, everyone) if metric == "r2" else _area(metric, *own, everyone)
-        return self.called(name, *everyone.rows(*own), lightgbm.Dataset) if self.own_functions else []
+            self._values[name, metric] = _r2(*arrays, everyone) if metric == "r2" else _area(metric, *arrays, everyone)
+        return self.called(name, *everyone.rows(*arrays), lightgbm.Dataset) if self.own_functions else []
 
     def merge(self, results: list[Any]) -> None:
         """Replace the metrics of this rank's rows with those of all rows."""

@@ -50,7 +50,7 @@ class XGBoostMetrics(MetricsOfRanks):
                     "leave num_workers out, or pass the function as metrics=[…].",
                 )
         self._areas = [name for name in metric_names if name in AREAS]
-        self._found: dict[str, dict[str, float]] = {}
+        self._values: dict[str, dict[str, float]] = {}
         super().__init__(context, sets, "custom_metric", function, needed=bool(self._areas))
 
     @property
@@ -62,13 +62,13 @@ class XGBoostMetrics(MetricsOfRanks):
         """Compute the custom metric over all ranks; called once per set and iteration on every rank."""
         everyone = self.everyone
         assert everyone is not None
-        name, scores, truth, weights = self.own(predictions, data)
+        name, scores, truth, weights = self.scored(predictions, data)
         if not self.own_functions and not everyone.is_small(name):
-            self._found[name] = _areas_of_many(self._areas, scores, truth, weights, everyone)
+            self._values[name] = _areas_of_many(self._areas, scores, truth, weights, everyone)
             return []
         scores, truth, weights = everyone.rows(scores, truth, weights)
         if self._areas:
-            self._found[name] = _areas(self._areas, scores, truth, weights)
+            self._values[name] = _areas(self._areas, scores, truth, weights)
         return self.called(name, scores, truth, weights, xgboost.DMatrix) if self.own_functions else []
 
     def correct(self, history: Mapping[str, Mapping[str, list[Any]]]) -> None:

@@ -207,7 +207,7 @@ def load_framework(name: str, adapter_class: type | None) -> None:
 def train_on_ray(request: FitRequest, **options: Any) -> WorkerOutcome:
     """Train on the Ray workers of the request; `options` are the rows and what listens (see the engine's `train`).
 
-    Raises TrainingError also when the ranks ended with different models.
+    Raises TrainingError also when the ranks finished with different models.
     """
     scaling, target = request.scaling, request.spec.target
     outcomes: list[WorkerOutcome] = registry.engine("ray").train(
@@ -225,7 +225,7 @@ def train_on_ray(request: FitRequest, **options: Any) -> WorkerOutcome:
     )
     if len({outcome.digest for outcome in outcomes}) > 1:
         raise TrainingError.here(
-            f"the workers of {request.framework} ended with different models.",
+            f"the workers of {request.framework} finished with different models.",
             "Expected the same model on every rank; each rank has learned from its own part of the rows only.",
             "this is a defect of the framework's adapter: report it.",
         )

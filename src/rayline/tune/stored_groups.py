@@ -268,8 +268,8 @@ def prepared_blocks(groups: StoredGroups, function: TableFunction, n_tasks: int)
     The objects live as long as the process that calls this.
     """
     work = ray.put(function)
-    made = _in_order(_prepared, [(group, [work]) for group in groups.groups], n_tasks, _kept_and_result)
-    filled = [(ref, n_rows, size) for ref, (n_rows, size) in made if n_rows]
+    blocks = _in_order(_prepared, [(group, [work]) for group in groups.groups], n_tasks, _kept_and_result)
+    filled = [(ref, n_rows, size) for ref, (n_rows, size) in blocks if n_rows]
     return StoredBlocks([ref for ref, _, _ in filled], [n for _, n, _ in filled], sum(size for _, _, size in filled))
 
 
@@ -279,8 +279,8 @@ def scored_blocks(
     """Call a function with each block in a limited number of concurrent tasks. The first results (scores) stay in the object
     store, the second ones are returned."""
     work = ray.put(function)
-    made = [*_in_order(_scored, [([ref], [work]) for ref in blocks.references], n_tasks, _kept_and_result)]
-    return StoredScores(blocks.height, [ref for ref, _ in made]), [parts for _, parts in made]
+    blocks = [*_in_order(_scored, [([ref], [work]) for ref in blocks.references], n_tasks, _kept_and_result)]
+    return StoredScores(blocks.height, [ref for ref, _ in blocks]), [parts for _, parts in blocks]
 
 
 def in_a_task(function: Any, *arguments: Any) -> Any:
@@ -345,17 +345,17 @@ def _called(function: Any, *arguments: Any) -> Any:
 
 
 def _in_order(
-    task: Any, arguments: Sequence[tuple[Any, ...]], most: int | None, get: Callable[[Any], Any] | None = None
+    task: Any, arguments: Sequence[tuple[Any, ...]], max_tasks: int | None, get: Callable[[Any], Any] | None = None
 ) -> Iterator[Any]:
     """The results of a task in order, of which some are under way at a time."""
-    most = most or UNDER_WAY * max(1, int(ray.cluster_resources().get("CPU", 1)))
-    found: Iterator[Any] = registry.engine("ray").in_order(task.remote, arguments, most, get or _result)
-    return found
+    max_tasks = max_tasks or UNDER_WAY * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    results: Iterator[Any] = registry.engine("ray").in_order(task.remote, arguments, max_tasks, get or _result)
+    return results
 
 
-def _kept_and_result(made: Sequence[Any]) -> tuple[Any, Any]:
+def _kept_and_result(refs: Sequence[Any]) -> tuple[Any, Any]:
     """Of a task with two results a reference to the first, and the second."""
-    return made[0], _result(made[1])
+    return refs[0], _result(refs[1])
 
 
 def results(references: Sequence[Any]) -> Iterator[Any]:
