@@ -279,8 +279,8 @@ def scored_blocks(
     """Call a function with each block in a limited number of concurrent tasks. The first results (scores) stay in the object
     store, the second ones are returned."""
     work = ray.put(function)
-    blocks = [*_in_order(_scored, [([ref], [work]) for ref in blocks.references], n_tasks, _kept_and_result)]
-    return StoredScores(blocks.height, [ref for ref, _ in blocks]), [parts for _, parts in blocks]
+    scored = [*_in_order(_scored, [([ref], [work]) for ref in blocks.references], n_tasks, _kept_and_result)]
+    return StoredScores(blocks.height, [ref for ref, _ in scored]), [parts for _, parts in scored]
 
 
 def in_a_task(function: Any, *arguments: Any) -> Any:
