@@ -14,7 +14,7 @@ from rayline.engine.object_refs import BlockSlice
 
 @dataclass(frozen=True)
 class TrainJob:
-    """What a worker under Ray Train is given: the packed function, the supervisor, and all rows, of which it takes its share."""
+    """The input of a worker under Ray Train: the packed function, the supervisor, and all rows, of which it takes its share."""
 
     packed: bytes
     supervisor: Any

@@ -76,7 +76,7 @@ def _tell_failure(supervisor: Any, rank: int, error: Exception) -> None:
 
 
 class TrainLink:
-    """What a rank reports, gathers and stores, with the other ranks and the driver at the supervisor's other ends."""
+    """The connection of a rank to the other ranks and the driver, through the supervisor: reports, gathered values and checkpoints."""
 
     def __init__(self, job: TrainJob, attempt: str, rank: int, n: int) -> None:
         self._job, self._supervisor, self._attempt, self._rank, self._n = job, job.supervisor, attempt, rank, n

@@ -13,7 +13,7 @@ import xgboost
 from scipy import special
 from xgboost.callback import TrainingCallback
 
-from rayline.core import adapters
+from rayline.core import adapters, row_stream
 from rayline.core.abilities import FeatureContributions
 from rayline.core.errors import ParameterError, needing
 from rayline.core.features import Array, Features
@@ -23,7 +23,15 @@ from rayline.core.target import Target, Task
 from rayline.device import CPU, Device, device_of, in_batches, placed, select_device, trained_on
 from rayline.frameworks import xgboost_params, xgboost_predict
 from rayline.frameworks.verify import xgboost_model
-from rayline.frameworks.xgboost_matrix import NAMES, OUTPUT_BYTES, ROW_BYTES, keeps_bins, matrices, on_any_rank
+from rayline.frameworks.xgboost_matrix import (
+    NAMES,
+    OUTPUT_BYTES,
+    ROW_BYTES,
+    bin_bytes,
+    keeps_bins,
+    matrices,
+    on_any_rank,
+)
 from rayline.frameworks.xgboost_metrics import XGBoostMetrics
 from rayline.frameworks.xgboost_params import of_features
 from rayline.frameworks.xgboost_predict import scores

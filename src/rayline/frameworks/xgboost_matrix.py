@@ -75,7 +75,7 @@ def matrices(
     training that `continues` them needs the values.
     """
     # All ranks communicate while they compute bins: none may skip it because its rows are one block.
-    stream = context.world_size > 1 or context.train.n_blocks > 1
+    stream = context.world_size > 1 or context.train.n_blocks > 1 or (not gpu.is_gpu and _is_large(context, continues))
     folders: list[Path] | list[None] = [None, None]
     if stream and not gpu.is_gpu and keeps_bins(params) and on_any_rank(exceeds_memory(context, params), context):
         folders = [held.enter_context(scratch.folder("bins")) for _ in range(2)]
@@ -90,6 +90,12 @@ def matrices(
         options: dict[str, Any] = {"stream": True, "reference": train, "cache": folders[1]} if bins else {}
         sets["test"] = matrix(context.test, params, **options)
     return train, sets
+
+
+def _is_large(context: TrainContext, continues: bool) -> bool:
+    """Return whether the rows are large and may become bins: a training that goes on reads the values, as its trees may have other bins."""
+    goes_on = continues or context.resume is not None
+    return not (goes_on or context.target.task.is_paired or context.train.is_small)
 
 
 def matrix(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -21,7 +20,7 @@ from rayline.core.scan import Scan, TableFunction
 from rayline.core.target import Target
 from rayline.data.split.fold_assignment import FoldAssignment
 from rayline.tune import row_groups
-from rayline.tune.result_store import ScoresInPieces
+from rayline.tune.evaluate import SearchProblem
 from rayline.tune.row_groups import (
     CELL,
     CellResults,
@@ -36,7 +35,7 @@ from rayline.tune.row_groups import (
     predicted,
     scan_group,
 )
-from rayline.tune.search_problem import SearchProblem
+from rayline.tune.stored_scores import StoredScores, slices
 
 HeldOutFunction: TypeAlias = Callable[[pl.DataFrame, Sequence[Any], int], Any]
 
@@ -169,8 +168,12 @@ class TaskGroupEngine(GroupEngine):
         groups = data if isinstance(data, MappedGroups) else MappedGroups(data, ())
         assert isinstance(groups.groups, StoredGroups)
         work = ray.put((groups.functions, scan))
-        task = _scan if self._n_tasks is None else _scan.options(**UNPLACED)
-        return merged(_in_order(task, [(group, [work]) for group in groups.groups.groups], self._n_tasks))
+        options = {} if self._n_tasks is None else UNPLACED
+        calls = _in_order(_scan.options(**options), [(group, [work]) for group in groups.groups.groups], self._n_tasks)
+        parts = (reference for reference, _ in calls)
+        merge = _merge_cells.options(**options)
+        (found,) = results([merged(parts, lambda references: merge.remote(*references))])
+        return found  # type: ignore[no-any-return]
 
     def collect(self, data: Any, columns: Sequence[str] | None = None) -> pl.DataFrame:
         """Collect the rows after the functions in this process; only for a few columns or small results."""
@@ -268,7 +271,7 @@ def prepared_blocks(groups: StoredGroups, function: TableFunction, n_tasks: int)
     The objects live as long as the process that calls this.
     """
     work = ray.put(function)
-    blocks = _in_order(_prepared, [(group, [work]) for group in groups.groups], n_tasks, _kept_and_result)
+    blocks = _in_order(_prepared, [(group, [work]) for group in groups.groups], n_tasks)
     filled = [(ref, n_rows, size) for ref, (n_rows, size) in blocks if n_rows]
     return StoredBlocks([ref for ref, _, _ in filled], [n for _, n, _ in filled], sum(size for _, _, size in filled))
 
@@ -279,8 +282,9 @@ def scored_blocks(
     """Call a function with each block in a limited number of concurrent tasks. The first results (scores) stay in the object
     store, the second ones are returned."""
     work = ray.put(function)
-    scored = [*_in_order(_scored, [([ref], [work]) for ref in blocks.references], n_tasks, _kept_and_result)]
-    return StoredScores(blocks.height, [ref for ref, _ in scored]), [parts for _, parts in scored]
+    scored = [*_in_order(_scored, [([ref], [work]) for ref in blocks.references], n_tasks)]
+    size = sum(n_bytes for _, (n_bytes, _) in scored)
+    return StoredScores(blocks.height, size, [ref for ref, _ in scored]), [parts for _, (_, parts) in scored]
 
 
 def in_a_task(function: Any, *arguments: Any) -> Any:
@@ -344,22 +348,18 @@ def _called(function: Any, *arguments: Any) -> Any:
     return function(*arguments)
 
 
-def _in_order(
-    task: Any, arguments: Sequence[tuple[Any, ...]], max_tasks: int | None, get: Callable[[Any], Any] | None = None
-) -> Iterator[Any]:
-    """The results of a task in order, of which some are under way at a time."""
-    max_tasks = max_tasks or UNDER_WAY * max(1, int(ray.cluster_resources().get("CPU", 1)))
-    results: Iterator[Any] = registry.engine("ray").in_order(task.remote, arguments, max_tasks, get or _result)
-    return results
-
-
-def _kept_and_result(refs: Sequence[Any]) -> tuple[Any, Any]:
-    """Of a task with two results a reference to the first, and the second."""
-    return refs[0], _result(refs[1])
+def _in_order(task: Any, arguments: Sequence[tuple[Any, ...]], n_running: int | None) -> Iterator[tuple[Any, Any]]:
+    """Yield, for each call of a task with two results, a reference to the first and the value of the second, in order and with a
+    limited number of concurrent calls. Raises the error of a task."""
+    n_running = n_running or UNDER_WAY * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    calls: Iterator[tuple[Any, Any]] = registry.engine("ray").in_order(
+        task.remote, arguments, n_running, lambda refs: (refs[0], _result(refs[1]))
+    )
+    return calls
 
 
 def results(references: Sequence[Any]) -> Iterator[Any]:
-    """The results of tasks, in order. Raises an error of ours as it was raised."""
+    """Yield the results of tasks in order. Raises a RaylineError of a task unchanged."""
     return map(_result, references)
 
 

@@ -25,7 +25,7 @@ from rayline.tune.interruption import Interruption
 from rayline.tune.options import SearchOptions
 from rayline.tune.pbt.population import Population, n_iterations
 from rayline.tune.prepare import PreparedSearch
-from rayline.tune.result_store import ResultStore, ScoresInPieces
+from rayline.tune.result_store import ResultStore
 from rayline.tune.search_problem import SearchProblem
 from rayline.tune.table_cache import fingerprint
 from rayline.tune.trial import error_text
