@@ -20,7 +20,6 @@ from rayline.core.scan import Scan, TableFunction
 from rayline.core.target import Target
 from rayline.data.split.fold_assignment import FoldAssignment
 from rayline.tune import row_groups
-from rayline.tune.evaluate import SearchProblem
 from rayline.tune.row_groups import (
     CELL,
     CellResults,
@@ -35,6 +34,7 @@ from rayline.tune.row_groups import (
     predicted,
     scan_group,
 )
+from rayline.tune.search_problem import SearchProblem
 from rayline.tune.stored_scores import StoredScores, slices
 
 HeldOutFunction: TypeAlias = Callable[[pl.DataFrame, Sequence[Any], int], Any]
