@@ -172,8 +172,8 @@ class TaskGroupEngine(GroupEngine):
         calls = _in_order(_scan.options(**options), [(group, [work]) for group in groups.groups.groups], self._n_tasks)
         parts = (reference for reference, _ in calls)
         merge = _merge_cells.options(**options)
-        (found,) = results([merged(parts, lambda references: merge.remote(*references))])
-        return found  # type: ignore[no-any-return]
+        (result,) = results([merged(parts, lambda references: merge.remote(*references))])
+        return result  # type: ignore[no-any-return]
 
     def collect(self, data: Any, columns: Sequence[str] | None = None) -> pl.DataFrame:
         """Collect the rows after the functions in this process; only for a few columns or small results."""
