@@ -1,6 +1,7 @@
 """The HTTP app in process: routes, answers, errors, limits.
 
-Covers `serve.batching` and `serve.metrics` too.
+Covers `serve.batching`, `serve.docs_page`, `serve.metrics`, `serve.openapi`, `serve.openinference` and
+`serve.predictions` too.
 """
 
 from __future__ import annotations

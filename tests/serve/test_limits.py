@@ -1,6 +1,6 @@
 """What a request may cost: memory, time and a thread, whatever it says, and nothing once it is answered.
 
-Covers `serve.http_messages` too.
+Covers `serve.arrow` and `serve.http_messages` too.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The page in a real browser: the form that it makes asks the model, and shows what it says.
 
-Covers `serve.docs_page` and `serve.form_page` too.
+Covers `serve.form_page` too.
 """
 
 from __future__ import annotations

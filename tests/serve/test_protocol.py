@@ -1,7 +1,4 @@
-"""Request bodies and answers: JSON, Arrow and the Open Inference Protocol.
-
-Covers `serve.arrow`, `serve.openapi`, `serve.openinference` and `serve.predictions` too.
-"""
+"""Request bodies and answers: JSON, Arrow and the Open Inference Protocol."""
 
 from __future__ import annotations
 
