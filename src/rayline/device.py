@@ -225,6 +225,13 @@ _OUT_OF_MEMORY = ("out of memory", "memory allocation", "bad_alloc", "insufficie
 """How XGBoost, CatBoost and CUDA itself describe it; PyTorch has a class of error for it."""
 
 
+def release_memory() -> None:
+    """Give memory that this process has reserved on its GPUs and does not use back to other processes."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error says that a GPU has no memory left."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
@@ -309,7 +316,6 @@ def in_batches(
         say(
             f"predict: the GPU is out of memory with batches of {n:,} rows (model {megabytes(model_bytes())}); now {size:,}"
         )
-        torch = sys.modules.get("torch")
-        if torch is not None and device.is_cuda:
-            torch.cuda.empty_cache()
+        if device.is_cuda:
+            release_memory()
     return parts

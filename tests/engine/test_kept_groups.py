@@ -241,9 +241,21 @@ def test_kept_workers_leave_when_others_wait(engine: Any, ray_session: Any) -> N
 
 
 @ray_only
-def test_workers_that_hold_more_than_cpus_are_not_kept(engine: Any) -> None:
-    first = engine.train(seen, num_workers=1, train=TABLE, resources_per_worker={"memory": 1e6}, reuse="a")
+def test_workers_keep_what_they_hold_until_it_is_needed(engine: Any, ray_session: Any) -> None:
+    train = functools.partial(engine.train, seen, num_workers=1, train=TABLE, reuse="a")
+    first = train(resources_per_worker={"memory": 1e9})
+    assert pids(train(resources_per_worker={"memory": 1e9})) == pids(first)
+    KEPT.release({"CPU": 1.0, "memory": 0.0})
+    assert pids(train(resources_per_worker={"memory": 1e9})) == pids(first)
+    KEPT.release({"memory": 1.0})
     assert all(map(gone, pids(first)))
+    second = train(resources_per_worker={"memory": 1e9})
+    waits = ray_session.util.placement_group([{"memory": ray_session.cluster_resources()["memory"] - 1e8}])
+    try:
+        assert waits.wait(20)
+        assert all(map(gone, pids(second)))
+    finally:
+        ray_session.util.remove_placement_group(waits)
 
 
 @ray_only

@@ -1,21 +1,28 @@
 """Groups of workers that this process keeps from one training to the next: starting processes often takes longer than training.
 
-Fits in a row, folds and trials of a search take their workers from here and return them. A kept group holds no resources and no
-rows; it ends by itself when it is not used for a while, or when others wait for resources (see `idle_worker`).
+Fits in a row, folds and trials of a search take their workers from here and return them. A kept group holds no CPUs and no rows; GPUs
+and other resources that its workers have had from their start they have until they end: Ray gives an actor its GPUs when it starts, and
+a process that has used one keeps some of its memory. A group ends by itself when it is not used for a while, or when others wait for
+resources (see `idle_worker`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import ray
 
 from rayline.engine.idle_worker import keep_s
 from rayline.engine.placement import PlacementPlan
+from rayline.engine.session import connection
 from rayline.engine.worker_group import WorkerGroup
+
+FREE_S = 2.0
+"""Seconds within which the cluster should know that a group has ended."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +45,7 @@ class GroupKey:
 
     @classmethod
     def of(cls, framework: str, plan: PlacementPlan) -> GroupKey:
-        context = ray.get_runtime_context()
-        return cls(framework, plan, f"{context.get_job_id()} {context.get_node_id()}")
+        return cls(framework, plan, connection())
 
 
 class KeptGroups:
@@ -60,10 +66,9 @@ class KeptGroups:
         return None
 
     def keep(self, key: GroupKey, group: WorkerGroup) -> None:
-        """Keep the workers of a training that has succeeded, or end them where they cannot be kept. One that holds more than CPUs
-        is not kept: CPUs are reserved during a training only, other resources as long as a worker is there."""
+        """Keep the workers of a training that has succeeded, or end them where they cannot be kept."""
         seconds = keep_s()
-        if seconds and not key.plan.held and group.rest(seconds):
+        if seconds and group.rest(seconds):
             self._put(key, group)
         else:
             group.end()
@@ -72,7 +77,7 @@ class KeptGroups:
     def starting(self, key: GroupKey, packed: bytes) -> Iterator[None]:
         """Start a group, or wake the kept one, for a training within this context: workers then start while its rows are looked at.
         `packed` is a function that imports what they will need."""
-        if not keep_s() or key.plan.held:
+        if not keep_s():
             yield
             return
         group = self.take(key)
@@ -88,6 +93,17 @@ class KeptGroups:
             raise
         if self._drop(group):
             self.keep(key, group)
+
+    def release(self, needs: Mapping[str, float]) -> None:
+        """End the kept group when it holds some of these resources, which this process needs now for something else."""
+        with self._lock:
+            kept = self._kept
+            if kept is None or not any(needs.get(name) for name in kept[0].plan.held):
+                return
+            self._kept = None
+        if ray.is_initialized() and kept[0].session == connection():
+            kept[1].end()
+            _until_free(kept[0].plan)
 
     def _put(self, key: GroupKey, group: WorkerGroup) -> None:
         before = self._swap((key, group))
@@ -106,6 +122,16 @@ class KeptGroups:
         with self._lock:
             before, self._kept = self._kept, kept
             return before
+
+
+def _until_free(plan: PlacementPlan) -> None:
+    """Wait for a moment until the cluster knows that what a group has held is free: the next step may count what is free."""
+    until = time.monotonic() + FREE_S
+    while time.monotonic() < until:
+        free = ray.available_resources()
+        if all(free.get(name, 0.0) >= amount * len(plan.nodes) for name, amount in plan.held.items()):
+            return
+        time.sleep(0.05)
 
 
 KEPT = KeptGroups()

@@ -24,6 +24,7 @@ from rayline.compat.ray import SOURCES, dataset_of_bundles, input_files, operato
 from rayline.engine.blocks import RaylineTask
 from rayline.engine.idle_worker import keep_s
 from rayline.engine.object_refs import BlockSlice
+from rayline.engine.session import connection
 
 KEPT_SHARE = 0.25
 """Share of the cluster's object store that kept rows may take, all Datasets of a step together."""
@@ -254,7 +255,7 @@ class _RecentRows:
         """Return the rows of this Dataset, if they are kept and its files are the same."""
         with self._lock:
             entry = self._rows.get(id(data))
-            if entry is None or entry.data() is not data or entry.stamp != (stamp, _session()):
+            if entry is None or entry.data() is not data or entry.stamp != (stamp, connection()):
                 return None
             return entry.rows if time.monotonic() < entry.until else None
 
@@ -266,7 +267,7 @@ class _RecentRows:
             for key, (data, stamp, rows) in used.items():
                 self._rows.pop(key, None)
                 if rows.is_complete and seconds:
-                    self._rows[key] = _Recent(weakref.ref(data), (stamp, _session()), rows, now + seconds)
+                    self._rows[key] = _Recent(weakref.ref(data), (stamp, connection()), rows, now + seconds)
             for key in [key for key, kept in self._rows.items() if kept.until <= now or kept.data() is None]:
                 del self._rows[key]
             while sum(kept.rows.size_bytes for kept in self._rows.values()) > max_bytes:
@@ -285,8 +286,3 @@ class _RecentRows:
 
 
 RECENT = _RecentRows()
-
-
-def _session() -> str:
-    context = ray.get_runtime_context()
-    return f"{context.get_job_id()} {context.get_node_id()}"

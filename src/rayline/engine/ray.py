@@ -355,6 +355,7 @@ def _gpu_pool(placement: Placement) -> tuple[ActorPoolStrategy, float | None]:
 def _n_actors(placement: Placement) -> int:
     """Return the number of actors with GPUs. Raises ResourceError when there is no room for them."""
     actors = {"CPU": placement.num_cpus or 0.0, "GPU": placement.num_gpus or 0.0}
+    KEPT.release(actors)
     with at("transform"):
         refuse_no_room(actors, placement.concurrency or 1, spare_cpus=1.0)
     return placement.concurrency or max_workers(actors, spare_cpus=1.0)
@@ -368,8 +369,9 @@ def _part_writers(placement: Placement) -> Iterator[tuple[int, Callable[[], Any]
         task = write_part.options(num_cpus=placement.num_cpus or 1)
         yield placement.concurrency or max(2, int(ray.cluster_resources().get("CPU", 1))), task.remote
         return
-    free_of = int(ray.available_resources().get("GPU", 0.0) / placement.num_gpus)
-    n = placement.concurrency or max(1, min(_n_actors(placement), free_of))
+    n = placement.concurrency or _n_actors(placement)
+    if not placement.concurrency:
+        n = max(1, min(n, int(ray.available_resources().get("GPU", 0.0) / placement.num_gpus)))
     make = PartWriter.options(num_cpus=placement.num_cpus or 0, num_gpus=placement.num_gpus)  # type: ignore[attr-defined]
     actors = [make.remote() for _ in range(n)]
     turn = itertools.cycle(actors)

@@ -86,6 +86,12 @@ def _keep_token_private() -> None:
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
+def connection() -> str:
+    """Return what identifies this process' connection to Ray."""
+    context = ray.get_runtime_context()
+    return f"{context.get_job_id()} {context.get_node_id()}"
+
+
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
     """Silence Ray Data on the console; its log file stays complete."""

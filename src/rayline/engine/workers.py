@@ -20,6 +20,7 @@ import ray
 
 from rayline.core import scratch
 from rayline.core.errors import RaylineError
+from rayline.device import release_memory
 from rayline.engine.checkpoints import CheckpointStore, pack, unpack
 from rayline.engine.idle_worker import IdleWorker
 from rayline.engine.object_refs import BlockSlice
@@ -271,6 +272,7 @@ class WorkerActor:
 def _release() -> None:
     """Give memory of the last run back to the machine."""
     gc.collect()
+    release_memory()
     pa.default_memory_pool().release_unused()
 
 
