@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from typing import Annotated
 
 import typer
@@ -44,6 +46,9 @@ def main(
     save: Annotated[bool, typer.Option(help="Write docs/benchmarks.md.")] = True,
 ) -> None:
     """Measure Rayline side by side with what it is compared with."""
+    # The processes that are started find Rayline's modules compiled, as after its installation, and as those of all other libraries are.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
     console = Console()
     for program in programs or PROGRAMS:
         options = Options(rows=rows, repeats=repeats, full=full, only=only or ())

@@ -306,6 +306,13 @@ def test_import_loads_neither_ray_nor_a_framework(module: str) -> None:
     assert loaded.strip() == "[]"
 
 
+def test_a_pipeline_is_loaded_without_the_splits() -> None:
+    code = (
+        "import sys, rayline.inference.artifact; print([m for m in sys.modules if m.startswith('rayline.data.split')])"
+    )
+    assert run(code).strip() == "[]"
+
+
 def test_import_loads_next_to_nothing() -> None:
     code = "import sys; before = {*sys.modules}; import rayline; print(sorted(m.partition('.')[0] for m in {*sys.modules} - before))"
     loaded = ast.literal_eval(run(code))

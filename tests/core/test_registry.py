@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import gc
 import importlib
 from typing import Any, ClassVar
 
@@ -85,3 +86,24 @@ def test_tables_have_the_engine_of_this_process(data: Any) -> None:
 def test_ray_has_its_own_engine() -> None:
     dataset = type("Dataset", (), {"__module__": "ray.data.dataset"})()
     assert type(registry.engine_for(dataset)).__name__ == "RayEngine"
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_garbage_collection_is_as_it_was_after_an_import(*, enabled: bool) -> None:
+    try:
+        if not enabled:
+            gc.disable()
+        assert registry._load("rayline.stages.scale:StandardScaler").__name__ == "StandardScaler"
+        with pytest.raises(ImportError):
+            registry._load("rayline.no_such_module:Stage")
+        assert gc.isenabled() is enabled
+    finally:
+        gc.enable()
+
+
+def test_garbage_is_not_collected_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+    monkeypatch.setattr(importlib, "import_module", lambda name: seen.append(gc.isenabled()) or gc)
+    assert registry._load("anything:isenabled") is gc.isenabled
+    assert seen == [False]
+    assert gc.isenabled()

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import polars as pl
 
@@ -33,14 +33,15 @@ from rayline.core.schema import refuse_empty, remembered_schema, without_categor
 from rayline.core.stage import Stage, operations_of
 from rayline.core.target import Target
 from rayline.data.equality import same
-from rayline.data.split.splitters import FoldsLike, splitter
 from rayline.preprocessing import diagram, fit_planner, inverse_transform, stage_list
-from rayline.preprocessing.cross_fit import FoldFitter
 from rayline.preprocessing.lineage import ColumnOrigins, origins
 from rayline.preprocessing.schema_check import SchemaCheck
 from rayline.preprocessing.smoke_check import smoke_check
 from rayline.preprocessing.value_readers import row_check
 from rayline.preprocessing.without_columns import without_targets
+
+if TYPE_CHECKING:
+    from rayline.data.split.splitters import FoldsLike
 
 FORMAT_VERSION = 1
 
@@ -287,6 +288,11 @@ class BasePreprocessor:
         >>> [p.scans for p in Preprocessor([("scale", StandardScaler())]).fit_folds(table, 5)]
         [1, 1, 1, 1, 1]
         """
+        from rayline.data.split.splitters import (
+            splitter,
+        )  # a fifth of Rayline's modules, and a loaded pipeline needs none of them
+        from rayline.preprocessing.cross_fit import FoldFitter
+
         engine, schema, targets = self._inputs(data, target_columns)
         fitted = []
         for prepared in splitter(folds).prepare(engine, data, target_columns=targets):
