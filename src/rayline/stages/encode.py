@@ -310,11 +310,14 @@ class OrdinalEncoder(ColumnStage):
         if not values:
             raise self.all_null(column)
         rare = _rare(n, counts.count + counts.n_null, self.min_frequency, self.max_categories)
-        self._refuse_places(column, values, len(values) - sum(rare) + any(rare))
-        learned = {"categories": [v for v, is_rare in zip(values, rare, strict=True) if not is_rare]}
-        return learned | (
-            {"rare": [v for v, is_rare in zip(values, rare, strict=True) if is_rare]} if any(rare) else {}
-        )
+        n_rare = sum(rare)
+        self._refuse_places(column, values, len(values) - n_rare + bool(n_rare))
+        if not n_rare:
+            return {"categories": values}
+        return {
+            "categories": [v for v, is_rare in zip(values, rare, strict=True) if not is_rare],
+            "rare": [v for v, is_rare in zip(values, rare, strict=True) if is_rare],
+        }
 
     def _refuse_places(self, column: str, values: list[Any], n: int) -> None:
         """Raise ParameterError when the number for unknown or missing values is the index of a category."""
@@ -336,12 +339,12 @@ class OrdinalEncoder(ColumnStage):
         last = n + bool(rare)
         unknown = None if self.handle_unknown == "error" else last
         number = int if self._number.is_integer() else float
-        values = [*range(last), *self._ends(last)]
+        numbers = [*map(number, range(last)), *(None if end is None else number(end) for end in self._ends(last))]
         codes = [*range(n), *[n] * len(rare)] if rare else None
         # Integers cannot be missing: without a number for it, a missing value is an unknown category.
         missing = unknown if self.encoded_missing_value is None and self._number.is_integer() else last + 1
         category_codes = CategoryCodes(column, [*categories, *rare], unknown, missing, place(), codes)
-        return [MapCodes(category_codes, [None if v is None else number(v) for v in values], self._number)]
+        return [MapCodes(category_codes, numbers, self._number)]
 
 
 @dataclass(frozen=True)
@@ -415,7 +418,8 @@ def _counted(stage: OneHotEncoder | OrdinalEncoder, column: str, counts: ValueCo
     categories = (stage.categories or {}).get(column)
     if categories is None:
         return values, n
-    unknown = [value for value in values if value not in set(categories)] if stage.handle_unknown == "error" else []
+    known = set(categories)
+    unknown = [value for value in values if value not in known] if stage.handle_unknown == "error" else []
     if unknown:
         raise DataError(
             f"{type(stage).__name__}: column {column!r} has values that are not in its categories.",
@@ -429,7 +433,8 @@ def _counted(stage: OneHotEncoder | OrdinalEncoder, column: str, counts: ValueCo
 def _rare(n: list[int], n_rows: int, min_frequency: float | None, max_categories: int | None) -> list[bool]:
     """Return which categories are rare, by scikit-learn's rules: of equally frequent ones the first are."""
     limit = min_frequency or 0
-    rare = [count < (limit * n_rows if isinstance(limit, float) and limit < 1 else limit) for count in n]
+    least = limit * n_rows if isinstance(limit, float) and limit < 1 else limit
+    rare = [count < least for count in n] if least > 0 else [False] * len(n)
     if max_categories is not None and max_categories <= len(n) - sum(rare):
         order = sorted(range(len(n)), key=lambda i: n[i])
         kept = set(order[len(n) - max_categories + 1 :])

@@ -222,7 +222,7 @@ class MapCodes(Operation):
         if self.values is None:
             result = code.cast(self.dtype)
         else:
-            others = [i for i, value in enumerate(self.values) if value != i]
+            others = self._others
             ends = [self.codes.unknown, self.codes.missing]
             if len(others) <= 2 and all(end is None or 0 <= end < len(self.values) for end in ends):
                 # Places in ascending order, as ordinal codes are: a look-up of each row would cost more than all the rest.
@@ -232,6 +232,14 @@ class MapCodes(Operation):
             else:
                 result = gather(pl.Series(self.values, dtype=self.dtype), code)
         return [result.alias(self.output or self.codes.column)]
+
+    @functools.cached_property
+    def _others(self) -> list[int]:
+        """The codes whose value is another number: there may be many codes, and a worker has many blocks."""
+        return [i for i, value in enumerate(self.values or ()) if value != i]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_others"}
 
     def changes(self, schema: Mapping[str, pl.DataType]) -> Changes:
         return Changes({self.output or self.codes.column: self.dtype})

@@ -283,7 +283,7 @@ def _coarse(keys: Keys) -> tuple[int, KeyCounts]:
     low, high = (int(buckets.min()), int(buckets.max())) if len(buckets) else (0, 0)
     if high - low >= MAX_BINS:
         return _limited(level, KeyCounts.of(buckets))
-    counts = np.bincount((buckets - np.uint64(low)).astype(np.int64))
+    counts = np.bincount((buckets - np.uint64(low)).view(np.int64))  # small numbers: without a copy
     filled = np.flatnonzero(counts)
     return _limited(level, KeyCounts(filled.astype(np.uint64) + np.uint64(low), counts[filled]))
 
