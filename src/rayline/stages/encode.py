@@ -433,8 +433,8 @@ def _counted(stage: OneHotEncoder | OrdinalEncoder, column: str, counts: ValueCo
 def _rare(n: list[int], n_rows: int, min_frequency: float | None, max_categories: int | None) -> list[bool]:
     """Return which categories are rare, by scikit-learn's rules: of equally frequent ones the first are."""
     limit = min_frequency or 0
-    least = limit * n_rows if isinstance(limit, float) and limit < 1 else limit
-    rare = [count < least for count in n] if least > 0 else [False] * len(n)
+    min_count = limit * n_rows if isinstance(limit, float) and limit < 1 else limit
+    rare = [count < min_count for count in n] if min_count > 0 else [False] * len(n)
     if max_categories is not None and max_categories <= len(n) - sum(rare):
         order = sorted(range(len(n)), key=lambda i: n[i])
         kept = set(order[len(n) - max_categories + 1 :])
