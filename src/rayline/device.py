@@ -97,7 +97,7 @@ def is_assigned() -> bool:
 
 def check(use_gpu: Any) -> None:
     """Raise ParameterError when this is no value of `use_gpu=`."""
-    if use_gpu is not None and not isinstance(use_gpu, bool) and use_gpu != "auto":
+    if use_gpu is not None and not isinstance(use_gpu, bool) and not (isinstance(use_gpu, str) and use_gpu == "auto"):
         raise ParameterError.value("use_gpu", 'True, False, or "auto" for a GPU where there is one', use_gpu)
 
 

@@ -70,6 +70,16 @@ def test_nothing_goes_to_a_node_that_leaves(cluster: Any) -> None:
         PlacementPlan.of(3, {"CPU": 1}, use_gpu=False)
 
 
+@pytest.mark.parametrize(("spread", "nodes"), [(False, ["a", "a", "a", "d"]), (True, ["a", "a", "d", "d"])])
+def test_workers_are_packed_or_spread(cluster: Any, *, spread: bool, nodes: list[str]) -> None:
+    found = cluster(None)
+    found.nodes = [{"NodeID": name, "Alive": True, "Resources": {"CPU": 3.0}} for name in ("a", "d")]
+    assert PlacementPlan.of(4, {"CPU": 1}, use_gpu=False, spread=spread).nodes == nodes
+    assert PlacementPlan.of_group((4, 6), None, use_gpu=False, spread=spread).nodes == nodes
+    found.nodes[1]["Resources"] = {"CPU": 1.0}
+    assert PlacementPlan.of(4, {"CPU": 1}, use_gpu=False, spread=spread).nodes == ["a", "a", "a", "d"]
+
+
 def test_a_leaving_node_is_noticed_once(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     cluster(None)
     monkeypatch.setattr(module, "LOOK_S", 0.0)

@@ -47,6 +47,12 @@ def test_it_is_frozen_and_keeps_no_object_of_the_caller() -> None:
     assert (here.num_workers, trainer.num_workers, here.args, here.seed) == (None, 2, trainer.args, 1)
 
 
+def test_placement_is_shown_and_kept() -> None:
+    trainer = train.XGBoostTrainer({}, scaling=train.Scaling(num_workers=2, placement="spread"))
+    assert repr(trainer) == "XGBoostTrainer({}, scaling=Scaling(num_workers=2, placement='spread'))"
+    assert trainer.with_resources(None, {"CPU": 1}).scaling.placement == "spread"
+
+
 def test_a_range_of_workers_implies_ray_train() -> None:
     scaling = train.Scaling(num_workers=(1, 4))
     assert (scaling.min_workers, scaling.max_workers, scaling.is_elastic, scaling.backend) == (1, 4, True, "ray_train")
@@ -88,6 +94,7 @@ def test_wrong_values_are_refused(options: dict[str, Any], says: str) -> None:
         ({"max_failures": "many"}, "max_failures has a wrong value"),
         ({"storage_path": 5}, "storage_path has a wrong value"),
         ({"backend": "actor"}, "backend has a wrong value"),
+        ({"placement": "strict"}, "placement has a wrong value"),
     ],
 )
 def test_the_value_itself_refuses_wrong_ones(options: dict[str, Any], says: str) -> None:

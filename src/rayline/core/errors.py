@@ -275,7 +275,8 @@ def _is_broken(error: ImportError) -> bool:
 
 
 def _nearest(missing: Iterable[str], present: Sequence[str]) -> list[str]:
-    matches = (difflib.get_close_matches(name, present, n=1, cutoff=0.6) for name in missing)
+    texts = [name for name in missing if isinstance(name, str)]  # an untyped caller may name a column by a number
+    matches = (difflib.get_close_matches(name, present, n=1, cutoff=0.6) for name in texts)
     return list(dict.fromkeys(itertools.chain.from_iterable(matches)))
 
 
@@ -289,7 +290,7 @@ def nearest(name: str, allowed: Sequence[str]) -> list[str]:
 def _other_form(missing: Iterable[str], present: Iterable[str]) -> str:
     """Return a hint about a name that exists in another Unicode form, and so looks the same; empty when none does."""
     forms = {unicodedata.normalize("NFC", name): name for name in present}
-    for name in missing:
+    for name in (text for text in missing if isinstance(text, str)):
         other = forms.get(unicodedata.normalize("NFC", name))
         if other is not None and other != name:
             form = "NFC" if unicodedata.is_normalized("NFC", name) else "NFD"

@@ -8,11 +8,12 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from rayline.core import storage
-from rayline.core.errors import ArtifactError
+from rayline.core.errors import ArtifactError, ParameterError
 
 
 def replace_file(path: str | Path, write: Callable[[Path], object]) -> None:
@@ -21,6 +22,7 @@ def replace_file(path: str | Path, write: Callable[[Path], object]) -> None:
     A failure or a kill at any moment leaves the previous content in place. Raises ArtifactError when the disk is full or
     not writable, or the parent directory does not exist.
     """
+    checked_path(path)
     path = Path(os.path.realpath(path))  # replace the target of a link, not the link
     temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(6)}.tmp")
     try:
@@ -49,9 +51,16 @@ def writing(path: str | Path) -> Iterator[None]:
         ) from error
 
 
+def checked_path(path: Any) -> None:
+    """Raise ParameterError unless this is a path or a URL."""
+    if not isinstance(path, (str, os.PathLike)) or not str(path):
+        raise ParameterError.value("path", "a path or a URL", path)
+
+
 def replace_content(path: str | Path, content: bytes | str) -> None:
     """Write a file with this content atomically, as `replace_file`; text as UTF-8. The path may be a URL."""
     data = content.encode() if isinstance(content, str) else content
+    checked_path(path)
     if storage.is_url(path):
         storage.write_bytes(str(path), data)
         return

@@ -85,7 +85,7 @@ def map_batches(
     device.check(use_gpu)
     if not callable(function):
         raise ParameterError.value("function", "a function of a batch, such as model.predict", function, where=WHERE)
-    if batch_format not in FORMATS:
+    if not isinstance(batch_format, str) or batch_format not in FORMATS:
         raise ParameterError.value("batch_format", f"one of {FORMATS}", batch_format, where=WHERE)
     Placement(batch_size, num_cpus, num_gpus, concurrency)  # checked before a model is moved
     owner: Any = getattr(function, "__self__", None)

@@ -66,6 +66,8 @@ class TrainingCall:
     num_workers, resources_per_worker, use_gpu
         The number of ranks, or a range under Ray Train, and the resources of each. By default the ranks share the
         cluster's CPUs.
+    spread
+        Whether the ranks are spread over the nodes; otherwise they are on as few as possible.
     coordinate
         A context manager of (world size, the driver's host) that yields what the workers need to connect to one another.
     on_report, on_checkpoint
@@ -82,6 +84,7 @@ class TrainingCall:
     num_workers: int | tuple[int, int]
     resources_per_worker: Mapping[str, float] | None = None
     use_gpu: bool = False
+    spread: bool = False
     coordinate: Coordinate = lambda world_size, host: contextlib.nullcontext({})
     on_report: Callable[[int, Mapping[str, float]], bool] = lambda iteration, metrics: False
     on_checkpoint: Callable[[int, Path], None] | None = None
@@ -104,7 +107,9 @@ class TrainingCall:
 
     def plan(self) -> PlacementPlan:
         """Plan the smallest group. Raises ResourceError when the cluster, even empty, has no room for it."""
-        return PlacementPlan.of_group(self.num_workers, self.resources_per_worker, use_gpu=self.use_gpu)
+        return PlacementPlan.of_group(
+            self.num_workers, self.resources_per_worker, use_gpu=self.use_gpu, spread=self.spread
+        )
 
     def packed(self) -> bytes:
         """Return the function as bytes. Raises ParameterError when it cannot be sent."""

@@ -44,8 +44,11 @@ class PlacementPlan:
     memory_bytes: int | None = None
 
     @classmethod
-    def of(cls, num_workers: int, resources: Mapping[str, float] | None, *, use_gpu: bool) -> Self:
-        """Plan this number of workers; unless CPUs are requested, each gets its share of the cluster.
+    def of(
+        cls, num_workers: int, resources: Mapping[str, float] | None, *, use_gpu: bool, spread: bool = False
+    ) -> Self:
+        """Plan this number of workers, on as few nodes as possible or spread over them; unless CPUs are requested, each gets its
+        share of the cluster.
 
         Raises
         ------
@@ -79,8 +82,7 @@ class PlacementPlan:
             total = max(_cpus(cluster), 1.0)
             fair = {n: min(fitting[n], math.ceil(num_workers * cluster[n].get("CPU", 0.0) / total)) for n in fitting}
             fitting = fair if sum(fair.values()) >= num_workers else fitting
-        fullest = sorted(fitting, key=lambda node: -fitting[node])
-        nodes = [node for node in fullest for _ in range(min(fitting[node], num_workers))][:num_workers]
+        nodes = _chosen(fitting, num_workers, spread=spread)
         held = {name: amount for name, amount in requested.items() if name != "CPU"}
         # A callback may itself use Ray: unless CPUs are requested, one stays free.
         cpus = share if strict else max(0.0, min(share, _hundredths((_cpus(cluster) - 1) / num_workers)))
@@ -90,20 +92,37 @@ class PlacementPlan:
 
     @classmethod
     def of_group(
-        cls, num_workers: int | tuple[int, int], resources: Mapping[str, float] | None, *, use_gpu: bool
+        cls,
+        num_workers: int | tuple[int, int],
+        resources: Mapping[str, float] | None,
+        *,
+        use_gpu: bool,
+        spread: bool = False,
     ) -> Self:
         """Plan the smallest group of a range of workers, each of which takes one CPU unless others are requested.
 
         Raises as `of`.
         """
         if isinstance(num_workers, tuple):
-            return cls.of(num_workers[0], {"CPU": 1.0, **(resources or {})}, use_gpu=use_gpu)
-        return cls.of(num_workers, resources, use_gpu=use_gpu)
+            return cls.of(num_workers[0], {"CPU": 1.0, **(resources or {})}, use_gpu=use_gpu, spread=spread)
+        return cls.of(num_workers, resources, use_gpu=use_gpu, spread=spread)
 
     def has_other_nodes(self) -> bool:
         """Return whether there is room, or will be, for the same workers on nodes that stay in the cluster."""
         needs = {**self.held, "CPU": self.cpus} if self.strict else self.held
         return has_room(usable_nodes(), len(self.nodes), needs) or can_grow()
+
+
+def _chosen(fitting: Mapping[str, int], num_workers: int, *, spread: bool) -> list[str]:
+    """Return the node of each worker, of nodes on which so many fit. Workers of one node follow one another."""
+    fullest = sorted(fitting, key=lambda node: -fitting[node])
+    places = [
+        (turn if spread else 0, rank, node)
+        for rank, node in enumerate(fullest)
+        for turn in range(min(fitting[node], num_workers))
+    ]
+    taken = sorted(places, key=lambda place: place[:2])[:num_workers]
+    return [node for _, _, node in sorted(taken, key=lambda place: place[1])]
 
 
 def refuse_no_room(needs: Mapping[str, float], n: int = 1, *, spare_cpus: float = 0.0) -> None:

@@ -277,13 +277,14 @@ class RayEngine(Engine):
         num_workers: int,
         resources_per_worker: Mapping[str, float] | None = None,
         use_gpu: bool = False,
+        spread: bool = False,
     ) -> AbstractContextManager[None]:
         """Start the workers of a `train` with the same arguments that comes within a context; they call `load` meanwhile.
 
         Raises ResourceError when the cluster, even empty, has no room for them.
         """
         ensure_ray()
-        plan = PlacementPlan.of(num_workers, resources_per_worker, use_gpu=use_gpu)
+        plan = PlacementPlan.of(num_workers, resources_per_worker, use_gpu=use_gpu, spread=spread)
         return KEPT.starting(GroupKey.of(reuse, plan), packed_function(load))
 
     def in_order(

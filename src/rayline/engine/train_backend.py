@@ -79,6 +79,7 @@ class TrainOptions:
     folder: str
     run: str
     environment: Mapping[str, str]
+    spread: bool = False
 
     def fit(self, job: TrainJob) -> None:
         """Run Ray Train with this configuration, in the supervisor's process."""
@@ -95,6 +96,7 @@ class TrainOptions:
                 num_workers=self.num_workers,
                 resources_per_worker=dict(self.resources),
                 use_gpu=self.resources.get("GPU", 0) > 0,
+                placement_strategy="SPREAD" if self.spread else "PACK",
             ),
             run_config=ray_train.RunConfig(
                 name=self.run,
@@ -165,7 +167,8 @@ class RayTrainRun:
         failures = -1 if self._is_elastic else self._call.max_failures  # of an elastic group they are counted here
         environment = {name: value for name, value in os.environ.items() if name.startswith("RAY_TRAIN_")}
         return TrainOptions(
-            self._call.num_workers, resources, failures, filesystem, root.rpartition("/")[0], self._storage.run, environment
+            self._call.num_workers, resources, failures, filesystem, root.rpartition("/")[0], self._storage.run, environment,
+            self._call.spread,
         )  # fmt: skip
 
     def _follow(self, supervisor: Any, running: Any) -> list[Any]:

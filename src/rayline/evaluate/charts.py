@@ -111,6 +111,8 @@ class ChartMaker:
 
         Raises ParameterError on an unknown kind, or one that does not fit the task.
         """
+        if not isinstance(kind, str):
+            raise ParameterError.value("kind", f"one of {[*KINDS]}", kind, where="report.plot")
         kind = {"by_slice": "slices", "pr": "precision_recall", "errors": "residuals"}.get(kind, kind)
         if kind not in KINDS:
             raise ParameterError.unknown([kind], KINDS, "kind", where="report.plot")

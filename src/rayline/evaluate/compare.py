@@ -72,10 +72,10 @@ class PipelineComparison:
         ParameterError
             On a metric or a name that is not in the comparison.
         """
-        if metric not in self._results.plan.metrics:
+        if not isinstance(metric, str) or metric not in self._results.plan.metrics:
             raise ParameterError.unknown([metric], self._results.plan.metrics, "metric", where=WHERE)
         name = list(self.reports)[-1] if name is None else name
-        if name not in self.reports:
+        if not isinstance(name, str) or name not in self.reports:
             raise ParameterError.unknown([name], self.reports, "pipeline", where=WHERE)
         old, new = (self._results.replicates(self._results.overall, metric, n).values for n in (self.baseline, name))
         return estimate(new - old, self._results.confidence)

@@ -142,6 +142,9 @@ def plot_dependence(
     >>> from rayline.evaluate import plot_dependence
     >>> plot_dependence(pipeline.partial_dependence(rows, "hour"))  # doctest: +SKIP
     """
+    for name, value in (("table", table), ("ice", pl.DataFrame({"row": []}) if ice is None else ice)):
+        if not isinstance(value, pl.DataFrame) or (name == "ice" and "row" not in value.columns):
+            raise ParameterError.value(name, "a table of InferencePipeline.partial_dependence", value)
     column, *predictions = table.columns
     if not predictions or (of is not None and of not in predictions):
         raise ParameterError.value("of", f"one of {predictions}", of)

@@ -407,6 +407,9 @@ def resolve_name(name: str, available: Sequence[str]) -> str | None:
     >>> resolve_name("auc", ["train-logloss", "test-logloss", "test-roc_auc"])
     'test-roc_auc'
     """
+    untyped: Any = name
+    if not isinstance(untyped, str):
+        return None
     if name in available:
         return name
     prefixes = [p for p in ("test-", "cv-", "train-") if name.startswith(p)] or ["test-", "cv-", "train-", ""]

@@ -28,6 +28,7 @@ from typing import Any
 from rayline import device
 from rayline.core import scratch, storage
 from rayline.core.errors import ParameterError, at, nearest
+from rayline.core.files import checked_path
 from rayline.core.forks import refuse_after_fork
 from rayline.device import UseGPU
 from rayline.inference import archive, manifest
@@ -190,6 +191,7 @@ def load(
     with at("rayline.load"):
         refuse_after_fork()
     device.check(use_gpu)
+    checked_path(path)
     arguments = ["expected_digest", "trusted_keys", "max_bytes", "use_gpu"]
     if misspelt := [name for name in options if name not in ("trusted", "module") and nearest(name, arguments)]:
         raise ParameterError.unknown(misspelt, arguments, "argument")

@@ -13,6 +13,7 @@ import polars as pl
 
 from rayline.core import registry, scratch, storage, strict_json
 from rayline.core.errors import ArtifactError, MissingExtraError, ParameterError, RaylineError, at, first_line
+from rayline.core.files import checked_path
 from rayline.core.json_values import schema_from_json, schema_to_json, value_from_json, value_to_json
 from rayline.core.scores import numbers
 from rayline.core.target import Target
@@ -29,6 +30,7 @@ TOLERANCE = 1e-5
 
 def write_artifact(pipeline: Scorer[Any], path: str | Path, *, directory: bool = False, sign_with: Any = None) -> None:
     """Write an artifact; see `rayline.inference.artifact.save`."""
+    checked_path(path)
     is_url, url = storage.is_url(path), str(path)
     if is_url and directory and storage.exists(url):
         raise ArtifactError(f"{url} exists.", "Expected a new directory.", "choose another name.")

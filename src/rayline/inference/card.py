@@ -18,9 +18,10 @@ from rayline.core import design, registry, storage
 from rayline.core.arguments import known_arguments
 from rayline.core.data_types import Data
 from rayline.core.errors import ParameterError, SchemaError, counted
-from rayline.core.files import replace_content
+from rayline.core.files import checked_path, replace_content
 from rayline.core.target import Target, Task
 from rayline.inference import card_plots
+from rayline.inference.scorer import Scorer
 from rayline.inference.svg_plots import SVGPlot, number
 
 if TYPE_CHECKING:
@@ -107,6 +108,12 @@ def model_card(
     >>> rl.model_card(result.inference_pipeline, name="Late flights").splitlines()[0]
     '# Late flights'
     """
+    if not isinstance(pipeline, Scorer):
+        raise ParameterError.value("pipeline", "an InferencePipeline", pipeline, where="model_card")
+    if path is not None:
+        checked_path(path)
+    if history is not None and not isinstance(history, pl.DataFrame):
+        raise ParameterError.value("history", "a Polars table, such as result.history", history, where="model_card")
     title = name or f"Model of {', '.join(pipeline.target.columns)}"
     url = str(path) if storage.is_url(path) else None
     path = None if path is None else Path(path)

@@ -66,6 +66,11 @@ class Model:
     data
         The number of training rows and their fingerprint, which is the same for the same rows in any order.
 
+    Raises
+    ------
+    ParameterError
+        When the schema, the metrics or the data are no dict.
+
     Examples
     --------
     >>> import polars as pl
@@ -88,6 +93,9 @@ class Model:
         examples: pl.DataFrame | None = None,
         data: Mapping[str, Any] | None = None,
     ) -> None:
+        for name, value in (("schema", schema), ("metrics", metrics or {}), ("data", data or {})):
+            if not isinstance(value, Mapping):
+                raise ParameterError.value(name, "a dict", value, where="Model")
         self.framework, self.native, self.target = framework, native, target
         self.schema = pl.Schema(schema)
         self.metrics = dict(metrics or {})

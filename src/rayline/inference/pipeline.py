@@ -18,6 +18,7 @@ from rayline.core.data_types import Data, DataT, Label, MetricLike, Metrics, Nat
 from rayline.core.engine import Placement
 from rayline.core.errors import ParameterError, at, shorten
 from rayline.core.evaluation import Report
+from rayline.core.files import checked_path
 from rayline.core.operations.base import Row
 from rayline.device import UseGPU
 from rayline.inference import calibration
@@ -645,6 +646,7 @@ class InferencePipeline(Scorer[Preprocessor]):
             As `transform`.
         """
         with at("InferencePipeline.write_predictions"):
+            checked_path(path)
             keep = None if keep_columns is None else column_names("keep_columns", keep_columns)
         how = {"keep": keep, "proba": proba, "on_error": on_error, **({"interval": True} if interval else {})}
         with at("InferencePipeline.write_predictions"):

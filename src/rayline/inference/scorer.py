@@ -13,7 +13,7 @@ from typing import Any, Generic, Self, TypeVar
 import numpy as np
 import polars as pl
 
-from rayline.core.errors import SchemaError, at
+from rayline.core.errors import ParameterError, SchemaError, at
 from rayline.core.operations.base import Row
 from rayline.core.schema import col
 from rayline.core.target import Target
@@ -42,6 +42,8 @@ class Scorer(Generic[P]):
 
     Raises
     ------
+    ParameterError
+        When the model is no Model, or the preprocessor no Preprocessor.
     SchemaError
         When the preprocessor does not return a feature of the model.
     """
@@ -49,6 +51,12 @@ class Scorer(Generic[P]):
     def __init__(
         self, preprocessor: P | None, model: Model, postprocessing: Sequence[PostprocessingStage] = ()
     ) -> None:
+        if not isinstance(model, Model):
+            raise ParameterError.value("model", "a rayline.Model", model, where=type(self).__name__)
+        if preprocessor is not None and not isinstance(preprocessor, BasePreprocessor):
+            raise ParameterError.value(
+                "preprocessor", "a Preprocessor, or None", preprocessor, where=type(self).__name__
+            )
         if preprocessor is not None:
             lacking = [n for n in model.feature_names if n not in preprocessor.output_schema]
             if lacking:

@@ -41,6 +41,8 @@ class StageChain:
     """
 
     def __init__(self, stages: Sequence[PostprocessingStage], target: Target) -> None:
+        if not isinstance(stages, Sequence) or not all(isinstance(stage, PostprocessingStage) for stage in stages):
+            raise ParameterError.value("postprocessing", "a list of stages of rayline.postprocess", stages)
         self.stages: Stages = tuple(stages)
         self._model_target = target
         self.target = target.plain if stages else target

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import polars as pl
 
 from rayline.core import registry, storage, strict_json
-from rayline.core.arguments import known_arguments
+from rayline.core.arguments import column_names, known_arguments
 from rayline.core.column_choice import refuse_existing_columns
 from rayline.core.data_types import Data, DataT
 from rayline.core.engine import Engine
@@ -25,7 +25,7 @@ from rayline.core.errors import (
     counted,
     first_line,
 )
-from rayline.core.files import replace_content
+from rayline.core.files import checked_path, replace_content
 from rayline.core.json_values import schema_from_json, schema_to_json
 from rayline.core.operations.base import Operation, Row, RowFunction, apply_all, row_function
 from rayline.core.operations.inverse import inverse
@@ -148,6 +148,10 @@ class BasePreprocessor:
         ParameterError
             When a stage or a parameter of it does not exist, or a stage refuses the value.
         """
+        if not isinstance(changes, Mapping) or not all(isinstance(values, Mapping) for values in changes.values()):
+            raise ParameterError.value(
+                "changes", 'a dict of dicts, such as {"impute": {"strategy": "median"}}', changes, where="Preprocessor"
+            )
         unknown = [name for name in changes if name not in self._names]
         if unknown:
             raise ParameterError.unknown(unknown, self._names, "stage", where="Preprocessor")
@@ -307,7 +311,7 @@ class BasePreprocessor:
         self, data: Data, target_columns: Sequence[str] | str, schema: pl.Schema | None = None
     ) -> tuple[Engine, pl.Schema, list[str]]:
         engine: Engine = registry.engine_for(data)
-        targets = [target_columns] if isinstance(target_columns, str) else list(target_columns)
+        targets = list(column_names("target_columns", target_columns))
         if schema is None:
             schema = remembered_schema(engine.schema(data))
         refuse_empty(len(schema))  # an empty Dataset has no columns either
@@ -837,6 +841,7 @@ class BasePreprocessor:
         ArtifactError
             When the file does not exist or is no preprocessor.
         """
+        checked_path(path)
         if storage.is_url(path):
             return cls.from_json(strict_json.loads(storage.read_bytes(str(path)), str(path)))
         try:

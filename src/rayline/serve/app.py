@@ -365,9 +365,10 @@ def create_app(model: ModelLike, options: ServerOptions | None = None, **changes
     >>> type(app).__name__
     'App'
     """
+    options = changed(options, changes)
     if isinstance(model, (str, Path)):
         model = artifact.load(model)
-    return App(as_pipeline(model), changed(options, changes))
+    return App(as_pipeline(model), options)
 
 
 # -- helpers -------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import ray
 import yaml  # comes with Ray
 from ray import serve
@@ -358,6 +359,11 @@ class _Plan:
             raise ParameterError.value("route_prefix", "a path such as '/late'", route, where="to_deployment")
         if merged["port"] is not None and (type(merged["port"]) is not int or not 1 <= merged["port"] <= 65535):
             raise ParameterError.value("port", "a port number or None", merged["port"], where="to_deployment")
+        for name in ("ray_actor_options", "autoscaling"):
+            if not isinstance(merged[name], (Mapping, type(None))):
+                raise ParameterError.value(name, "a dict, or None", merged[name], where="to_deployment")
+        if not isinstance(merged["host"], str) or not merged["host"]:
+            raise ParameterError.value("host", "an address, such as '127.0.0.1'", merged["host"], where="to_deployment")
         actor, use_gpu = _on_gpu({"num_cpus": 1, **(merged["ray_actor_options"] or {})}, merged["use_gpu"])
         placement: dict[str, Any] = {"ray_actor_options": actor}
         if autoscaling is not None:
@@ -459,7 +465,7 @@ def deploy_config(path: str | Path, to: str | Path | None = None, **arguments: A
                 "import_path": f"{__name__}:build",
                 "args": {
                     "path": str(path),
-                    **{k: v for k, v in arguments.items() if k not in ("host", "port", "route_prefix")},
+                    **{k: _plain(v) for k, v in arguments.items() if k not in ("host", "port", "route_prefix")},
                     **known,
                 },
             }
@@ -469,6 +475,11 @@ def deploy_config(path: str | Path, to: str | Path | None = None, **arguments: A
     if to is not None:
         replace_content(to, text)
     return text
+
+
+def _plain(value: Any) -> Any:
+    """Return NumPy's numbers as Python's, which YAML can write."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def build(arguments: dict[str, Any]) -> Any:

@@ -96,13 +96,16 @@ class ServerOptions:
             value = getattr(self, name)
             if not isinstance(value, (int, float)) or isinstance(value, bool) or not low_s <= value <= high_s:
                 raise ParameterError.value(name, f"seconds from {low_s:g} to {high_s:g}", value, where="serve")
+            object.__setattr__(self, name, float(value))  # NumPy's number, too
         if self.token is not None and (
             not isinstance(self.token, str) or not self.token or not self.token.isprintable()
         ):
             raise ParameterError("serve: token has a wrong value.", "Expected printable characters.", "change token.")
         if self.allowed_hosts is not None:
             names: Any = self.allowed_hosts
-            if isinstance(names, str) or not all(isinstance(name, str) and HOST.fullmatch(name) for name in names):
+            if not isinstance(names, (list, tuple, set)) or not all(
+                isinstance(name, str) and HOST.fullmatch(name) for name in names
+            ):
                 raise ParameterError.value(
                     "allowed_hosts",
                     "names of hosts without a port, such as 'late.example.com'",

@@ -52,6 +52,10 @@ class BaseTrainer:
             raise ParameterError(
                 f"{self._name}: positional arguments and args=[…] exclude each other.", "", "use one of them."
             )
+        for name, value, kind in (("args", args, Sequence), ("kwargs", kwargs, Mapping)):
+            if value is not None and (isinstance(value, str) or not isinstance(value, kind)):
+                expected = "a list of arguments" if name == "args" else "a dict of arguments"
+                raise ParameterError.value(name, f"{expected} of the framework", value, where=self._name)
         self.args = tuple(args) if args is not None else arguments
         twice = sorted({*framework_kwargs} & {*(kwargs or {})})
         if twice:
@@ -381,7 +385,8 @@ class BaseTrainer:
             value = getattr(self.scaling, name) if name in flat else getattr(self, name)
             if value != flat.get(name) if name in flat else value is not None:
                 parts.append(f"{name}={value!r}")
-        if self.scaling.backend != ("ray_train" if self.scaling.is_elastic else "actors"):  # it has no flat keyword
+        usual = ("ray_train" if self.scaling.is_elastic else "actors", "pack")
+        if (self.scaling.backend, self.scaling.placement) != usual:  # these have no flat keyword
             parts = [*self._shown_arguments, f"scaling={self.scaling!r}"]
         phases = f".scheduled(<{len(self.phases)} parts, {self.phases[-1].until} iterations>)" if self.phases else ""
         return f"{self._name}({', '.join(parts)}){phases}"

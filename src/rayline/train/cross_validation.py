@@ -147,6 +147,10 @@ class CrossValidation:
         ParameterError, SchemaError, DataError
             As `InferencePipeline.evaluate`; also when a fold's training rows lack a class, so that the folds differ in their target.
         """
+        if unknown := {*options} - {*EvaluationKeywords.__annotations__}:
+            raise ParameterError.unknown(
+                unknown, EvaluationKeywords.__annotations__, "argument", where="CrossValidation"
+            )
         options.setdefault("sample_weight", self._inputs.weight)
         return evaluate_parts(list(zip(self.pipelines, self._held, strict=True)), **options)
 
@@ -261,6 +265,8 @@ def cross_validate(
     """
     if not isinstance(trainer, BaseTrainer):
         raise ParameterError.value("trainer", "a trainer, such as train.XGBoostTrainer({…})", trainer)
+    if preprocessor is not None and not isinstance(preprocessor, Preprocessor):
+        raise ParameterError.value("preprocessor", "a Preprocessor or None", type(preprocessor))
     if not driver_of(trainer).takes_rows:
         raise ParameterError.here(
             f"{trainer.framework} generates its own data.",

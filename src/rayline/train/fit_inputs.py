@@ -299,6 +299,8 @@ def _labels(y: Any, names: Any) -> pl.DataFrame:
         table = _collect(y)
     else:
         array = y if isinstance(y, np.ndarray) else np.asarray(y)
+        if array.ndim not in (1, 2):
+            raise ParameterError.value("y", "labels as an array, a series, a table, or names of columns", y)
         one = array.ndim == 1
         table = _collect({"target": array} if one else {f"target_{i}": array[:, i] for i in range(array.shape[1])})
     if wanted is not None:

@@ -10,7 +10,7 @@ from typing import Any, Unpack
 
 import polars as pl
 
-from rayline.core.arguments import known_arguments
+from rayline.core.arguments import column_names, known_arguments
 from rayline.core.data_types import Axes, Data
 from rayline.core.errors import ParameterError, at, counted
 from rayline.core.evaluation import EvaluationKeywords, Report
@@ -195,7 +195,7 @@ class Result:
                 "Expected a framework that trains in iterations, such as XGBoost, LightGBM, CatBoost or PyTorch.",
                 "see result.metrics, or rayline.model_card(pipeline, data=…) for plots of predictions.",
             )
-        wanted = [metrics] if isinstance(metrics, str) else list(metrics or present)
+        wanted = list(column_names("metrics", metrics) or present)
         every = [name for columns in present.values() for name in columns]
         if unknown := [name for name in wanted if name not in present and name not in every]:
             raise ParameterError.unknown(unknown, [*present, *every], "metric")

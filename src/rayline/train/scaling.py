@@ -15,7 +15,11 @@ from rayline.core.representation import representation
 
 Backend = Literal["actors", "ray_train"]
 
+WorkerPlacement = Literal["pack", "spread"]
+
 BACKENDS = ("actors", "ray_train")
+
+PLACEMENTS = ("pack", "spread")
 
 
 @known_arguments
@@ -43,6 +47,9 @@ class Scaling:
     backend
         What starts and watches the workers: "actors" (plain Ray actors, which start in a second or two), or "ray_train" (Ray
         Train's controller: elastic groups, its storage and its dashboard, and a start of several seconds).
+    placement
+        "pack": on as few nodes as possible, so that workers exchange less over the network. "spread": evenly over the nodes,
+        which have more memory and disks together.
 
     Raises
     ------
@@ -64,6 +71,7 @@ class Scaling:
     max_failures: int = 0
     storage_path: str | PathLike[str] | None = None
     backend: Backend = "actors"
+    placement: WorkerPlacement = "pack"
 
     __repr__ = representation
 
@@ -98,6 +106,8 @@ class Scaling:
             raise ParameterError.value("storage_path", "a directory or a URL", self.storage_path)
         if self.backend not in BACKENDS:
             raise ParameterError.value("backend", "'actors' or 'ray_train'", self.backend)
+        if self.placement not in PLACEMENTS:
+            raise ParameterError.value("placement", "'pack' or 'spread'", self.placement)
 
     @property
     def max_workers(self) -> int | None:

@@ -218,6 +218,7 @@ def train_on_ray(request: FitRequest, **options: Any) -> WorkerOutcome:
         max_failures=scaling.max_failures,
         storage_path=scaling.storage_path,
         backend=scaling.backend,
+        spread=scaling.placement == "spread",
         reuse=request.framework if request.adapter.reuses_workers else None,
         coordinate=request.adapter.coordinate,
         together=target.columns[1] if target.task is Task.RANKING else None,
@@ -246,6 +247,7 @@ def starting_workers(trainer: BaseTrainer) -> AbstractContextManager[None]:
         num_workers=scaling.num_workers,
         resources_per_worker=scaling.resources_per_worker,
         use_gpu=trainer.wants_gpu,
+        spread=scaling.placement == "spread",
     )
     return context
 

@@ -308,7 +308,7 @@ class Analysis:
         TrainingError, ResourceError
             As `train.fit`.
         """
-        chosen = self._trial(trial) if isinstance(trial, int) else trial
+        chosen = trial if isinstance(trial, Trial) else self._trial(trial)
         result = self._refitted(chosen)
         if not self._prepared.material.by_test_set:  # there the score is that on the test set, which the fit measures
             by_metric = zip(self.metrics, chosen.means, chosen.standard_errors, strict=True)
@@ -439,7 +439,7 @@ class Analysis:
         >>> pipeline = analysis.bagged_pipeline()  # doctest: +SKIP
         >>> pipeline.save("bagged.rayline")  # doctest: +SKIP
         """
-        chosen = self.best_trial if trial is None else self._trial(trial) if isinstance(trial, int) else trial
+        chosen = self.best_trial if trial is None else trial if isinstance(trial, Trial) else self._trial(trial)
         self._scores(chosen, mapped=True)  # raises for a trial without all folds, and for a framework without rows
         members = self._fold_pipelines(chosen)
         return combine(members, [1.0] * len(members), metrics={f"cv-{self.metric}": chosen.score})
@@ -523,7 +523,7 @@ class Analysis:
         >>> from rayline.postprocess import Calibrate, Threshold
         >>> pipeline = analysis.calibrated([Calibrate("isotonic"), Threshold("f1", pos_label="yes")])  # doctest: +SKIP
         """
-        chosen = self.best_trial if trial is None else self._trial(trial) if isinstance(trial, int) else trial
+        chosen = self.best_trial if trial is None else trial if isinstance(trial, Trial) else self._trial(trial)
         problem = self._prepared.problem
         if stages is None and not problem.postprocess:
             raise ParameterError(
@@ -643,7 +643,7 @@ class Analysis:
         ParameterError
             When there is no such trial, or it did not run all its folds.
         """
-        chosen = self._trial(trial) if isinstance(trial, int) else trial
+        chosen = trial if isinstance(trial, Trial) else self._trial(trial)
         problem, groups, parts = self._prepared.problem, self._prepared.groups, []
         if groups.is_here:
             for fold, scores in enumerate(self.scores(chosen)):
@@ -669,7 +669,7 @@ class Analysis:
         ParameterError
             When there is no such trial, or it did not run all its folds.
         """
-        return self._scores(self._trial(trial) if isinstance(trial, int) else trial)
+        return self._scores(trial if isinstance(trial, Trial) else self._trial(trial))
 
     def _scores(self, chosen: Trial, *, mapped: bool = False) -> list[Array]:
         trainer = self._prepared.problem.trainer

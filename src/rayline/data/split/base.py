@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from rayline.core import registry
-from rayline.core.arguments import integer
+from rayline.core.arguments import column_names, integer
 from rayline.core.data_types import DataT
 from rayline.core.engine import Engine
 from rayline.core.errors import ParameterError, SchemaError, at
@@ -110,7 +110,7 @@ class Splitter(ABC):
         DataError, SchemaError
             As `prepare`, when the first fold is asked for.
         """
-        targets = [target_columns] if isinstance(target_columns, str) else list(target_columns)
+        targets = list(column_names("target_columns", target_columns))
         engine = registry.engine_for(data)
         with engine.keeping(data):
             folds = self.prepare(engine, data, target_columns=targets)
@@ -135,7 +135,8 @@ def time_division(engine: Engine, data: Any, column: str) -> KeyDivision:
 
 
 def schema_with(engine: Engine, data: Any, columns: Sequence[str]) -> pl.Schema:
-    """Return the schema of the data. Raises SchemaError when it lacks one of these columns."""
+    """Return the schema of the data. Raises SchemaError when it lacks one of these columns, ParameterError when one is no name."""
+    column_names("the column", list(columns))
     schema = engine.schema(data)
     refuse_empty(len(schema))  # an empty Dataset has no columns either
     missing = [name for name in columns if name not in schema]
