@@ -159,7 +159,7 @@ def test_how_parameters_of_stages_nest_is_told(table: pl.DataFrame, preprocessor
 
 
 def test_a_domain_without_values() -> None:
-    with pytest.raises(RaylineError, match=r"tune\.uniform.*0\.3"):
+    with pytest.raises(RaylineError, match=r"(?s)tune\.uniform.*0\.3"):
         uniform(0.3, 0.1)
 
 
