@@ -240,7 +240,7 @@ def test_a_pipeline_is_signed_and_asked_for_its_signature(tmp_path: Path, direct
     before, name = artifact.digest_of(path), KEY.public_key().public_bytes_raw().hex()
     assert "signed by no key" in run("show", path)[1]
     assert "is not signed" in run("show", path, "--trusted-key", tmp_path / "public.pem")[1]
-    assert "no private Ed25519 key" in run("sign", path, "--key", tmp_path / "public.pem")[1]
+    assert "not a private Ed25519 key" in run("sign", path, "--key", tmp_path / "public.pem")[1]
     assert "not the artifact" in run("sign", path, "--key", tmp_path / "key.pem", "--expected-digest", "0" * 64)[1]
     assert artifact.signer_of(path) is None
     assert name in run("sign", path, "--key", tmp_path / "key.pem")[1]

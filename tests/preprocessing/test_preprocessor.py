@@ -195,7 +195,7 @@ def test_wrong_stages_are_refused_before_any_scan(
 
 
 def test_wrong_construction() -> None:
-    with pytest.raises(rl.ParameterError, match="no stage"):
+    with pytest.raises(rl.ParameterError, match="is not a stage"):
         rl.Preprocessor([("a", 3)])  # type: ignore[list-item]
     with pytest.raises(rl.ParameterError, match="not its class"):
         rl.Preprocessor([("a", StandardScaler)])  # type: ignore[list-item]

@@ -21,7 +21,6 @@ CPU_BATCH_ROWS, GPU_BATCH_ROWS = 64, 1024
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
 
-@known_arguments
 class ServerKeywords(TypedDict, total=False):
     """The fields of `ServerOptions` as keywords."""
 
@@ -35,6 +34,7 @@ class ServerKeywords(TypedDict, total=False):
     allowed_hosts: tuple[str, ...] | None
 
 
+@known_arguments
 @dataclass(frozen=True, repr=False)
 class ServerOptions:
     """Limits and behaviour of a server.
