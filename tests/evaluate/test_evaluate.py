@@ -353,7 +353,7 @@ def test_files_of_a_report(binary: InferencePipeline, table: pl.DataFrame, tmp_p
     with pytest.raises(rl.ParameterError, match="is not a path"):
         report.save(None)  # type: ignore[arg-type]
     for wrong in (None, 5):
-        with pytest.raises(rl.ParameterError, match="unknown kind"):
+        with pytest.raises(rl.ParameterError, match="kind has a wrong value"):
             report.plot(wrong)  # type: ignore[arg-type]
 
 
