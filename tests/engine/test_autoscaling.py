@@ -92,12 +92,13 @@ with autoscaling(TYPES, second=version == "2"):
     assert len(search(2).trials) == 2
     assert n_nodes() >= 2
     assert not any(trial.error for trial in search(1, num_workers=2).trials)
-    refused(lambda: search(2, resources_per_worker={"CPU": 2}), "1 × 2 = 2 CPU", "its autoscaler adds no node for it")
+    refused(lambda: search(2, resources_per_worker={"CPU": 2}), "1 × (2 CPU)", "its autoscaler adds no node for it")
     until_idle()
 """
 )
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.parametrize("version", ["2", "1"])
 def test_a_fit_waits_for_its_nodes_and_gives_them_back(
@@ -107,6 +108,7 @@ def test_a_fit_waits_for_its_nodes_and_gives_them_back(
     run(FITS, str(tmp_path), version)
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 def test_a_search_waits_for_its_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAYLINE_KEEP_WORKERS_S", "2")
