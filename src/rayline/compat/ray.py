@@ -348,6 +348,7 @@ def dataset_for_reading(data: Any) -> Any:
             _FOOTER_MANIFEST,
             _FOOTER_READER,
             _BIN_PACKER,
+            _BIN_POOL,
             _BIN_PIECES,
         )
     ):
