@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from numbers import Real
@@ -46,6 +46,12 @@ class Placement:
         for name, amount in amounts.items():
             if amount is not None and not (isinstance(amount, Real) and 0 <= float(amount) < math.inf):
                 raise ParameterError.value(name, "a number of at least 0, or None", amount)
+
+
+def room(has: Mapping[str, float], needs: Mapping[str, float]) -> int:
+    """Return how many workers with these needs fit on a node."""
+    rooms = [int((has.get(name, 0.0) + 1e-6) / amount) for name, amount in needs.items() if amount]
+    return min(rooms, default=1 << 20)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
 from rayline.compat.ray_autoscaler import AutoscalerState, autoscaler_state, draining_nodes
+from rayline.core.engine import room
 from rayline.core.errors import ResourceError, counted
 from rayline.core.waiting import MESSAGE_DELAY_S, say
 
@@ -75,12 +76,6 @@ class LeavingNodes:
                 )
                 return True
         return False
-
-
-def room(has: Mapping[str, float], needs: Mapping[str, float]) -> int:
-    """Return how many workers with these needs fit on a node."""
-    rooms = [int((has.get(name, 0.0) + 1e-6) / amount) for name, amount in needs.items() if amount]
-    return min(rooms, default=1 << 20)
 
 
 def has_room(nodes: Mapping[str, Mapping[str, float]], n: int, needs: Mapping[str, float]) -> bool:

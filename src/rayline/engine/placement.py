@@ -9,9 +9,10 @@ from typing import Self
 
 import ray
 
+from rayline.core.engine import room
 from rayline.core.errors import ParameterError, ResourceError, counted
 from rayline.engine.holders import holders
-from rayline.engine.nodes import add_nodes, can_grow, coming, has_room, nodes_for, room, usable_nodes
+from rayline.engine.nodes import add_nodes, can_grow, coming, has_room, nodes_for, usable_nodes
 
 WHERE = "train.fit"
 

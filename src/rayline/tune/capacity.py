@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rayline import device
+from rayline.core.engine import room
 from rayline.core.errors import ResourceError, counted
 from rayline.train.trainer import Trainer
 from rayline.train.training_run import available_cpus
@@ -62,7 +63,7 @@ def plan(
         When not even one trial fits.
     """
     n_workers, worker = demand(trainer)
-    fitting = sum(_workers(node, worker) for node in nodes) // n_workers
+    fitting = sum(room(node, worker) for node in nodes) // n_workers
     if not fitting:
         raise _too_much(worker, n_workers, nodes, ", and its autoscaler adds no node for it" if can_grow else "")
     waits = can_grow and trainer.num_workers is None  # for its node, which a group of workers must not: see below
@@ -83,11 +84,6 @@ def here() -> list[dict[str, float]]:
 def n_gpus() -> int:
     """The number of GPUs of this machine."""
     return len(device.visible())
-
-
-def _workers(node: Mapping[str, float], worker: Mapping[str, float]) -> int:
-    """Return the number of workers that fit on a node."""
-    return min((int((node.get(name, 0.0) + 1e-6) / each) for name, each in worker.items()), default=1 << 20)
 
 
 def _too_much(
