@@ -140,7 +140,28 @@ def test_two_workers_on_two_cpus_never_hang() -> None:
     run(NEVER_HANGS)
 
 
-LOST_NODE = '''
+SLOW = '''
+class Slow(xgboost.callback.TrainingCallback):
+    """Says where it is."""
+
+    def after_iteration(self, model, epoch, evals_log):
+        (folder / f"{ray.get_runtime_context().get_node_id()}-{epoch}").touch()
+        time.sleep(PAUSE_S)
+        return False
+
+
+def watched_cluster():
+    """Start a cluster of one CPU that soon notices a node that no longer answers."""
+    quick = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 1000, "health_check_failure_threshold": 4}
+    return Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, "_system_config": quick}
+    )
+'''
+"""The part that the scripts of nodes which leave share."""
+
+
+LOST_NODE = (
+    """
 import sys
 import threading
 import time
@@ -155,17 +176,10 @@ from rayline import data, train
 from rayline.testing import training_table
 
 folder = Path(sys.argv[1])
-
-
-class Slow(xgboost.callback.TrainingCallback):
-    """Says where it is."""
-
-    def after_iteration(self, model, epoch, evals_log):
-        (folder / f"{ray.get_runtime_context().get_node_id()}-{epoch}").touch()
-        time.sleep(0.1)
-        return False
-
-
+PAUSE_S = 0.1
+"""
+    + SLOW
+    + '''
 def lose(node):
     """Let a node go in the middle of a training, with all its processes."""
     while not (folder / f"{node.node_id}-12").exists():
@@ -184,10 +198,7 @@ def fit(max_failures):
 
 
 if __name__ == "__main__":
-    quick = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 1000, "health_check_failure_threshold": 4}
-    cluster = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, "_system_config": quick}
-    )
+    cluster = watched_cluster()
     try:
         ray.init(cluster.address, log_to_driver=False, logging_level="ERROR")
         training_table(1200).select("wind", "hour", "late").write_parquet(folder / "t.parquet")
@@ -205,6 +216,7 @@ if __name__ == "__main__":
         ray.shutdown()
         cluster.shutdown()
 '''
+)
 
 
 @pytest.mark.ray
@@ -213,7 +225,8 @@ def test_a_lost_node_is_survived_and_named(tmp_path: Path) -> None:
     run(LOST_NODE, str(tmp_path))
 
 
-DRAINED_NODE = '''
+DRAINED_NODE = (
+    """
 import io
 import contextlib
 import sys
@@ -231,17 +244,10 @@ from rayline.testing import training_table
 
 folder, elastic = Path(sys.argv[1]), sys.argv[2] == "elastic"
 ROUNDS = 60
-
-
-class Slow(xgboost.callback.TrainingCallback):
-    """Says where it is."""
-
-    def after_iteration(self, model, epoch, evals_log):
-        (folder / f"{ray.get_runtime_context().get_node_id()}-{epoch}").touch()
-        time.sleep(0.3)
-        return False
-
-
+PAUSE_S = 0.3
+"""
+    + SLOW
+    + '''
 def drain(node):
     """Announce the end of a node in the middle of a training, and end it, as clouds do with those that they want back."""
     while not (folder / f"{node.node_id}-6").exists():
@@ -255,10 +261,7 @@ def drain(node):
 
 
 if __name__ == "__main__":
-    quick = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 1000, "health_check_failure_threshold": 4}
-    cluster = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, "_system_config": quick}
-    )
+    cluster = watched_cluster()
     try:
         ray.init(cluster.address, log_to_driver=False, logging_level="ERROR")
         training_table(1200).select("wind", "hour", "late").write_parquet(folder / "t.parquet")
@@ -282,8 +285,10 @@ if __name__ == "__main__":
         ray.shutdown()
         cluster.shutdown()
 '''
+)
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["actors", "elastic"])
 def test_a_node_that_says_when_it_leaves_costs_no_failure(tmp_path: Path, kind: str) -> None:

@@ -34,7 +34,7 @@ from rayline.train import fit_inputs, progress
 from rayline.train.base_trainer import BaseTrainer
 from rayline.train.callbacks import Callbacks
 from rayline.train.drivers import driver_of
-from rayline.train.fit import fit_rows, read_once
+from rayline.train.fit import check_preprocessor, fit_rows, read_once
 from rayline.train.fit_driver import FitStages
 from rayline.train.fit_inputs import ColumnRoles, DataArguments, FitInputs
 from rayline.train.result import Result
@@ -265,8 +265,7 @@ def cross_validate(
     """
     if not isinstance(trainer, BaseTrainer):
         raise ParameterError.value("trainer", "a trainer, such as train.XGBoostTrainer({…})", trainer)
-    if preprocessor is not None and not isinstance(preprocessor, Preprocessor):
-        raise ParameterError.value("preprocessor", "a Preprocessor or None", type(preprocessor))
+    check_preprocessor(preprocessor)
     if not driver_of(trainer).takes_rows:
         raise ParameterError.here(
             f"{trainer.framework} generates its own data.",

@@ -144,6 +144,12 @@ def fit(
     )  # fmt: skip
 
 
+def check_preprocessor(preprocessor: Any) -> None:
+    """Raise ParameterError unless this is a preprocessor, or None."""
+    if preprocessor is not None and not isinstance(preprocessor, Preprocessor):
+        raise ParameterError.value("preprocessor", "a Preprocessor or None", type(preprocessor))
+
+
 def fit_rows(
     trainer: BaseTrainer,
     preprocessor: Preprocessor | None,
@@ -163,8 +169,7 @@ def fit_rows(
         raise ParameterError.value(
             "trainer", "a trainer, such as train.XGBoostTrainer({…}, num_boost_round=100)", trainer
         )
-    if preprocessor is not None and not isinstance(preprocessor, Preprocessor):
-        raise ParameterError.value("preprocessor", "a Preprocessor or None", type(preprocessor))
+    check_preprocessor(preprocessor)
     ours, native = _callbacks(trainer, callbacks)
     driver = driver_of(trainer)(trainer.measured(metrics, pos_label), preprocessor, refit=refit)
     driver.fit_stages = fit_stages
