@@ -312,7 +312,7 @@ def test_an_error_of_the_environment_reaches_the_user(ray_session: Any, workers:
         (("PPO", Sides, {"lrr": 1}), {}, "unknown parameter 'lrr'"),
         (("PPO", Sides, {"minibatch_size": 10**6}), {}, "RLlib refuses the settings"),
         (("PPO", Sides, {"num_env_runners": 2}), {}, "num_workers"),
-        (("PPO", Sides, {"model_config": {"use_lstm": True}}), {}, "memory"),
+        (("PPO", Sides, {"model_config": {"use_lstm": True}}), {}, "recurrent state"),
         (("PPO", Sides), {"iterations": 0}, "iterations"),
         (("PPO", Sides), {"stop": 100}, "stop"),
         (("PPO", Sides), {"epochs": 3}, "unknown parameter 'epochs'"),

@@ -231,9 +231,9 @@ if TYPE_CHECKING:
     reveal_type(callbacks)
     reveal_type(train.Tracker)
     reveal_type(result)
-    reveal_type(
-        train.fit(trainer, X=np.zeros((4, 2)), y=np.array([0, 1, 0, 1]), callbacks=callbacks, metrics=["roc_auc"])
-    )
+    matrix, labels = np.zeros((4, 2)), np.array([0, 1, 0, 1])
+    of_arrays = train.fit(trainer, X=matrix, y=labels, callbacks=callbacks, metrics=["roc_auc"])
+    reveal_type(of_arrays)
     reveal_type(result.metrics)
     reveal_type(result.metric("auc"))
     reveal_type(result.history)

@@ -39,7 +39,7 @@ def lines(path: Path, pattern: str) -> set[int]:
 
 def test_every_public_name_has_a_type(report: str) -> None:
     revealed = dict(re.findall(r'accepted\.py:(\d+): note: Revealed type is "(.*)"', report))
-    assert {int(line) for line in revealed} == lines(HERE / "accepted.py", r"^    reveal_type\(")
+    assert {int(line) for line in revealed} == lines(HERE / "accepted.py", r"^ +reveal_type\(")
     assert not [line for line, kind in revealed.items() if kind == "Any"]
     assert "accepted.py" not in re.sub(r".*note: .*", "", report)
 
