@@ -136,10 +136,8 @@ PLUGINS = {"rayline.core.registry": ("Stage", "Framework", "Engine", "PipelineMe
 
 IMPORT_BY_NAME = {
     *PLUGINS,
-    "rayline",
-    "rayline.data",
+    "rayline.core.lazy_names",  # those that the stub of a package imports
     "rayline.evaluate",
-    "rayline.serve",
     "rayline.cli",  # modules that the user names
     "rayline.compat.private_name",  # modules of other libraries
     "rayline.frameworks.rllib_file",  # classes of RLlib

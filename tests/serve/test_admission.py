@@ -23,8 +23,7 @@ from rayline.serve.app import host_name
 from rayline.serve.options import is_loopback
 
 from .conftest import Client
-from .test_app import ARROW, odd, rows
-from .test_limits import stream
+from .test_app import ARROW, odd, rows, stream
 
 
 def test_a_server_of_this_machine_is_asked_as_localhost(make_client: Any, pipeline: InferencePipeline) -> None:

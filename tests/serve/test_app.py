@@ -63,6 +63,15 @@ def rows(n: int, seed: int = 1) -> list[dict[str, Any]]:
     return table(max(n, 1), seed).drop("late").head(n).to_dicts()
 
 
+def stream(rows: pl.DataFrame | pa.Table, compression: str | None = None) -> bytes:
+    """A table as an Arrow stream."""
+    arrow = rows.to_arrow(compat_level=pl.CompatLevel.oldest()) if isinstance(rows, pl.DataFrame) else rows
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, arrow.schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as writer:
+        writer.write_table(arrow)
+    return bytes(sink.getvalue())
+
+
 # -- the same answer everywhere ------------------------------------------------------------------------------------
 
 
@@ -85,21 +94,14 @@ def test_answers_are_those_of_the_pipeline(client: Client, pipeline: InferencePi
 
 def test_arrow(client: Client, pipeline: InferencePipeline) -> None:
     frame = table(100, 3)
-    sink = pa.BufferOutputStream()
-    arrow = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
-    with pa.ipc.new_stream(sink, arrow.schema) as stream:
-        stream.write_table(arrow)
-    body = sink.getvalue().to_pybytes()
+    body = stream(frame)
     answer = client.post("/predict?proba", content=body, headers=ARROW)
     got = pl.from_arrow(pa.ipc.open_stream(answer.content).read_all())
     assert isinstance(got, pl.DataFrame)
     assert got.equals(pl.concat([pipeline.predict(frame), pipeline.predict_proba(frame)], how="horizontal"))
     for cut in range(0, len(body) - 16, 97):  # a stream may end without its end mark
         assert client.post("/predict", content=body[:cut], headers=ARROW).status_code in (400, 422)
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, arrow.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as stream:
-        stream.write_table(arrow)
-    refused = client.post("/predict", content=sink.getvalue().to_pybytes(), headers=ARROW)
+    refused = client.post("/predict", content=stream(frame, compression="zstd"), headers=ARROW)
     assert refused.status_code == 400
     assert "compressed" in refused.json()["error"]
 

@@ -32,7 +32,7 @@ from rayline.serve.model_store import differences, interface
 from rayline.stages import OneHotEncoder, SimpleImputer
 
 from .conftest import table
-from .test_app import ARROW, odd, rows, tensors
+from .test_app import ARROW, odd, rows, stream, tensors
 from .test_server import heard, post, say, statuses
 
 
@@ -253,11 +253,7 @@ def test_protocols_and_strange_clients(ray_session: Any, pipeline: InferencePipe
             }
             answer = client.post(f"{url}/v2/models/flights/infer", json={"inputs": tensors(frame)}).json()
             assert answer["outputs"][0]["data"] == expected
-            sink = pa.BufferOutputStream()
-            arrow = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
-            with pa.ipc.new_stream(sink, arrow.schema) as stream:
-                stream.write_table(arrow)
-            answer = client.post(f"{url}/predict", content=sink.getvalue().to_pybytes(), headers=ARROW)
+            answer = client.post(f"{url}/predict", content=stream(frame), headers=ARROW)
             assert pa.ipc.open_stream(answer.content).read_all()["prediction"].to_pylist() == expected
             for path in ("/", "/docs", "/openapi.json", "/v2/models/flights"):
                 assert client.get(f"{url}{path}").status_code == 200

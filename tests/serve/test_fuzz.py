@@ -7,13 +7,12 @@ import random
 from typing import Any
 
 import polars as pl
-import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from .conftest import Client, table
-from .test_app import rows, tensors
+from .test_app import rows, stream, tensors
 
 POSTS = ["/predict", "/predict?proba=true", "/v1/models/flights:predict", "/v2/models/flights/infer"]
 ARROW = "application/vnd.apache.arrow.stream"
@@ -127,11 +126,7 @@ def test_bodies_of_the_right_shape(client: Client, body: Any) -> None:
 def test_damaged_binary_bodies(client: Client) -> None:
     dice = random.Random(0)
     frame = pl.DataFrame(rows(3))
-    sink = pa.BufferOutputStream()
-    arrow = table(50, 3).to_arrow(compat_level=pl.CompatLevel.oldest())
-    with pa.ipc.new_stream(sink, arrow.schema) as stream:
-        stream.write_table(arrow)
-    whole = sink.getvalue().to_pybytes()
+    whole = stream(table(50, 3))
     inputs = tensors(frame)
     blob = b"".join(len(s).to_bytes(4, "little") + s.encode() for s in inputs[2].pop("data"))
     inputs[2]["parameters"] = {"binary_data_size": len(blob)}

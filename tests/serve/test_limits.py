@@ -33,7 +33,7 @@ from rayline.serve.predictions import Work
 from rayline.serve.protocol import HTTPError, RowReader, loads
 
 from .conftest import Client, table
-from .test_app import ARROW, odd, rows, tensors
+from .test_app import ARROW, odd, rows, stream, tensors
 
 
 @register_framework
@@ -58,14 +58,6 @@ class Raises(Framework):
 def raises(error: BaseException) -> InferencePipeline:
     target = Target(("y",), Task.REGRESSION, (pl.Float64(),))
     return InferencePipeline(None, Model("serve-raises", error, {"x": pl.Float64()}, target))
-
-
-def stream(arrow: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, arrow.schema) as writer:
-        writer.write_table(arrow)
-    data: bytes = sink.getvalue().to_pybytes()
-    return data
 
 
 # -- memory --------------------------------------------------------------------------------------------------------

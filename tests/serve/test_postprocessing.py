@@ -11,7 +11,8 @@ import pytest
 from rayline.postprocess import Calibrate, Clip, Conformal, Threshold
 from tests.postprocess import tables
 
-ARROW = {"content-type": "application/vnd.apache.arrow.stream"}
+from .test_app import ARROW, stream
+
 ROWS = tables.table(200, seed=3)
 STAGES: dict[str, list[Any]] = {
     "late": [Calibrate("beta"), Threshold("f1", pos_label="yes"), Conformal(0.9)],
@@ -34,7 +35,7 @@ def test_every_door_answers_as_predict_does(target: str, n: int, make_client: An
         assert said["sets"] == expected["set"].to_list()
     else:
         assert said["intervals"] == expected.select("lower", "upper").to_dicts()
-    streamed = client.post("/predict", content=_stream(rows), headers=ARROW).content
+    streamed = client.post("/predict", content=stream(rows), headers=ARROW).content
     assert pl.from_arrow(pa.ipc.open_stream(streamed).read_all()).equals(expected)  # type: ignore[union-attr, arg-type]
     inputs = [
         {"name": "x", "shape": [n], "datatype": "FP64", "data": rows["x"].to_list()},
@@ -60,11 +61,3 @@ def test_the_document_and_the_page_know_them(target: str, make_client: Any) -> N
     answer = path["content"]["application/json"]["schema"]["properties"]
     assert ("sets" if target == "late" else "intervals") in answer
     assert "said.intervals || said.sets" in client.get("/").text
-
-
-def _stream(rows: pl.DataFrame) -> bytes:
-    table = rows.to_arrow(compat_level=pl.CompatLevel.oldest())
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as stream:
-        stream.write_table(table)
-    return bytes(sink.getvalue())

@@ -10,22 +10,13 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.preprocessing import PolynomialFeatures as Theirs
 
 from rayline.core.errors import ParameterError, SchemaError
 from rayline.core.operations.expression import FUNCTIONS, Assign, check, kind
 from rayline.inference.pipeline import Preprocessor
-from rayline.stages import Concatenator, Expression, FunctionTransformer, PolynomialFeatures, Ratio, register_function
+from rayline.stages import Concatenator, Expression, FunctionTransformer, Ratio, register_function
 
 TABLE = pl.DataFrame({"a": [1.5, -2.0, 3.0], "b": [2, 3, 4], "c": [0.5, 0.25, 8.0]})
-
-
-@pytest.mark.parametrize("how", [{}, {"degree": 3}, {"degree": 3, "interaction_only": True}])
-def test_polynomial_features(how: dict[str, Any]) -> None:
-    theirs = Theirs(include_bias=False, **how).fit(TABLE.to_numpy())
-    ours = Preprocessor([("p", PolynomialFeatures(**how))]).fit_transform(TABLE)
-    assert ours.columns == list(theirs.get_feature_names_out(TABLE.columns))
-    np.testing.assert_allclose(ours.to_numpy(), theirs.transform(TABLE.to_numpy()), rtol=1e-12)
 
 
 def test_ratio() -> None:

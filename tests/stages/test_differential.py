@@ -1,8 +1,8 @@
 """Every stage that scikit-learn has too, against it, on random tables: fitted on one, asked about another.
 
 What has a file of its own with the same kind of test is not repeated here: StandardScaler and MinMaxScaler (test_scale.py), the
-encoders (test_encode.py), SplineTransformer (test_splines.py), KNNImputer (test_neighbors.py), PowerTransformer's λ
-(test_power.py).
+encoders (test_encode.py, test_multi_hot.py, test_target_encoder.py), SplineTransformer (test_splines.py), KNNImputer
+(test_neighbors.py), PowerTransformer's λ (test_power.py), the vectorizers (test_text.py).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import polars as pl
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from sklearn import decomposition, feature_extraction, feature_selection, impute
+from sklearn import decomposition, feature_selection, impute
 from sklearn import preprocessing as sk
 
 from rayline import stages
@@ -23,8 +23,6 @@ from rayline.inference.pipeline import Preprocessor
 
 NAMES = ("a", "b", "c")
 numbers = st.one_of(st.integers(-40, 40).map(lambda i: i / 4), st.floats(-1000, 1000).map(lambda x: round(x, 6)))
-letters = st.sampled_from(["a", "b", "c", "d", "é", "Z z"])
-words = st.lists(st.sampled_from(["late", "Late", "the", "gate", "a1", "x", "café"]), max_size=6).map(" ".join)
 
 
 def tables(*, missing: bool) -> st.SearchStrategy[pl.DataFrame]:
@@ -173,49 +171,3 @@ def test_select_k_best(table: pl.DataFrame, labels: list[str]) -> None:
         table.with_columns(y=pl.Series(y)), target_columns=["y"]
     )
     np.testing.assert_allclose(list(fitted["s"].learned["scores"].values()), expected, rtol=1e-9)  # type: ignore[index]
-
-
-@settings(max_examples=15)
-@given(
-    rows=st.lists(st.tuples(letters, st.floats(-10, 10).map(lambda x: round(x, 3))), min_size=3, max_size=30),
-    new=st.lists(letters, min_size=1, max_size=8),
-    smooth=st.sampled_from(["auto", 0.0, 3.5]),
-)
-def test_target_encoder(rows: list[tuple[str, float]], new: list[str], smooth: Any) -> None:
-    table = pl.DataFrame(rows, schema={"c": pl.String, "y": pl.Float64}, orient="row")
-    assume(table["y"].var() > 1e-3)  # type: ignore[operator]
-    theirs = sk.TargetEncoder(target_type="continuous", smooth=smooth)
-    theirs.fit(np.array(table["c"].to_list(), dtype=object)[:, None], table["y"].to_numpy())
-    made = Preprocessor([("t", stages.TargetEncoder(smooth=smooth))]).fit(table, target_columns="y")
-    expected = theirs.transform(np.array(new, dtype=object)[:, None])[:, 0]
-    np.testing.assert_allclose(made.transform(pl.DataFrame({"c": new}))["c"].to_numpy(), expected, rtol=1e-9, atol=1e-9)
-
-
-@settings(max_examples=15)
-@given(
-    texts=st.lists(words, min_size=2, max_size=12), new=st.lists(words, min_size=1, max_size=5), last=st.integers(1, 3)
-)
-def test_vectorizers(texts: list[str], new: list[str], last: int) -> None:
-    assume(any(len(word) > 1 and word != "the" for text in texts for word in text.lower().split()))
-    table, more = pl.DataFrame({"t": texts}), pl.DataFrame({"t": new})
-    for ours, theirs in (
-        (stages.CountVectorizer, feature_extraction.text.CountVectorizer),
-        (stages.TfidfVectorizer, feature_extraction.text.TfidfVectorizer),
-    ):
-        how: dict[str, Any] = {"ngram_range": (1, last), "stop_words": ["the"]}
-        expected = theirs(**how).fit(texts).transform(new).toarray()
-        vectors = Preprocessor([("t", ours(["t"], **how))]).fit(table).transform(more)["t"].to_list()
-        made = np.zeros_like(expected, dtype=float)
-        for i, vector in enumerate(vectors):
-            made[i, vector["indices"]] = vector["values"]
-        np.testing.assert_allclose(made, expected, rtol=1e-9, atol=1e-12)
-
-
-@settings(max_examples=15)
-@given(lists=st.lists(st.lists(letters, max_size=4), min_size=1, max_size=12))
-def test_multi_hot(lists: list[list[str]]) -> None:
-    assume(any(lists))
-    binarizer = sk.MultiLabelBinarizer().fit(lists)
-    made = Preprocessor([("m", stages.MultiHotEncoder(["t"]))]).fit_transform(pl.DataFrame({"t": lists}))
-    assert made.columns == [f"t_{name}" for name in binarizer.classes_]
-    np.testing.assert_array_equal(made.to_numpy(), binarizer.transform(lists))

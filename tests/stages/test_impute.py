@@ -7,29 +7,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from sklearn import impute as sk
 
 from rayline.core.errors import DataError, ParameterError, SchemaError
 from rayline.inference.pipeline import Preprocessor
 from rayline.stages import GroupImputer, MissingIndicator, SimpleImputer, StandardScaler
 
-columns = st.lists(
-    st.one_of(st.none(), st.floats(-1e6, 1e6), st.integers(-3, 3).map(float)), min_size=1, max_size=30
-).filter(lambda v: any(x is not None for x in v))
-
 
 def fill(stage: Any, table: pl.DataFrame) -> pl.DataFrame:
     return Preprocessor([("stage", stage)]).fit_transform(table)
-
-
-@pytest.mark.parametrize("strategy", ["mean", "median", "most_frequent", "constant"])
-@given(values=columns)
-def test_numbers(strategy: str, values: list[float | None]) -> None:
-    table = pl.DataFrame({"x": values}, schema={"x": pl.Float64})
-    theirs = sk.SimpleImputer(strategy=strategy).fit_transform(table.to_numpy())
-    np.testing.assert_allclose(fill(SimpleImputer(strategy=strategy), table).to_numpy(), theirs, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("dtype", [pl.String, pl.Categorical, pl.Enum(["a", "b"])])

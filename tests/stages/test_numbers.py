@@ -16,12 +16,10 @@ from sklearn import preprocessing as sk
 from rayline.core.errors import DataError, ParameterError
 from rayline.inference.pipeline import Preprocessor
 from rayline.stages import (
-    Binarizer,
     Clipper,
     KBinsDiscretizer,
     Log,
     MaxAbsScaler,
-    Normalizer,
     QuantileTransformer,
     RobustScaler,
 )
@@ -31,31 +29,19 @@ from tests.stages.numbers import NEW, TABLE, transform
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [
-        (MaxAbsScaler(), sk.MaxAbsScaler()),
-        (RobustScaler(), sk.RobustScaler()),
         (
             RobustScaler(quantile_range=(10, 95), with_centering=False),
             sk.RobustScaler(quantile_range=(10, 95), with_centering=False),
         ),
-        (MaxAbsScaler(clip=True), sk.MaxAbsScaler(clip=True)),
         (RobustScaler(unit_variance=True), sk.RobustScaler(unit_variance=True)),
-        (Normalizer(), sk.Normalizer()),
-        (Normalizer(norm="l1"), sk.Normalizer(norm="l1")),
-        (Normalizer(norm="max"), sk.Normalizer(norm="max")),
-        (Binarizer(threshold=2), sk.Binarizer(threshold=2)),
-        (QuantileTransformer(n_quantiles=50), sk.QuantileTransformer(n_quantiles=50)),
-        (QuantileTransformer(n_quantiles=200), sk.QuantileTransformer(n_quantiles=200)),
         (
             QuantileTransformer(n_quantiles=50, output_distribution="normal"),
             sk.QuantileTransformer(n_quantiles=50, output_distribution="normal"),
         ),
-        (KBinsDiscretizer(strategy="uniform"), sk.KBinsDiscretizer(encode="ordinal", strategy="uniform")),
         (
             KBinsDiscretizer(n_bins=4, quantile_method="linear"),
             sk.KBinsDiscretizer(4, encode="ordinal", quantile_method="linear"),
         ),
-        (KBinsDiscretizer(n_bins=3, encode="onehot"), sk.KBinsDiscretizer(3, encode="onehot-dense")),
-        (KBinsDiscretizer(n_bins=7), sk.KBinsDiscretizer(7, encode="ordinal")),
         (KBinsDiscretizer(strategy="kmeans"), sk.KBinsDiscretizer(encode="ordinal", strategy="kmeans")),
         (
             KBinsDiscretizer(n_bins={"b": 9}, strategy="kmeans"),

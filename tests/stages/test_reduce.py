@@ -26,30 +26,12 @@ TABLE = pl.DataFrame(
 LABELS = pl.Series("y", np.where(BASE[:, 1] + 0.5 * BASE[:, 2] > 0, "late", "early"))
 
 
-@pytest.mark.parametrize(
-    "how", [{}, {"n_components": 2}, {"n_components": 3, "whiten": True}]
-)  # the last has no variance
-def test_pca(how: dict[str, Any]) -> None:
-    ours = Preprocessor([("p", PCA(**how))]).fit_transform(TABLE).to_numpy()
-    theirs = decomposition.PCA(svd_solver="full", **how).fit_transform(TABLE.to_numpy())
-    signs = np.sign((ours * theirs).sum(axis=0))
-    np.testing.assert_allclose(ours, theirs * signs, rtol=1e-9, atol=1e-9)
-
-
 def test_pca_of_incomplete_rows() -> None:
     table = TABLE.with_columns(pl.when(pl.int_range(pl.len()) < 5).then(None).otherwise("a").alias("a"))
     result = Preprocessor([("p", PCA(n_components=1))]).fit_transform(table)["pca0"]
     assert result.null_count() == 5
     with pytest.raises(DataError, match=r"column .a. has no values"):
         Preprocessor([("p", PCA())]).fit(table.head(5))
-
-
-def test_variance_threshold() -> None:
-    selector = feature_selection.VarianceThreshold(0.05).fit(TABLE.to_numpy())
-    kept = [name for name, keep in zip(TABLE.columns, selector.get_support(), strict=True) if keep]
-    assert (
-        Preprocessor([("v", VarianceThreshold(threshold=0.05))]).fit_transform(TABLE).columns == kept == ["a", "b", "d"]
-    )
 
 
 def test_correlation_filter() -> None:

@@ -61,7 +61,7 @@ class EnvironmentSpec:
 
 
 class Ability:
-    """The base of all abilities."""
+    """The base of all abilities. `args` and `kwargs` are always the arguments of the trainer."""
 
     name: ClassVar[str]
     train: Any  # the method of the adapter
@@ -170,11 +170,6 @@ class TargetSupport(Ability):
     def task(self, *args: Any, **kwargs: Any) -> Task | Literal["classification"] | None:
         """Return the task that the arguments imply, where an adapter says nothing more about the target (`objective`).
 
-        Parameters
-        ----------
-        args, kwargs
-            The arguments of the trainer.
-
         Returns
         -------
         Task, "classification" or None
@@ -185,11 +180,6 @@ class TargetSupport(Ability):
 
     def objective(self, *args: Any, **kwargs: Any) -> Objective:
         """Return what the arguments say about the target.
-
-        Parameters
-        ----------
-        args, kwargs
-            The arguments of the trainer.
 
         Returns
         -------
@@ -229,11 +219,6 @@ class DistributedTraining(Ability):
 
     def trains_on_workers(self, *args: Any, **kwargs: Any) -> bool:
         """Return whether a training with these arguments can run on several workers.
-
-        Parameters
-        ----------
-        args, kwargs
-            The arguments of the trainer.
 
         Returns
         -------
@@ -295,11 +280,6 @@ class ResumableTraining(Ability):
         """Return the number of iterations of a training with these arguments, if it can resume from a checkpoint
         (`TrainContext.resume`) even with other arguments than it began with.
 
-        Parameters
-        ----------
-        args, kwargs
-            The arguments of the trainer.
-
         Returns
         -------
         int
@@ -315,11 +295,6 @@ class EarlyStoppingSupport(Ability):
 
     def validation_argument(self, *args: Any, **kwargs: Any) -> str:
         """Return the name of the argument that requires a test set, such as "early_stopping_rounds".
-
-        Parameters
-        ----------
-        args, kwargs
-            The arguments of the trainer.
 
         Returns
         -------
@@ -637,11 +612,6 @@ class GpuComputing(Ability):
     def gpu_arguments(self, *args: Any, **kwargs: Any) -> str:
         """Return the trainer's argument that asks for a GPU in the library's own words, such as "device='cuda'".
 
-        Parameters
-        ----------
-        args, kwargs
-            The arguments of the trainer.
-
         Returns
         -------
         str
@@ -709,11 +679,6 @@ class OwnEnvironment(Ability):
 
     def environment_spec(self, *args: Any, **kwargs: Any) -> EnvironmentSpec:
         """Return what the models of a framework that generates its own data read and predict.
-
-        Parameters
-        ----------
-        args, kwargs
-            The arguments of the trainer.
 
         Returns
         -------

@@ -22,12 +22,8 @@ class Selected(list[str]):
 def choose(columns: Columns, schema: Mapping[str, pl.DataType]) -> list[str]:
     """Return the column names that an explicit choice selects, in the order of the choice.
 
-    Raises
-    ------
-    SchemaError
-        When a name is not in the schema.
-    ParameterError
-        When the choice is neither names nor a selector, or names a column twice.
+    Raises SchemaError when a name is not in the schema. Raises ParameterError when the choice is neither names nor a selector, or
+    names a column twice.
     """
     if isinstance(columns, str):
         columns = [columns]

@@ -98,10 +98,7 @@ class Engine(Scanner):
     def connect(self) -> None:
         """Connect to the cluster that the engine runs on, or start one; nothing to do for an engine in this process.
 
-        Raises
-        ------
-        ResourceError
-            When the cluster cannot be reached or started.
+        Raises ResourceError when the cluster cannot be reached or started.
         """
 
     def keeping(self, *data: Any) -> AbstractContextManager[None]:

@@ -111,10 +111,7 @@ class Features:
         (C order). `zeros` stores the zeros of the other columns in a CSR matrix, for libraries that treat entries which are
         not stored as missing.
 
-        Raises
-        ------
-        SchemaError
-            When a column is neither a number nor a vector of numbers.
+        Raises SchemaError when a column is neither a number nor a vector of numbers.
         """
         if self._table is None and self.is_numeric:
             with np.errstate(over="ignore"):  # beyond float32 is infinite, as Polars casts it

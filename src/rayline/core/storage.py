@@ -52,10 +52,7 @@ def sibling(url: str, name: str) -> str:
 def file_system(path: str) -> tuple[Any, str]:
     """Return the Arrow file system of a path or URL, and the path in it.
 
-    Raises
-    ------
-    OSError, ValueError, ImportError
-        When the URL is malformed, or what opens its scheme is not installed.
+    Raises OSError or ValueError or ImportError when the URL is malformed, or what opens its scheme is not installed.
     """
     from pyarrow import fs  # only storage needs it: loading a pipeline to predict should not wait for it
 
@@ -104,10 +101,7 @@ def write_bytes(url: str, content: bytes) -> None:
 def local_copy(path: str | Path, max_bytes: int | None = None) -> Iterator[Path]:
     """Yield a local path with the content of a file or a directory; a local one itself, a URL as a temporary copy.
 
-    Raises
-    ------
-    ArtifactError
-        When it cannot be read, or is larger than `max_bytes`.
+    Raises ArtifactError when it cannot be read, or is larger than `max_bytes`.
     """
     if not is_url(path):
         yield Path(path)
@@ -140,10 +134,7 @@ MAX_FILES = 20_000
 def upload(local: Path, url: str, *, last: str = "") -> None:
     """Copy a file or a directory to a URL; the file `last` of a directory is written after all others.
 
-    Raises
-    ------
-    ArtifactError
-        When it cannot be written.
+    Raises ArtifactError when it cannot be written.
     """
     with opening(url, "written"):
         system, root = file_system(url)

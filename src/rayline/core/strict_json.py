@@ -21,11 +21,8 @@ _TOKENS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[\[\]{}]', re.DOTA
 def loads(data: bytes, what: str) -> Any:
     """Parse a JSON text and return its value.
 
-    Raises
-    ------
-    ArtifactError
-        When it is longer than `MAX_BYTES`, holds more than `MAX_VALUES` values, is nested deeper than `MAX_DEPTH`, is
-        not UTF-8, not JSON, repeats a key, or holds a number that is not finite.
+    Raises ArtifactError when it is longer than `MAX_BYTES`, holds more than `MAX_VALUES` values, is nested deeper than
+    `MAX_DEPTH`, is not UTF-8, not JSON, repeats a key, or holds a number that is not finite.
     """
     if len(data) > MAX_BYTES:
         raise ArtifactError(f"{what} is too large.", f"Expected at most {MAX_BYTES:,} bytes; got {len(data):,}.")

@@ -87,15 +87,10 @@ class Target:
         label): it becomes the second class, which every framework and metric takes as positive. None leaves the classes in
         ascending order.
 
-        Raises
-        ------
-        DataError
-            On missing labels, on labels of only one class, on text where a number is needed, on more than two classes in a
-            binary task, on stages that turn classes into numbers or numbers into classes.
-        ParameterError
-            When a stage has no inverse; when `pos_label` is not a class, or the task has no positive class.
-        SchemaError
-            When labels are lists.
+        Raises DataError on missing labels, on labels of only one class, on text where a number is needed, on more than two
+        classes in a binary task, on stages that turn classes into numbers or numbers into classes. Raises ParameterError when a
+        stage has no inverse; when `pos_label` is not a class, or the task has no positive class. Raises SchemaError when labels
+        are lists.
         """
         refuse_unusable(columns, schema, counts)
         dtypes = tuple(plain_type(schema[column]) for column in columns)

@@ -102,12 +102,8 @@ def common_schema(
 ) -> pa.Schema | None:
     """The columns of all files, each with the one type that holds what it is in any of them; None without files.
 
-    Raises
-    ------
-    DataError
-        When a file is empty or cannot be read.
-    SchemaError
-        When a file lacks a column (unless `missing_columns` is "null"), or has another type of it.
+    Raises DataError when a file is empty or cannot be read. Raises SchemaError when a file lacks a column (unless
+    `missing_columns` is "null"), or has another type of it.
     """
     if missing_columns not in ("raise", "null"):
         raise ParameterError.value("missing_columns", "'raise' or 'null'", missing_columns)

@@ -117,10 +117,7 @@ def _batch_size(placement: Placement | None) -> int | None:
 def to_lazy(data: Any) -> pl.LazyFrame:
     """Return any in-process table as a LazyFrame, without a copy where the type allows it.
 
-    Raises
-    ------
-    SchemaError
-        When it is not a table, when its columns differ in length, or when two columns have one name.
+    Raises SchemaError when it is not a table, when its columns differ in length, or when two columns have one name.
     """
     if isinstance(data, pl.LazyFrame):
         return data

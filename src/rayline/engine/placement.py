@@ -51,12 +51,8 @@ class PlacementPlan:
         """Plan this number of workers, on as few nodes as possible or spread over them; unless CPUs are requested, each gets its
         share of the cluster.
 
-        Raises
-        ------
-        ParameterError
-            When a number is invalid.
-        ResourceError
-            When the cluster, even empty, lacks the requested resources.
+        Raises ParameterError when a number is invalid. Raises ResourceError when the cluster, even empty, lacks the requested
+        resources.
         """
         if num_workers < 1:
             raise ParameterError.value("num_workers", "an integer of at least 1", num_workers, where=WHERE)

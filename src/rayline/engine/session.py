@@ -31,10 +31,7 @@ def ensure_ray() -> None:
     A Ray that was started here ends with this process. Nothing is printed and nothing is written into the home directory:
     the authentication token is kept in the environment of this process and its children.
 
-    Raises
-    ------
-    ResourceError
-        When Ray cannot be reached or started.
+    Raises ResourceError when Ray cannot be reached or started.
     """
     with _starting:  # the second of two threads uses what the first has started
         if not ray.is_initialized():

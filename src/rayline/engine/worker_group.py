@@ -165,12 +165,8 @@ class WorkerGroup:
     def run(self, starts: Sequence[WorkerStart], resume: Any, on_message: Callable[[WorkerMessage], bool]) -> list[Any]:
         """Return the result of each rank.
 
-        Raises
-        ------
-        WorkerLostError
-            When one is missing.
-        NodeLeavesError
-            When a node is about to leave, others have room for the group, and a checkpoint has come since.
+        Raises WorkerLostError when one is missing. Raises NodeLeavesError when a node is about to leave, others have room for the
+        group, and a checkpoint has come since.
         """
         runs = {actor.run.remote(starts[rank], resume): rank for rank, actor in enumerate(self.actors)}
         results: dict[int, Any] = {}

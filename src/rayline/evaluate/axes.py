@@ -11,12 +11,8 @@ from rayline.core.errors import ParameterError, needing, place
 def panels(n: int, ax: Any = None) -> list[Any]:
     """Return so many axes side by side on a figure of their own; or the one that was given.
 
-    Raises
-    ------
-    MissingExtraError
-        Without Matplotlib.
-    ParameterError
-        When one axis was given for several, or something that is no axis.
+    Raises MissingExtraError without Matplotlib. Raises ParameterError when one axis was given for several, or something that is
+    no axis.
     """
     if checked(ax) is not None:
         if n > 1:

@@ -190,10 +190,7 @@ def scan(
 ) -> tuple[EvaluationStatistics, EvaluationPlan]:
     """Read the rows once, and return their statistics with the plan that they were computed by.
 
-    Raises
-    ------
-    DataError
-        When there are no rows, labels are missing or were not seen in training, or weights are negative.
+    Raises DataError when there are no rows, labels are missing or were not seen in training, or weights are negative.
     """
     first = next(iter(pipelines.values()))
     inputs = [name for pipeline in pipelines.values() for name in pipeline.input_schema]

@@ -67,12 +67,8 @@ class MeasuredRows(Statistic):
     def values(self, metrics: Mapping[str, Metric]) -> dict[str, float]:
         """Return the metrics by their names, the mean over the targets when there are several; NaN without rows or weight.
 
-        Raises
-        ------
-        TrainingError
-            When a function of the user's own fails.
-        DataError
-            When there are more rows than a metric takes that needs all of them at once.
+        Raises TrainingError when a function of the user's own fails. Raises DataError when there are more rows than a metric
+        takes that needs all of them at once.
         """
         if not self.weight > 0:
             return dict.fromkeys(metrics, float("nan"))

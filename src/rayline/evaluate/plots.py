@@ -23,12 +23,8 @@ MAX_ACROSS = 3
 def draw(charts: Sequence[Chart], ax: Axes | None = None) -> Any:
     """Draw charts side by side, and return their axis, or a list of several.
 
-    Raises
-    ------
-    MissingExtraError
-        Without Matplotlib.
-    ParameterError
-        When one axis is given for several charts, or something that is no axis.
+    Raises MissingExtraError without Matplotlib. Raises ParameterError when one axis is given for several charts, or something
+    that is no axis.
     """
     if look.checked(ax) is not None and len(charts) > 1:
         raise ParameterError.value("ax", f"None: this plot has {len(charts)} panels", type(ax))

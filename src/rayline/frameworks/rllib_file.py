@@ -53,10 +53,7 @@ def save(module: Any, directory: Path) -> None:
 def load(directory: Path, cls: Any = None) -> Any:
     """Return the policy of such files, of the class `cls` or, without one, of the class registered under the id in the file.
 
-    Raises
-    ------
-    ArtifactError
-        When no class is known under the id, or the saved tensors do not match it.
+    Raises ArtifactError when no class is known under the id, or the saved tensors do not match it.
     """
     about, shapes = policy.check(directory)
     name = str(about.get("module", "")) if isinstance(about, dict) else ""

@@ -25,10 +25,7 @@ def load(directory: Path, module: Any = None) -> Any:
     """Return the module of such files, built by `module` (a class, a function, or a module of the same shape) or, without one,
     by the class or function registered under the id in the file.
 
-    Raises
-    ------
-    ArtifactError
-        When nothing is registered under the id, or the saved tensors do not match the module.
+    Raises ArtifactError when nothing is registered under the id, or the saved tensors do not match the module.
     """
     data, shapes = torch_module.check(directory)
     known = modules.registered_modules()

@@ -360,10 +360,7 @@ def _column(series: pl.Series) -> Array:
 def scores(module: Any, features: Features) -> Array:
     """Return values, or probabilities if the spec says that outputs are logits of classes.
 
-    Raises
-    ------
-    DataError
-        When the module outputs NaN or infinity, for example because of a missing feature.
+    Raises DataError when the module outputs NaN or infinity, for example because of a missing feature.
     """
     about = recipe(module)
     if module.training:

@@ -38,10 +38,7 @@ class ScoringModule(torch.nn.Module):
 def to_onnx(module: Any, width: int) -> Any:
     """Return the module as an ONNX model with one float32 input of shape (rows, width).
 
-    Raises
-    ------
-    ParameterError
-        When it takes columns by name, or uses an operation that ONNX does not support.
+    Raises ParameterError when it takes columns by name, or uses an operation that ONNX does not support.
     """
     if importlib.util.find_spec("onnxscript") is None:
         raise MissingExtraError.of("to_onnx of a PyTorch module", "onnxscript", "onnx")

@@ -26,11 +26,8 @@ _RECORD_BATCH, _DICTIONARY = 3, 2
 def decode(body: bytes, columns: Collection[str]) -> pl.DataFrame:
     """Decode an uncompressed IPC stream into a table with those of these columns that it contains; other columns are ignored.
 
-    Raises
-    ------
-    HTTPError
-        400 when the stream is damaged, compressed (a small body could then fill the memory), followed by other data, or not a stream;
-        413 when it has too many values for its length.
+    Raises HTTPError 400 when the stream is damaged, compressed (a small body could then fill the memory), followed by other data,
+    or not a stream; 413 when it has too many values for its length.
     """
     try:
         buffer = pa.py_buffer(body)

@@ -164,10 +164,7 @@ def columns_of(formula: Formula) -> list[str]:
 def kind(formula: Formula, schema: Mapping[str, pl.DataType]) -> str:
     """Return what a formula gives: "n" a number, "b" a boolean, "s" a string, "?" nothing but missing values.
 
-    Raises
-    ------
-    SchemaError
-        When a column does not exist, or has a type that a function cannot take.
+    Raises SchemaError when a column does not exist, or has a type that a function cannot take.
     """
     if not isinstance(formula, (list, tuple)):
         return (

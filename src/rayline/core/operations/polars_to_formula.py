@@ -29,10 +29,8 @@ _FUNCTIONS = {
 def formula_of(expression: pl.Expr) -> Formula:
     """Return the formula that does the same.
 
-    Raises
-    ------
-    ParameterError
-        When a part of the expression has no word in the language of formulas: a Python function, an aggregate, ….
+    Raises ParameterError when a part of the expression has no word in the language of formulas: a Python function, an aggregate,
+    ….
     """
     try:
         tree = json.loads(expression.meta.serialize(format="json"))

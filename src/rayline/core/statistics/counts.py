@@ -152,10 +152,7 @@ class ValueCounts(Statistic):
     def table(self) -> pl.DataFrame:
         """The values and their counts in the order of the values, independent of the batches.
 
-        Raises
-        ------
-        DataError
-            When there were more than `MAX_CATEGORIES` distinct values.
+        Raises DataError when there were more than `MAX_CATEGORIES` distinct values.
         """
         if self.sketch is not None:
             raise TooManyValuesError.of("A column")

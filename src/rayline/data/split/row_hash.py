@@ -117,13 +117,7 @@ def _mix(words: Words, factor: np.uint64) -> None:
 
 
 def value_words(values: pl.Series) -> Words:
-    """Each value as a 64-bit word, equal for equal values; a new array.
-
-    Raises
-    ------
-    SchemaError
-        When the column holds Python objects.
-    """
+    """Each value as a 64-bit word, equal for equal values; a new array. Raises SchemaError when the column holds Python objects."""
     name, dtype = values.name, values.dtype
     values = values.alias("values")  # methods of a Series called "*" or "^x$" would look for other columns
     if dtype == pl.Null:

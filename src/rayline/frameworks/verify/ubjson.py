@@ -31,10 +31,8 @@ _CONSTANTS = {0x54: True, 0x46: False, 0x5A: None}  # T, F, Z
 def loads(data: bytes, what: str) -> Any:
     """Return the value of a UBJSON document: dicts, lists, strings, numbers, and NumPy arrays for lists of one type of number.
 
-    Raises
-    ------
-    ArtifactError
-        When it is not UBJSON, is nested deeper than `MAX_DEPTH`, repeats a key, is truncated, or has data after its end.
+    Raises ArtifactError when it is not UBJSON, is nested deeper than `MAX_DEPTH`, repeats a key, is truncated, or has data after
+    its end.
     """
     reader = _Reader(data, what)
     try:

@@ -1,0 +1,55 @@
+from rayline.core.registry import register_function as register_function
+from rayline.stages.category import Categorizer as Categorizer
+from rayline.stages.category import FrequencyEncoder as FrequencyEncoder
+from rayline.stages.category import RareCategories as RareCategories
+from rayline.stages.clipping import Binarizer as Binarizer
+from rayline.stages.clipping import Clipper as Clipper
+from rayline.stages.combine import Concatenator as Concatenator
+from rayline.stages.combine import Expression as Expression
+from rayline.stages.combine import FunctionTransformer as FunctionTransformer
+from rayline.stages.combine import PolynomialFeatures as PolynomialFeatures
+from rayline.stages.combine import Ratio as Ratio
+from rayline.stages.dates import DatetimeEncoder as DatetimeEncoder
+from rayline.stages.discretize import KBinsDiscretizer as KBinsDiscretizer
+from rayline.stages.encode import LabelEncoder as LabelEncoder
+from rayline.stages.encode import OneHotEncoder as OneHotEncoder
+from rayline.stages.encode import OrdinalEncoder as OrdinalEncoder
+from rayline.stages.hashing import FeatureHasher as FeatureHasher
+from rayline.stages.hashing import HashEncoder as HashEncoder
+from rayline.stages.impute import GroupImputer as GroupImputer
+from rayline.stages.impute import MissingIndicator as MissingIndicator
+from rayline.stages.impute import SimpleImputer as SimpleImputer
+from rayline.stages.multi_hot import MultiHotEncoder as MultiHotEncoder
+from rayline.stages.neighbors import SMOTE as SMOTE
+from rayline.stages.neighbors import KNNImputer as KNNImputer
+from rayline.stages.power import Log as Log
+from rayline.stages.power import PowerTransformer as PowerTransformer
+from rayline.stages.quantile import QuantileTransformer as QuantileTransformer
+from rayline.stages.reduce import PCA as PCA
+from rayline.stages.reduce import CorrelationFilter as CorrelationFilter
+from rayline.stages.reduce import SelectKBest as SelectKBest
+from rayline.stages.reduce import VarianceThreshold as VarianceThreshold
+from rayline.stages.resampling import Downsample as Downsample
+from rayline.stages.resampling import DropRows as DropRows
+from rayline.stages.resampling import Upsample as Upsample
+from rayline.stages.scale import MaxAbsScaler as MaxAbsScaler
+from rayline.stages.scale import MinMaxScaler as MinMaxScaler
+from rayline.stages.scale import Normalizer as Normalizer
+from rayline.stages.scale import RobustScaler as RobustScaler
+from rayline.stages.scale import StandardScaler as StandardScaler
+from rayline.stages.select import DropColumns as DropColumns
+from rayline.stages.select import SelectColumns as SelectColumns
+from rayline.stages.splines import SplineTransformer as SplineTransformer
+from rayline.stages.target_encoder import TargetEncoder as TargetEncoder
+from rayline.stages.text import CountVectorizer as CountVectorizer
+from rayline.stages.text import HashingVectorizer as HashingVectorizer
+from rayline.stages.text import TfidfVectorizer as TfidfVectorizer
+from rayline.stages.text import Tokenizer as Tokenizer
+from rayline.stages.text import Vectorizer as Vectorizer
+from rayline.stages.validators import CheckCategories as CheckCategories
+from rayline.stages.validators import CheckMissing as CheckMissing
+from rayline.stages.validators import CheckRange as CheckRange
+
+OneHotEncoding = OneHotEncoder
+
+__all__: list[str]
