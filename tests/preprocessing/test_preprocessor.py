@@ -30,6 +30,7 @@ from rayline.stages import (
     SimpleImputer,
     StandardScaler,
 )
+from tests.stages.one_stage import check_single_rows
 
 TABLE = pl.DataFrame(
     {
@@ -287,11 +288,7 @@ def test_rows_tables_and_types_agree_to_the_bit(table: pl.DataFrame) -> None:
         ]
     ).fit(table)
     out = p.transform(table)
-    run = p.row_function()
-    assert run is not None
-    for before, after in zip(table.to_dicts(), out.to_dicts(), strict=True):
-        run(before)
-        assert before == after
+    check_single_rows(p, table)
     assert pl.from_pandas(p.transform(table.to_pandas())).equals(out.with_columns(cs.float().fill_null(float("nan"))))
     arrays = p.transform({name: table[name].to_numpy() for name in table.columns})
     assert all(np.array_equal(arrays[name], out[name].to_numpy()) for name in out.columns)

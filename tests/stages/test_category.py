@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import polars as pl
 import pytest
 
@@ -15,10 +13,7 @@ from rayline.stages import (
     RareCategories,
 )
 
-
-def run(stage: Any, table: pl.DataFrame, new: pl.DataFrame | None = None) -> pl.DataFrame:
-    return Preprocessor([("stage", stage)]).fit(table).transform(table if new is None else new)
-
+from .one_stage import run
 
 CITIES = pl.DataFrame({"c": ["Oslo", "Rome", "Oslo", None]})
 NEW = pl.DataFrame({"c": ["Rome", "Lima", None]})

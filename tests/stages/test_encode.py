@@ -17,11 +17,9 @@ from rayline.core.errors import DataError, ParameterError, SchemaError
 from rayline.inference.pipeline import Preprocessor
 from rayline.stages import LabelEncoder, OneHotEncoder, OneHotEncoding, OrdinalEncoder
 
+from .one_stage import run as encode
+
 letters = st.lists(st.sampled_from(["a", "b", "c", "d", "e e", "é", "Z"]), min_size=1, max_size=40)
-
-
-def encode(stage: Any, table: pl.DataFrame, new: pl.DataFrame | None = None) -> pl.DataFrame:
-    return Preprocessor([("stage", stage)]).fit(table).transform(table if new is None else new)
 
 
 def their_names(encoder: Any) -> list[str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import polars as pl
 from sklearn.feature_extraction import FeatureHasher as Theirs
@@ -14,13 +12,9 @@ from rayline.stages import (
     HashEncoder,
 )
 
-
-def run(stage: Any, table: pl.DataFrame, new: pl.DataFrame | None = None) -> pl.DataFrame:
-    return Preprocessor([("stage", stage)]).fit(table).transform(table if new is None else new)
-
+from .one_stage import check_single_rows, run
 
 CITIES = pl.DataFrame({"c": ["Oslo", "Rome", "Oslo", None]})
-NEW = pl.DataFrame({"c": ["Rome", "Lima", None]})
 
 
 def test_hashes() -> None:
@@ -47,11 +41,7 @@ def test_zeros_are_not_stored() -> None:
         [{k: v for k, v in row.items() if v is not None} for row in table.to_dicts()]
     )
     assert [len(row["values"]) for row in made] == theirs.getnnz(axis=1).tolist() == [1, 1, 2]
-    run = p.row_function()
-    assert run is not None
-    for row, wanted in zip(table.to_dicts(), made, strict=True):
-        run(row)
-        assert row["hashed"] == wanted
+    check_single_rows(p, table)
     saved = p.to_json()
     del saved["stages"][0][1]["learned"]["zeros"]  # as files of before
     assert [len(row["values"]) for row in Preprocessor.from_json(saved).transform(table)["hashed"].to_list()] == [

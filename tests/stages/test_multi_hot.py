@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import polars as pl
 import pytest
@@ -15,13 +13,7 @@ from rayline.stages import (
     MultiHotEncoder,
 )
 
-
-def run(stage: Any, table: pl.DataFrame, new: pl.DataFrame | None = None) -> pl.DataFrame:
-    return Preprocessor([("stage", stage)]).fit(table).transform(table if new is None else new)
-
-
-CITIES = pl.DataFrame({"c": ["Oslo", "Rome", "Oslo", None]})
-NEW = pl.DataFrame({"c": ["Rome", "Lima", None]})
+from .one_stage import run
 
 
 def test_multi_hot() -> None:

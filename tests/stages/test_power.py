@@ -18,6 +18,8 @@ from rayline.inference.pipeline import Preprocessor
 from rayline.stages import PowerTransformer
 from tests.stages.numbers import NEW, TABLE
 
+from .one_stage import check_single_rows
+
 
 @pytest.mark.parametrize("method", ["yeo-johnson", "box-cox"])
 @pytest.mark.parametrize("standardize", [True, False])
@@ -116,12 +118,7 @@ def test_columns_far_from_zero(method: str, sign: float, values: list[float]) ->
     np.testing.assert_allclose(found, wanted.astype(float), rtol=1e-6, atol=1e-6)
     assert likelihood(power) >= max(likelihood(power * (1 - 1e-3)), likelihood(power * (1 + 1e-3)))
     np.testing.assert_allclose(p.inverse_transform(p.transform(table))["x"], table["x"], rtol=1e-12, atol=1e-15)
-    run = p.row_function()
-    assert run is not None
-    for x, y in zip(table["x"], found, strict=True):
-        row = {"x": x}
-        run(row)
-        assert row["x"] == y
+    check_single_rows(p, table)
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])

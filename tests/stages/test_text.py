@@ -25,6 +25,8 @@ from rayline.core.text_analysis import Analyzer, key_of
 from rayline.inference.pipeline import Preprocessor
 from rayline.stages import CountVectorizer, HashingVectorizer, TfidfVectorizer, Tokenizer, Vectorizer
 
+from .one_stage import check_single_rows
+
 WORDS = ["snow", "Snow", "gate", "b12", "late,", "a", "no", "x_y", "ça", "delay!"]
 documents = st.lists(st.lists(st.sampled_from(WORDS), max_size=8).map(" ".join), min_size=1, max_size=12).filter(
     lambda texts: any(len(word) > 1 for text in texts for word in text.split())
@@ -143,11 +145,7 @@ def test_missing_and_empty_texts_are_zeros() -> None:
 )
 def test_single_rows_read_unicode_alike(text: str) -> None:
     fitted = Preprocessor([("text", Tokenizer(["t"]))]).fit(pl.DataFrame({"t": [text]}))
-    run = fitted.row_function()
-    assert run is not None
-    row = {"t": text}
-    run(row)
-    assert row == fitted.transform(pl.DataFrame({"t": [text]})).row(0, named=True)
+    check_single_rows(fitted, pl.DataFrame({"t": [text]}))
 
 
 def test_wrong_parameters() -> None:
@@ -172,12 +170,7 @@ def test_a_token_may_hold_any_character(pattern: str, how: dict[str, Any]) -> No
         again = Preprocessor.from_json(json.loads(json.dumps(fitted.to_json())))
         table = again.transform(pl.DataFrame({"t": texts}))["t"].to_list()
         assert sum(len(row["indices"]) for row in table) > 0
-        run = again.row_function()
-        assert run is not None
-        for text, wanted in zip(texts, table, strict=True):
-            row = {"t": text}
-            run(row)
-            assert row["t"] == wanted
+        check_single_rows(again, pl.DataFrame({"t": texts}))
 
 
 def test_a_vocabulary_saved_without_keys_reads_as_before() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import polars as pl
 import pytest
 
@@ -17,13 +15,7 @@ from rayline.stages import (
     CheckRange,
 )
 
-
-def run(stage: Any, table: pl.DataFrame, new: pl.DataFrame | None = None) -> pl.DataFrame:
-    return Preprocessor([("stage", stage)]).fit(table).transform(table if new is None else new)
-
-
-CITIES = pl.DataFrame({"c": ["Oslo", "Rome", "Oslo", None]})
-NEW = pl.DataFrame({"c": ["Rome", "Lima", None]})
+from .one_stage import run
 
 
 @pytest.mark.parametrize(

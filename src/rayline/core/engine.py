@@ -109,8 +109,8 @@ class Engine(Scanner):
         """Return the kept rows as data of their own, or the same data where its rows are not all kept."""
         return data
 
-    def head(self, data: Any, n_rows: int, columns: Sequence[str]) -> pl.DataFrame:
-        """Return some columns of the first rows."""
+    def head(self, data: Any, n_rows: int, columns: Sequence[str] | None = None) -> pl.DataFrame:
+        """Return the first rows, or some of their columns."""
         few = data.limit(n_rows) if hasattr(data, "limit") else data
         return self.collect(few, columns).head(n_rows)
 

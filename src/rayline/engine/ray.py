@@ -94,13 +94,13 @@ class RayEngine(Engine):
                 rows.complete()
         return materialized(data)
 
-    def head(self, data: Any, n_rows: int, columns: Sequence[str]) -> pl.DataFrame:
-        kept = kept_rows(data)
+    def head(self, data: Any, n_rows: int, columns: Sequence[str] | None = None) -> pl.DataFrame:
+        kept, names = kept_rows(data), list(self.schema(data)) if columns is None else columns
         with executing("head"):
             block = None if kept is None else kept.first_block()
             frame = None if block is None else to_frame(ray.get(block))
         enough = frame is not None and frame.height >= n_rows
-        return frame.select(map(col, columns)).head(n_rows) if enough else super().head(data, n_rows, columns)  # type: ignore[union-attr]
+        return frame.select(map(col, names)).head(n_rows) if enough else super().head(data, n_rows, names)  # type: ignore[union-attr]
 
     def schema(self, data: Any) -> pl.Schema:
         refuse_other_tables(data)

@@ -180,8 +180,7 @@ def _defaults(pipeline: InferencePipeline, data: Any) -> tuple[str, ...]:
         return named.defaults_of(target)
     rows = pipeline.examples
     if not rows.height:
-        few = data.limit(2) if hasattr(data, "limit") else data
-        rows = registry.engine_for(few).collect(few, list(pipeline.input_schema)).head(2)
+        rows = registry.engine_for(data).head(data, 2, list(pipeline.input_schema))
     return named.defaults_of(target, pipeline.scores(rows.lazy()) if rows.height else None)
 
 

@@ -343,14 +343,13 @@ def background_rows(pipeline: InferencePipeline, background: Any) -> pl.DataFram
     """Return the rows to compare with as a table: at most the first 10,000 of what was given."""
     if background is None:
         return None
-    few = background.limit(10_000) if hasattr(background, "limit") else background
-    table = registry.engine_for(few).collect(few)
+    table = registry.engine_for(background).head(background, 10_000)
     if missing := [name for name in pipeline.input_schema if name not in table.columns]:
         raise SchemaError.missing(missing, table.columns, where=f"{WHERE} (background)")
     if not table.height:
         raise ParameterError.value("background", "at least one row", "no rows", where=WHERE)
     assert isinstance(table, pl.DataFrame)
-    return table.head(10_000)
+    return table
 
 
 def _output(target: Target, of: Any) -> int | None:

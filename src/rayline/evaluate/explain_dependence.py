@@ -93,8 +93,7 @@ def partial_dependence(
     predictor = GridPredictor(pipeline, column, values)
     names = output_names(pipeline)
     if ice:
-        few = rows.limit(ICE_ROWS) if hasattr(rows, "limit") else rows
-        frame = engine.collect(few, list(pipeline.input_schema)).head(ICE_ROWS)
+        frame = engine.head(rows, ICE_ROWS, list(pipeline.input_schema))
         with at(WHERE):
             refuse_empty(frame.height)
         return _curves(predictor, frame, names)

@@ -167,13 +167,12 @@ def _permuted(column: pl.Series, seed: int, n_repeats: int) -> list[pl.Series]:
 
 
 def _collected(pipeline: InferencePipeline, rows: Any, more: list[str]) -> pl.DataFrame:
-    few = rows.limit(MAX_PERMUTED_ROWS) if hasattr(rows, "limit") else rows
     names = list(dict.fromkeys([*pipeline.input_schema, *more]))
-    engine = registry.engine_for(few)
-    present = engine.schema(few)
+    engine = registry.engine_for(rows)
+    present = engine.schema(rows)
     if missing := [name for name in names if name not in present]:
         raise SchemaError.missing(missing, present, where=WHERE)
-    table = engine.collect(few, names).head(MAX_PERMUTED_ROWS)
+    table = engine.head(rows, MAX_PERMUTED_ROWS, names)
     with at(f"{WHERE} (rows)"):
         refuse_empty(table.height)
     assert isinstance(table, pl.DataFrame)

@@ -136,8 +136,7 @@ def model_card(
 
 
 def _rows(pipeline: InferencePipeline, data: Data) -> pl.DataFrame:
-    few = data.limit(MAX_ROWS) if hasattr(data, "limit") else data
-    table = registry.engine_for(few).collect(few).head(MAX_ROWS)
+    table = registry.engine_for(data).head(data, MAX_ROWS)
     missing = [n for n in (*pipeline.input_schema, *pipeline.target.columns) if n not in table.columns]
     if missing:
         raise SchemaError.missing(missing, table.columns, where="model_card (data)")
