@@ -13,6 +13,9 @@ from rayline.core.errors import ArtifactError, ParameterError, first_line
 
 T = TypeVar("T")
 
+ROW_BYTES = 16
+"""Bytes of a row's label, its weight and its place in the tree, in a library that boosts trees."""
+
 
 def model_file(directory: Path, name: str, what: str) -> Path:
     """Return the path of a file of a saved model. Raises ArtifactError when there is none."""
@@ -58,3 +61,8 @@ def once_per_model(read: Callable[[Any], T]) -> Callable[[Any], T]:
         return known[model]
 
     return read_once
+
+
+def bytes_of_bins(n_rows: int, width: int, n_bins: int) -> int:
+    """Return the size of the bins of a table: a byte for up to 256 bins of a feature, two for more."""
+    return n_rows * width * (1 if n_bins <= 256 else 2)

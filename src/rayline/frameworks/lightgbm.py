@@ -181,22 +181,21 @@ class LightGBM(Framework):
 
     def check(self, *args: Any, **kwargs: Any) -> None:
         super().check(*args, **kwargs)
-        lightgbm_params.check(args[0] if args else kwargs.get("params") or {})
+        lightgbm_params.check(self.argument("params", args, kwargs) or {})
 
     def validation_argument(self, params: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any) -> str:
         return next((name for name in lightgbm_aliases("early_stopping_round") if (params or {}).get(name)), "")
 
     def memory_bytes(self, n_rows: int, width: int, n_outputs: int, *args: Any, **kwargs: Any) -> int:
         params = self.argument("params", args, kwargs) or {}
-        max_bin = next((params[name] for name in lightgbm_aliases("max_bin") if name in params), 255)
-        bins = n_rows * width * (1 if int(max_bin) <= MAX_BYTE_BINS else 2)
-        return bins + n_rows * (ROW_BYTES + OUTPUT_BYTES * n_outputs)
+        bins = adapters.bytes_of_bins(
+            n_rows, width, 1 + int(lightgbm_params.value(params, "max_bin", 255))
+        )  # one for missing values
+        return bins + n_rows * (adapters.ROW_BYTES + OUTPUT_BYTES * n_outputs)
 
     def resumable_iterations(self, *args: Any, **kwargs: Any) -> int:
         params, rounds = (self.argument(name, args, kwargs) for name in ("params", "num_boost_round"))
-        return int(
-            next((params[name] for name in lightgbm_aliases("num_iterations") if name in (params or {})), rounds)
-        )
+        return int(lightgbm_params.value(params or {}, "num_iterations", rounds))
 
     def owns_callback(self, callback: Any) -> bool:
         return type(callback).__module__.partition(".")[0] == "lightgbm"
@@ -294,10 +293,5 @@ def _head(model: Any) -> Mapping[str, str]:
     return dict(line.split("=", 1) for line in text.split("\n") if "=" in line)
 
 
-MAX_BYTE_BINS = 255
-"""Bins of a feature that one byte can hold."""
-
-ROW_BYTES = 16
-"""Bytes of a row's label, weight and place in the tree; with `OUTPUT_BYTES` for the gradient and the prediction of each output."""
-
 OUTPUT_BYTES = 16
+"""Bytes of the gradient and the prediction of each output of a row."""

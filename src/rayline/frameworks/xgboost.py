@@ -23,15 +23,7 @@ from rayline.core.target import Target, Task
 from rayline.device import CPU, Device, device_of, in_batches, placed, select_device, trained_on
 from rayline.frameworks import xgboost_params, xgboost_predict
 from rayline.frameworks.verify import xgboost_model
-from rayline.frameworks.xgboost_matrix import (
-    NAMES,
-    OUTPUT_BYTES,
-    ROW_BYTES,
-    bin_bytes,
-    keeps_bins,
-    matrices,
-    on_any_rank,
-)
+from rayline.frameworks.xgboost_matrix import NAMES, bin_bytes, keeps_bins, matrices, on_any_rank
 from rayline.frameworks.xgboost_metrics import XGBoostMetrics
 from rayline.frameworks.xgboost_params import of_features
 from rayline.frameworks.xgboost_predict import scores
@@ -40,6 +32,9 @@ OF_CLASSES = ("multi:softmax", "binary:hinge")
 """Objectives whose models predict classes without probabilities."""
 
 PREDICT_ROWS = 1 << 16
+
+OUTPUT_BYTES = 12
+"""Bytes of the gradient and the prediction of each output of a row."""
 
 ON_CPU = {
     "device": ("cpu",),
@@ -200,8 +195,7 @@ class XGBoost(Framework):
 
     def check(self, *args: Any, **kwargs: Any) -> None:
         super().check(*args, **kwargs)
-        params = args[0] if args else kwargs.get("params")
-        if params is not None:
+        if (params := self.argument("params", args, kwargs)) is not None:
             xgboost_params.check(params)
 
     def validation_argument(self, *args: Any, **kwargs: Any) -> str:
@@ -211,7 +205,7 @@ class XGBoost(Framework):
         params = self.argument("params", args, kwargs) or {}
         n_outputs = max(n_outputs, int(params.get("num_class") or 1))
         bins = 0 if keeps_bins(params) else 8 * n_rows * width  # bins that do not fit are kept on disk
-        return bins + n_rows * (ROW_BYTES + OUTPUT_BYTES * n_outputs)
+        return bins + n_rows * (adapters.ROW_BYTES + OUTPUT_BYTES * n_outputs)
 
     def remembered_bytes(self, n_rows: int, width: int, *args: Any, **kwargs: Any) -> int:
         params = self.argument("params", args, kwargs) or {}

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 import xgboost
 
-from rayline.core import memory, paired_labels, scratch
+from rayline.core import adapters, memory, paired_labels, scratch
 from rayline.core.feature_names import Escaping
 from rayline.core.features import Array, Features
 from rayline.core.framework import Rows, TrainContext
@@ -30,11 +30,6 @@ PIECE_BYTES, PIECE_ROWS = 8 << 20, 1 << 14
 BINS = 256
 """XGBoost's default for max_bin."""
 
-ROW_BYTES = 16
-"""Bytes of a row's label, weight and place in the tree; with `OUTPUT_BYTES` for the gradient and the prediction of each output."""
-
-OUTPUT_BYTES = 12
-
 EXTERNAL_SHARE = 0.5
 """Share of a worker's free memory that its bins may take; more of them are kept on disk."""
 
@@ -47,7 +42,7 @@ def keeps_bins(params: Mapping[str, Any]) -> bool:
 
 def bin_bytes(n_rows: int, width: int, params: Mapping[str, Any]) -> int:
     """Return the size of the bins of a matrix."""
-    return n_rows * width * (1 if int(params.get("max_bin") or BINS) <= BINS else 2)
+    return adapters.bytes_of_bins(n_rows, width, int(params.get("max_bin") or BINS))
 
 
 def exceeds_memory(context: TrainContext, params: Mapping[str, Any]) -> bool:
