@@ -115,13 +115,9 @@ def replace_in(directory: Path, name: str, content: bytes) -> None:
 def opened(path: Path, max_bytes: int = MAX_BYTES) -> Iterator[ArchiveMembers]:
     """The members of a file or a directory, while it is open.
 
-    Raises
-    ------
-    ParameterError
-        When `max_bytes` is no positive whole number.
-    ArtifactError
-        When it is not there, cut off, no archive that `write` writes, holds a name that could reach outside of it, a
-        link, or a member twice, or its members are larger together than `max_bytes`.
+    Raises ParameterError when `max_bytes` is no positive whole number, and ArtifactError when it is not there, cut off, no archive that
+    `write` writes, holds a name that could reach outside of it, a link, or a member twice, or its members are larger together than
+    `max_bytes`.
     """
     with at("load"):
         integer("max_bytes", max_bytes)

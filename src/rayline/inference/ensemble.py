@@ -70,6 +70,9 @@ def combine(
 ) -> InferencePipeline:
     """Combine inference pipelines over the same raw rows into one, whose scores are the weighted mean of theirs.
 
+    Raises ParameterError when there are no members, a weight is not positive, or the targets differ, and SchemaError when two members
+    take one column in different types.
+
     Parameters
     ----------
     pipelines
@@ -79,13 +82,6 @@ def combine(
         One positive number each; only their proportions matter.
     metrics
         What is known of the whole, by name.
-
-    Raises
-    ------
-    ParameterError
-        When there are no members, a weight is not positive, or the targets differ.
-    SchemaError
-        When two members take one column in different types.
     """
     if not pipelines or len(pipelines) != len(weights) or not all(map(_is_weight, weights)):
         raise ParameterError.value(

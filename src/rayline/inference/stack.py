@@ -82,6 +82,9 @@ def stack(
 ) -> InferencePipeline:
     """Put a pipeline that takes the scores of other pipelines (see `member_scores`) on top of them.
 
+    Raises ParameterError when there are no members, one is an ensemble, or the one on top takes other columns than the members' scores,
+    and SchemaError when two members take one column in different types.
+
     Parameters
     ----------
     pipelines
@@ -90,13 +93,6 @@ def stack(
         The pipeline on top. It predicts the target of the whole.
     metrics
         What is known of the whole, by name.
-
-    Raises
-    ------
-    ParameterError
-        When there are no members, one is an ensemble, or the one on top takes other columns than the members' scores.
-    SchemaError
-        When two members take one column in different types.
     """
     nested = [p for p in (*pipelines, final) if p.model.framework in NESTED]
     if not pipelines or nested:

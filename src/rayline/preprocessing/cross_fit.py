@@ -92,10 +92,7 @@ class FoldFitter:
     ) -> fit_planner.FitOutcome:
         """Fit on the training slice of this fold, with the same result as `fit_planner.fit` on these rows alone.
 
-        Raises
-        ------
-        DataError
-            When the slice has no rows, or a stage cannot learn from it.
+        Raises DataError when the slice has no rows, or a stage cannot learn from it.
         """
         here = f"{place()}: fold {fold + 1} of {len(self.folds)}"
         known = self._known[fold]

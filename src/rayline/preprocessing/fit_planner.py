@@ -362,14 +362,9 @@ def fit(
 ) -> FitOutcome:
     """Fit the leaves on the data, with as few scans as there are levels; the target stages in the same scans.
 
-    Columns named in `excluded_columns` (sample weights) are no part of the table for the stages; only `extra_requests` may ask about them.
-
-    Raises
-    ------
-    DataError
-        When the data has no rows, or a stage cannot learn from it.
-    SchemaError
-        When a stage names a column that does not exist or is of the wrong type.
+    Columns named in `excluded_columns` (sample weights) are no part of the table for the stages; only `extra_requests` may ask about
+    them. Raises DataError when the data has no rows, or a stage cannot learn from it, and SchemaError when a stage names a column that
+    does not exist or is of the wrong type.
     """
     results: dict[StatisticRequest, Statistic] = dict(known or {})
     scans = 0

@@ -19,11 +19,7 @@ def without_targets(
     """Return the fitted stages, and their output schema, as if `targets` had not been features in their fit.
 
     A stage drops the targets and the columns that earlier stages derived from them. It keeps what it learned from the other columns.
-
-    Raises
-    ------
-    SchemaError
-        When a stage has learned of other columns what depends on a target (principal components, nearest neighbors, …).
+    Raises SchemaError when a stage has learned of other columns what depends on a target (principal components, nearest neighbors, …).
     """
     before, after = dict(schema), {name: dtype for name, dtype in schema.items() if name not in targets}
     seen = set[str]()  # columns that a stage behind this one saw with other values than it would now, and still sees
