@@ -14,7 +14,7 @@ import pytest
 from rayline.core.scores import decisions
 from rayline.core.target import Target, Task
 from rayline.inference import calibration
-from rayline.inference.calibration import HeldOutSample, held_out_rows
+from rayline.inference.calibration import HeldOutSample
 from rayline.postprocess import Calibrate, Conformal, Threshold, chain
 
 N = 600
@@ -56,8 +56,8 @@ def scores(target: Target) -> Any:
 def test_parts_and_all_rows(target: Target, stages: list[Any], groups: list[str], weight: str | None) -> None:
     table, own = rows(), scores(target)
     folds = [(table[:250], own[:250]), (table[250:], own[250:])]
-    whole = held_out_rows(target, folds, weight, groups, "xgboost")
     sample = HeldOutSample(target, weight, groups, "xgboost")
+    whole = sample.whole(folds)
     parts = [
         sample(frame[at : at + 90], [part[at : at + 90]], fold)
         for fold, (frame, part) in enumerate(folds)

@@ -115,7 +115,7 @@ def test_a_function_that_fails_says_which(table: pl.DataFrame) -> None:
 
 def test_a_statistic_is_a_metric_everywhere(table: pl.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
     from rayline.evaluate import metrics as named
-    from rayline.tune.prepare import prepare
+    from rayline.tune.drivers import prepare
 
     declared = evaluate.metric(missed, mode="min")
     result = fit(table, "late", [Missed, declared], sample_weight="weight")

@@ -1,6 +1,6 @@
 """Frameworks that make their experience themselves, on one of the tests' own: no data, and everything else as ever.
 
-Covers `train.drivers`, `train.fit_driver` and `tune.environment_evaluation` too.
+Covers `train.drivers`, `train.fit_driver` and `tune.environment_search` too.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import pytest
 
 import rayline as rl
 from rayline import train
-from rayline.tune.environment_evaluation import EnvironmentEvaluator, environment_problem
+from rayline.tune.drivers import prepare
+from rayline.tune.environment_search import EnvironmentEvaluator, environment_problem
 from rayline.tune.evaluate import FoldEvaluation
 from rayline.tune.options import SearchOptions, SearchRequest
-from rayline.tune.prepare import prepare
 from rayline.tune.tune_data import search_data
 from tests import toy  # noqa: F401  # registers the framework
 

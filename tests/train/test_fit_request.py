@@ -66,7 +66,7 @@ def test_a_fit_and_a_fold_hand_over_the_same_request(monkeypatch: pytest.MonkeyP
         "target_columns": ["y"],
         "sample_weight": "w",
     }
-    prepared = tune.prepare.prepare(
+    prepared = tune.drivers.prepare(
         SearchRequest(trainer, search_data(data), {"eta": 0.3}, SearchOptions(metric="accuracy", num_samples=1))
     )
     evaluator = evaluate.FoldEvaluator(prepared.problem, prepared.groups)

@@ -264,8 +264,8 @@ def test_target_is_data() -> None:
 
 
 def test_tuning_measures_on_the_labels_scale_and_fits_each_slice(tmp_path: Path) -> None:
+    from rayline.tune.drivers import prepare
     from rayline.tune.evaluate import FoldEvaluator
-    from rayline.tune.prepare import prepare
 
     found = prepare(SearchRequest(ridge(), search_data({"train_pipeline": preprocessor(PowerTransformer()), "train_dataset": ONE, "cv": 4, "target_columns": "price"}), {"preprocessor": {"target0": {"method": tune.choice(["box-cox", "yeo-johnson"])}}}, SearchOptions(metric="rmse", num_samples=1)))  # fmt: skip
     evaluator = FoldEvaluator(found.problem, found.groups)
@@ -294,8 +294,8 @@ def _slices(found: Any) -> list[tuple[pl.DataFrame, pl.DataFrame]]:
 
 def test_held_out_labels_leave_no_trace() -> None:
     """The canary: labels of held-out rows set to 1e30 change neither what the stages learn nor the model."""
+    from rayline.tune.drivers import prepare
     from rayline.tune.evaluate import FoldEvaluator
-    from rayline.tune.prepare import prepare
 
     config = {
         "train_pipeline": preprocessor(PowerTransformer()),

@@ -1,4 +1,7 @@
-"""Stages after the model, learned from the held-out predictions of a search."""
+"""Stages after the model, learned from the held-out predictions of a search.
+
+Covers `tune.held_out` too.
+"""
 
 from __future__ import annotations
 

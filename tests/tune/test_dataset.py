@@ -1,6 +1,6 @@
 """Tuning on a Dataset: its rows stay in the object store, and everything is what a search over the same table gives, to the bit.
 
-Covers `tune.search_driver`, `tune.stored_folds`, `tune.stored_groups` and `tune.stored_mixtures` too.
+Covers `tune.drivers`, `tune.search_driver`, `tune.stored_folds`, `tune.stored_groups` and `tune.stored_held_out` too.
 """
 
 from __future__ import annotations
@@ -189,8 +189,7 @@ def test_no_process_of_a_trial_with_workers_fetches_more_than_its_share(
     """This process stands for the trial's: it fetches statistics of more rows than are few, else 24 bytes of each held-out row."""
     from rayline.engine import training_rows
     from rayline.tune import stored_folds
-    from rayline.tune.prepare import prepare
-    from rayline.tune.search_driver import search_driver
+    from rayline.tune.drivers import prepare, search_driver
 
     shares: list[list[int]] = []
 
@@ -314,8 +313,8 @@ def test_statistics_are_computed_ahead_in_one_scan(
     rows: pl.DataFrame, stages: Preprocessor, ray_session: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from rayline.tune import ray_executor
+    from rayline.tune.drivers import prepare
     from rayline.tune.evaluate import FoldEvaluator
-    from rayline.tune.prepare import prepare
 
     trainer = train.XGBoostTrainer({"objective": "binary:logistic"}, num_boost_round=2)
     given = {"train_pipeline": stages, "target_columns": ["late"], "cv": 3}

@@ -21,10 +21,11 @@ from rayline.data import GroupKFold, KFold, RepeatedKFold
 from rayline.engine.worker_group import WorkerGroup
 from rayline.evaluate import metrics
 from rayline.train.training_phases import Phase
+from rayline.tune.drivers import prepare
 from rayline.tune.evaluate import FoldEvaluator, TrainingPart
 from rayline.tune.options import SearchOptions, SearchRequest
-from rayline.tune.prepare import PreparedSearch, prepare
 from rayline.tune.row_groups import CELL
+from rayline.tune.search_driver import PreparedSearch
 from rayline.tune.tune_data import search_data
 
 SPACE: dict[str, Any] = {}

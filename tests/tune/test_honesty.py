@@ -13,8 +13,8 @@ from rayline import Preprocessor, train
 from rayline.core import strict_json
 from rayline.data import GroupKFold
 from rayline.stages import OneHotEncoder, SelectKBest, SimpleImputer, StandardScaler, TargetEncoder
+from rayline.tune.drivers import prepare
 from rayline.tune.options import SearchOptions, SearchRequest
-from rayline.tune.prepare import prepare
 from rayline.tune.tune_data import search_data
 from tests.tune.conftest import Configured, held_places
 

@@ -24,9 +24,9 @@ from sklearn.metrics import log_loss
 from rayline import Preprocessor, register_framework, train, tune
 from rayline.core.errors import ParameterError, ResourceError, TrainingError
 from rayline.data import KFold
+from rayline.tune.drivers import prepare
 from rayline.tune.executor import on_ray
 from rayline.tune.options import SearchOptions, SearchRequest
-from rayline.tune.prepare import prepare
 from rayline.tune.search import suggester
 from rayline.tune.trial_record import Status, Trial
 from rayline.tune.tune_data import search_data

@@ -55,7 +55,7 @@ def test_the_drivers_traffic_does_not_grow_with_the_rows(
         there = tune.run(trainer, train_dataset=rows, **options)
         in_search = through_the_driver()
         assert there.oof.count() == n
-        assert len(there._mixtures([there._scores(trial, mapped=True) for trial in there.trials]).scores()) == 2
+        assert len(there._folds.mixtures([there._scores(trial, mapped=True) for trial in there.trials]).scores()) == 2
         sizes[n] = in_search, through_the_driver()
         found[n] = there.scores(there.best_trial), table, trainer, options
     for small, large in zip(sizes[80_000], sizes[480_000], strict=True):

@@ -169,10 +169,14 @@ def own_frameworks() -> list[str]:
     return [name for name, place in _FRAMEWORKS.items() if isinstance(place, str)]
 
 
+def is_dataset(data: Any) -> bool:
+    """Return whether this is a ray.data.Dataset, without an import of Ray."""
+    return type(data).__module__.partition(".")[0] == "ray"
+
+
 def engine_for(data: Any) -> Any:
     """Return the engine for this data: Ray for a ray.data.Dataset, the local one for everything else."""
-    root = type(data).__module__.partition(".")[0]
-    return _load(_ENGINES["ray" if root == "ray" else "local"])()
+    return engine("ray" if is_dataset(data) else "local")
 
 
 def engine(name: str) -> Any:

@@ -217,7 +217,8 @@ def refuse_types(schema: Mapping[str, pl.DataType], present: Mapping[str, pl.Dat
             case "other zone":
                 raise other_zone(name, dtype, present[name])
             case None | "all missing":
-                raise SchemaError.dtype(name, type_in_words(dtype), type_in_words(present[name]))
+                expected, got = type_in_words(dtype), type_in_words(present[name])
+                raise SchemaError.dtype(name, expected, got)
 
 
 def other_zone(name: str, dtype: pl.DataType, got: Any) -> SchemaError:

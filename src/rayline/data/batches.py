@@ -89,7 +89,7 @@ def map_batches(
         raise ParameterError.value("batch_format", f"one of {FORMATS}", batch_format, where=WHERE)
     Placement(batch_size, num_cpus, num_gpus, concurrency)  # checked before a model is moved
     owner: Any = getattr(function, "__self__", None)
-    on_ray = type(data).__module__.partition(".")[0] == "ray"
+    on_ray = registry.is_dataset(data)
     wish = use_gpu if use_gpu is not None else True if num_gpus else None
     if hasattr(owner, "placed_for"):
         owner, n_gpus = owner.placed_for(data, use_gpu, num_gpus if on_ray else None)

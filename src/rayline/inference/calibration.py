@@ -116,49 +116,41 @@ def _of_table(target: Target, table: pl.DataFrame, groups: Sequence[str]) -> Cal
     return CalibrationRows(outcome, numbers[:, k : k + t], numbers[:, k + t] * counts, counts)
 
 
-def held_out_rows(
-    target: Target,
-    folds: Sequence[tuple[pl.DataFrame, Scores]],
-    weight: str | None,
-    groups: Sequence[str],
-    framework: str,
-) -> CalibrationRows:
-    """Return the held-out rows of a cross validation, with the scores of the fold models, as rows to learn from.
-
-    The scores are on the scale of the labels: `target` has no target stages.
-    """
-    for _, scores in folds:
-        refuse_classes_only(scores, target, framework)
-    values = np.concatenate([plain_values(scores, target) for _, scores in folds])
-    fold_codes = [own_codes(scores) for _, scores in folds]
-    codes = (
-        None
-        if any(part is None for part in fold_codes)
-        else np.concatenate([part for part in fold_codes if part is not None])
-    )
-    truth = np.concatenate(
-        [target.truth_of(frame).reshape(frame.height, len(target.columns)) for frame, _ in folds]
-    ).astype(np.float64)
-    texts = pl.concat([group_texts(frame, groups) for frame, _ in folds]) if groups else None
-    return CalibrationRows(
-        Outcome(target, values, codes, groups=texts),
-        truth,
-        np.concatenate([weights(frame, weight) for frame, _ in folds]),
-        np.ones(len(values)),
-        np.concatenate([np.full(frame.height, i) for i, (frame, _) in enumerate(folds)]),
-    )
-
-
 @dataclass(frozen=True)
 class HeldOutSample:
-    """Samples held-out rows with the scores of a fold's model, as rows to learn from: at most 262,144 different ones (see
-    `ScoredRowSample`). Parts of the rows are merged by `merged`."""
+    """Makes rows to learn from of held-out rows and the scores of the folds' models, which are on the scale of the labels: `target` has
+    no target stages. A call samples at most 262,144 different rows (see `ScoredRowSample`), `merged` puts parts together; `whole`
+    takes all rows of tables."""
 
     target: Target
     weight: str | None
     groups: Sequence[str]
     framework: str
     size: int = field(default_factory=lambda: MAX_SAMPLE_ROWS)
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that are read."""
+        return list(
+            dict.fromkeys((*self.target.columns, *([] if self.weight is None else [self.weight]), *self.groups))
+        )
+
+    def whole(self, folds: Sequence[tuple[pl.DataFrame, Scores]]) -> CalibrationRows:
+        """Return the rows of all folds, of which there is a table and the scores of its model."""
+        target, groups = self.target, self.groups
+        for _, scores in folds:
+            refuse_classes_only(scores, target, self.framework)
+        values = np.concatenate([plain_values(scores, target) for _, scores in folds])
+        codes = [part for _, scores in folds if (part := own_codes(scores)) is not None]
+        truth = [target.truth_of(frame).reshape(frame.height, len(target.columns)) for frame, _ in folds]
+        texts = pl.concat([group_texts(frame, groups) for frame, _ in folds]) if groups else None
+        return CalibrationRows(
+            Outcome(target, values, np.concatenate(codes) if len(codes) == len(folds) else None, groups=texts),
+            np.concatenate(truth).astype(np.float64),
+            np.concatenate([weights(frame, self.weight) for frame, _ in folds]),
+            np.ones(len(values)),
+            np.concatenate([np.full(frame.height, i) for i, (frame, _) in enumerate(folds)]),
+        )
 
     @property
     def _options(self) -> dict[str, Any]:

@@ -252,7 +252,7 @@ class Model:
                 f"num_gpus={num_gpus:g} with use_gpu=False.", "Expected one of them.", "leave one out."
             )
         wish = use_gpu if use_gpu is not None else True if num_gpus else self.use_gpu
-        on_ray = type(data).__module__.partition(".")[0] == "ray"
+        on_ray = registry.is_dataset(data)
         if wish == "auto" and on_ray:
             wish = not self.without_gpu() and registry.engine("ray").n_gpus() > 0
         if not wish:

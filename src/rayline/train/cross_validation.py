@@ -21,6 +21,7 @@ from rayline.core.errors import ParameterError, RaylineError, at, counted
 from rayline.core.evaluation import EvaluationKeywords, Report
 from rayline.core.schema import Kind, kind_of
 from rayline.core.scores import has_probabilities
+from rayline.core.target import Target
 from rayline.data.split import fold_rows
 from rayline.data.split.base import Splitter
 from rayline.data.split.splitters import FoldsLike, StratifiedKFold, chosen_splitter
@@ -151,7 +152,7 @@ class CrossValidation:
             raise ParameterError.unknown(
                 unknown, EvaluationKeywords.__annotations__, "argument", where="CrossValidation"
             )
-        options.setdefault("sample_weight", self._inputs.weight)
+        options.setdefault("sample_weight", self._inputs.roles.weight)
         return evaluate_parts(list(zip(self.pipelines, self._held, strict=True)), **options)
 
     @property
@@ -185,13 +186,17 @@ class HeldOutPredictions:
     fold: int
 
     def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame:
-        frame, target = table.collect(), self.pipeline.target
-        scores = self.pipeline.scores(frame.lazy())
-        columns = [target.predictions(scores)]
-        if target.task.is_classification and has_probabilities(scores):
-            columns.append(target.probabilities(scores))
-        added = pl.concat(columns, how="horizontal").with_columns(fold=pl.lit(self.fold, dtype=pl.Int64))
-        return pl.concat([frame.drop(set(frame.columns) & set(added.columns)), added], how="horizontal").lazy()
+        frame = table.collect()
+        return predicted(frame, self.pipeline.scores(frame.lazy()), self.pipeline.target, self.fold).lazy()
+
+
+def predicted(rows: pl.DataFrame, scores: Any, target: Target, fold: int) -> pl.DataFrame:
+    """Return held-out rows with their predictions, probabilities where there are some, and the number of the fold."""
+    columns = [target.predictions(scores)]
+    if target.task.is_classification and has_probabilities(scores):
+        columns.append(target.probabilities(scores))
+    added = pl.concat(columns, how="horizontal").with_columns(fold=pl.lit(fold, dtype=pl.Int64))
+    return pl.concat([rows.drop(set(rows.columns) & set(added.columns)), added], how="horizontal")
 
 
 @known_arguments
@@ -304,7 +309,7 @@ def _splitter(cv: FoldsLike, inputs: FitInputs, groups: Any, stratify: Any, time
     roles = inputs.roles
     column = roles.labels[0]
     if stratify is None and groups is None and time is None and isinstance(cv, (int, np.integer)) and not roles.pair:
-        is_class = kind_of(inputs.schema[column]) in (Kind.CATEGORY, Kind.BOOLEAN)
+        is_class = kind_of(roles.schema[column]) in (Kind.CATEGORY, Kind.BOOLEAN)
         stratify = True if len(roles.labels) == 1 and is_class else None
     by = {"groups": groups, "stratify": None if stratify is False else stratify, "time": time}
     splitter = chosen_splitter(cv, ranked=roles.paired("group"), **by)
@@ -336,7 +341,7 @@ def _folds(splitter: Splitter, inputs: FitInputs) -> Iterator[tuple[DataArgument
         rows = fold_rows.parts(engine, data, folds.cells, wanted)
         for place in range(len(folds.folds)):
             train, test = rows[2 * place : 2 * place + 2]
-            fold = DataArguments(train, test, list(roles.labels), sample_weight=inputs.weight, **pair)
+            fold = DataArguments(train, test, list(roles.labels), sample_weight=roles.weight, **pair)
             yield fold, _StagesOfFold(fitter, place, roles)
 
 

@@ -201,7 +201,7 @@ def fit_rows(
 def read_once(arguments: DataArguments) -> AbstractContextManager[None]:
     """Keep rows of Datasets that are costly to compute between the scan of a fit and its training (see `Engine.keeping`)."""
     arguments_with_data = (arguments.train_dataset, arguments.X, arguments.test_dataset, arguments.X_test)
-    datasets = [data for data in arguments_with_data if type(data).__module__.partition(".")[0] == "ray"]
+    datasets = [data for data in arguments_with_data if registry.is_dataset(data)]
     return registry.engine("ray").keeping(*datasets) if datasets else contextlib.nullcontext()
 
 
@@ -262,7 +262,7 @@ def _result(
     )
     seconds["total"] = time.perf_counter() - started
     inputs = getattr(driver, "inputs", None)
-    test = None if inputs is None or inputs.test is None else (inputs.test, inputs.test_weight)
+    test = None if inputs is None or inputs.test is None else (inputs.test, inputs.roles.test_weight)
     return Result(values, history, model, InferencePipeline(driver.preprocessor, model), run.trainer, seconds, test)
 
 

@@ -63,31 +63,11 @@ class FitInputs:
         Datasets, Polars tables or LazyFrames; `test` may be None, and both are None for a training without data.
     roles
         The columns of the training rows.
-    train_schema, test_schema
-        Names and types of the columns of both, as they are there.
     """
 
     train: Any
     test: Any
     roles: ColumnRoles
-    train_schema: pl.Schema | None = None
-    test_schema: pl.Schema | None = None
-
-    @property
-    def schema(self) -> pl.Schema:
-        return self.roles.schema
-
-    @property
-    def targets(self) -> tuple[str, ...]:
-        return self.roles.targets
-
-    @property
-    def weight(self) -> str | None:
-        return self.roles.weight
-
-    @property
-    def test_weight(self) -> str | None:
-        return self.roles.test_weight
 
 
 @dataclass(frozen=True)
@@ -110,17 +90,10 @@ class DataArguments:
 
 
 def normalise(arguments: DataArguments, needed: Mapping[str, pl.DataType] | None = None) -> FitInputs:
-    """Return the tables, from datasets with `target_columns` or from `X` and `y`. The test rows need the columns of the training
-    rows, except the weight, or the targets and the columns `needed` by a fitted preprocessor.
-
-    Raises
-    ------
-    ParameterError
-        When arguments are missing or exclude each other.
-    SchemaError
-        When a column is missing, named twice, or of a type that it cannot have.
-    DataError
-        When X and y differ in length.
+    """Return the tables, from datasets with `target_columns` or from `X` and `y`. The columns `needed` by a fitted preprocessor must be in
+    both; the test rows need those of the training rows when it is not fitted, always the targets, and never the weight. Raises
+    ParameterError when arguments are missing or exclude each other, SchemaError when a column is missing, named twice, or of a type
+    that it cannot have, and DataError when X and y differ in length.
     """
     arguments = _without_arrays(arguments)
     pair, paired = _pair(arguments.group, arguments.event)
@@ -143,13 +116,19 @@ def normalise(arguments: DataArguments, needed: Mapping[str, pl.DataType] | None
     train_schema = registry.engine_for(train).schema(train)
     schema = remembered_schema(train_schema)
     _check_roles(schema, targets, weight)
-    test_schema = None if test is None else registry.engine_for(test).schema(test)
-    if test_schema is not None:
-        others = {name: dtype for name, dtype in schema.items() if name != weight} if needed is None else needed
-        with at(f"{place()} (test data)"):
-            refuse_types({**others, **{name: schema[name] for name in targets}}, test_schema)
-    test_weight = weight if test_schema is not None and weight in test_schema else None
-    return FitInputs(train, test, ColumnRoles(schema, targets, weight, test_weight, pair), train_schema, test_schema)
+    labels = {name: schema[name] for name in targets}
+    both = {
+        name: dtype for name, dtype in {**(schema if needed is None else needed), **labels}.items() if name != weight
+    }
+    if needed is not None:
+        refuse_types(both, train_schema)
+    if test is None:
+        return FitInputs(train, None, ColumnRoles(schema, targets, weight, None, pair))
+    test_schema = registry.engine_for(test).schema(test)
+    with at(f"{place()} (test data)"):
+        refuse_types(both, test_schema)
+    test_weight = weight if weight in test_schema else None
+    return FitInputs(train, test, ColumnRoles(schema, targets, weight, test_weight, pair))
 
 
 def _without_arrays(arguments: DataArguments) -> DataArguments:
@@ -250,7 +229,7 @@ def _joined(data: Any, y: Any, names: Any, weight: Any) -> tuple[Any, list[str],
         isinstance(y, (list, tuple)) and y and all(isinstance(name, str) for name in y) and _has(data, y)
     ):
         return data, [y] if isinstance(y, str) else list(y), weight
-    if type(data).__module__.partition(".")[0] == "ray":
+    if registry.is_dataset(data):
         raise ParameterError.here(
             "with a Dataset as X, y is the name of a column of it.", f"Expected a name; got {type(y)}."
         )
@@ -300,7 +279,10 @@ def _labels(y: Any, names: Any) -> pl.DataFrame:
     else:
         array = y if isinstance(y, np.ndarray) else np.asarray(y)
         if array.ndim not in (1, 2):
-            raise ParameterError.value("y", "labels as an array, a series, a table, or names of columns", y)
+            raise ParameterError.here(
+                f"y has {array.ndim} dimensions.",
+                "Expected labels as an array, a series, a table, or names of columns.",
+            )
         one = array.ndim == 1
         table = _collect({"target": array} if one else {f"target_{i}": array[:, i] for i in range(array.shape[1])})
     if wanted is not None:
@@ -312,7 +294,7 @@ def _labels(y: Any, names: Any) -> pl.DataFrame:
 
 def _as_polars(data: Any) -> Any:
     """Convert a table of this process to Polars; Datasets and LazyFrames stay unchanged."""
-    if data is None or isinstance(data, pl.LazyFrame) or type(data).__module__.partition(".")[0] == "ray":
+    if data is None or isinstance(data, pl.LazyFrame) or registry.is_dataset(data):
         return data
     return _collect(data)
 

@@ -166,6 +166,8 @@ def resolve(
 ) -> tuple[TrainingSpec, FitOutcome]:
     """Fit the stages together with the questions of a training, and return what it must know and the fitted stages.
 
+    Raises DataError, SchemaError, ParameterError as `TargetProfiler`.
+
     Parameters
     ----------
     trainer
@@ -179,11 +181,6 @@ def resolve(
         the training slice of a fold, or the labels alone.
     target
         A target that is known from more rows than these: its classes stay, only its stages are those of this fit.
-
-    Raises
-    ------
-    DataError, SchemaError, ParameterError
-        As `TargetProfiler`.
     """
     profiler = TargetProfiler.of(trainer, roles, target_stages)
     if target is not None:

@@ -14,7 +14,7 @@ import polars as pl
 from rayline.core import registry
 from rayline.core.errors import at, counted, shorten
 from rayline.core.scan import Scan, TableFunction
-from rayline.core.schema import col, refuse_empty, refuse_types
+from rayline.core.schema import col, refuse_empty
 from rayline.core.score_gathering import MAX_GATHERED
 from rayline.core.stage import FitContext
 from rayline.core.target import Target
@@ -95,7 +95,7 @@ class TableFit(FitDriver):
             self.trainer, spec, score=self._tables_to_score(spec.target), metrics=self._metrics(spec.target)
         )
         refuse_too_large(request, outcome.n_rows)
-        if self.trainer.num_workers is not None and self.inputs.test_weight is not None:
+        if self.trainer.num_workers is not None and self.inputs.roles.test_weight is not None:
             # On the driver, because warnings of workers are not shown.
             for metric in self.trainer.custom_metrics.values():
                 metric.warn_unweighted()
@@ -114,8 +114,6 @@ class TableFit(FitDriver):
         """Answer the profiler's questions on the rows as a fitted preprocessor transforms them."""
         inputs, roles = self.inputs, self.inputs.roles
         engine, output = registry.engine_for(inputs.train), fitted.output_schema
-        assert inputs.train_schema is not None
-        refuse_types(fitted.input_schema, inputs.train_schema)
         context = FitContext((), output, roles.targets, untouched=_untouched(fitted))
         columns = [*profiler.features(output), *roles.targets, *roles.excluded_columns]
         rows = engine.map(inputs.train, _SelectedColumns(fitted.table_function(training=True), columns))

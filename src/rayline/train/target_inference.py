@@ -188,10 +188,7 @@ class TargetProfiler:
     def target(self, results: Mapping[StatisticRequest, Any], stages: Sequence[tuple[str, Stage]] = ()) -> Target:
         """Return the target, after the checks of labels and weights; `stages` are the fitted target stages.
 
-        Raises
-        ------
-        DataError
-            When labels are missing, of one class only or infinite, or weights missing or negative.
+        Raises DataError when labels are missing, of one class only or infinite, or weights missing or negative.
         """
         self._check_labels(results)
         if self._is_paired:
@@ -250,12 +247,7 @@ class TargetProfiler:
     def learned_features(self, output: Mapping[str, pl.DataType], results: Mapping[StatisticRequest, Any]) -> pl.Schema:
         """Return the features as the framework takes them: string features with their categories.
 
-        Raises
-        ------
-        DataError
-            When a feature has no values.
-        SchemaError
-            When a feature has a type that the framework cannot use.
+        Raises DataError when a feature has no values, and SchemaError when a feature has a type that the framework cannot use.
         """
         features: dict[str, pl.DataType] = {}
         for name, dtype in self.features(output).items():

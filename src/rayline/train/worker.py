@@ -97,12 +97,8 @@ class WorkerOutcome:
 def train_on(request: FitRequest, worker: WorkerContext, memo: dict[Any, Any] | None = None) -> WorkerOutcome:
     """Train and measure as one worker. `memo` keeps the framework's form of the training rows (see `Rows.remember`).
 
-    Raises
-    ------
-    DataError
-        When labels of the test rows are missing or were not there in training, and when there are more rows than a metric takes.
-    TrainingError
-        When the framework fails, from its own error.
+    Raises DataError when labels of the test rows are missing or were not there in training, and when there are more rows than a metric
+    takes, and TrainingError when the framework fails, from its own error.
     """
     with at(request.made_at):
         rows = _rows(request, worker, memo)

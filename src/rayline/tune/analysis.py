@@ -33,12 +33,13 @@ from rayline.train.result import Result
 from rayline.train.trainer import Trainer
 from rayline.tune import ensemble as ensembles
 from rayline.tune import plots, space, stacking, tables, trial_record
+from rayline.tune.drivers import search_driver
 from rayline.tune.evaluate import History
+from rayline.tune.held_out import HeldOutFolds, TableHeldOut
 from rayline.tune.importance import importance
-from rayline.tune.prepare import PreparedSearch
 from rayline.tune.result_store import Array, ResultStore
-from rayline.tune.row_groups import predicted
-from rayline.tune.search_driver import search_driver
+from rayline.tune.row_groups import RowGroups
+from rayline.tune.search_driver import PreparedSearch
 from rayline.tune.search_problem import SearchProblem
 from rayline.tune.trial_record import Status, Trial
 
@@ -46,7 +47,7 @@ SHOWN = 5
 """The number of trials shown in the repr."""
 
 
-def _histories(problem: SearchProblem, rows: Any, config: Any, folds: Sequence[int]) -> dict[int, History]:
+def _histories(rows: RowGroups, problem: SearchProblem, config: Any, folds: Sequence[int]) -> dict[int, History]:
     evaluator = search_driver(problem.trainer).evaluator(problem, rows, in_pieces=not rows.is_here)
     candidate = problem.candidate(config)
     return {fold: evaluator.history(candidate, fold) for fold in folds}
@@ -86,14 +87,8 @@ class Analysis:
         verbose: bool | None = None,
         interrupted: bool = False,
     ) -> None:
-        self.interrupted = interrupted
-        self.trials, self._prepared, self._store, self.seconds, self._verbose = (
-            list(trials),
-            prepared,
-            store,
-            seconds,
-            verbose,
-        )
+        self.trials, self._prepared, self._store = list(trials), prepared, store
+        self.seconds, self._verbose, self.interrupted = seconds, verbose, interrupted
         self.metric, self.mode = prepared.problem.metric, prepared.mode
 
     # -- scores ----------------------------------------------------------------------------------------------------
@@ -178,10 +173,11 @@ class Analysis:
         ParameterError
             When there is no such trial.
         """
-        chosen = self.best_trial if trial is None else self._trial(trial)
+        chosen = self._trial(trial)
         unseen = [fold.fold for fold in chosen.folds if not chosen.histories.get(fold.fold)]
-        if unseen and not chosen.parts and search_driver(self._prepared.problem.trainer).repeats_folds:
-            chosen.histories |= self._histories(chosen, unseen)
+        if unseen and not chosen.parts and search_driver(self._prepared.problem.trainer).has_rows:
+            problem = replace(self._prepared.problem, log_train_metrics=True)
+            chosen.histories |= self._folds.call(_histories, problem, chosen.config, unseen)
         rows = [{"fold": fold, **row} for fold, rows in sorted(chosen.histories.items()) for row in rows]
         schema = {"fold": pl.Int64, "iteration": pl.Int64}
         return (
@@ -189,16 +185,6 @@ class Analysis:
             if rows
             else pl.DataFrame(schema=schema)
         )
-
-    def _histories(self, trial: Trial, folds: Sequence[int]) -> dict[int, History]:
-        problem = replace(self._prepared.problem, log_train_metrics=True)
-        groups = self._prepared.groups
-        if groups.is_here:
-            return _histories(problem, groups, trial.config, folds)
-        from rayline.tune import stored_groups  # it imports Ray
-
-        histories: dict[int, History] = stored_groups.in_a_task(_histories, problem, groups, trial.config, list(folds))
-        return histories
 
     def plot(self, kind: str = "history", ax: Axes | None = None) -> Any:
         """Draw a plot on a Matplotlib axis, and return the axis.
@@ -284,7 +270,7 @@ class Analysis:
         ParameterError
             When there is no such trial.
         """
-        chosen = self.best_trial if trial is None else self._trial(trial)
+        chosen = self._trial(trial)
         return trial_record.schedule(chosen)
 
     def refit(self, trial: Trial | int) -> Result:
@@ -308,7 +294,7 @@ class Analysis:
         TrainingError, ResourceError
             As `train.fit`.
         """
-        chosen = trial if isinstance(trial, Trial) else self._trial(trial)
+        chosen = self._trial(trial)
         result = self._refitted(chosen)
         if not self._prepared.material.by_test_set:  # there the score is that on the test set, which the fit measures
             by_metric = zip(self.metrics, chosen.means, chosen.standard_errors, strict=True)
@@ -321,6 +307,10 @@ class Analysis:
             return result
         stages = self._prepared.problem.postprocess_of(chosen.config)
         return replace(result, inference_pipeline=self._with_stages(chosen, stages, lambda: result.inference_pipeline))
+
+    def _result(self, trial: Trial) -> Result:
+        """Return the result of a trial on the whole training set; that of the best trial is kept."""
+        return self.best_result if trial is self.best_trial else self.refit(trial)
 
     def _refitted(self, chosen: Trial) -> Result:
         trainer = self._trainer(chosen)
@@ -358,7 +348,7 @@ class Analysis:
             train,
             test,
             list(inputs.roles.labels),
-            sample_weight=inputs.weight,
+            sample_weight=inputs.roles.weight,
             group=inputs.roles.paired("group"),
             event=inputs.roles.paired("event"),
             **options,
@@ -405,10 +395,9 @@ class Analysis:
         ensembles.check(self.metric, problem.custom)
         with at("Analysis"):
             top = integer("top", top)
-        sign = -1.0 if self.mode == "max" else 1.0
-        able = sorted((t for t in self.trials if t.is_eligible), key=lambda t: (sign * t.score, t.number))[:top]
-        chosen = ensembles.select(self._mixtures([self._scores(t, mapped=True) for t in able]), self.mode)
-        members = [self.best_result if able[i] is self.best_trial else self.refit(able[i]) for i in chosen.counts]
+        able = trial_record.ranked(self.trials, self.mode)[:top]
+        chosen = ensembles.select(self._folds.mixtures([self._scores(t, mapped=True) for t in able]), self.mode)
+        members = [self._result(able[i]) for i in chosen.counts]
         weights = list(chosen.counts.values())
         metrics = {f"oof-{self.metric}": chosen.score}
         return combine([_without_stages(m) for m in members], weights, metrics=metrics)
@@ -439,7 +428,7 @@ class Analysis:
         >>> pipeline = analysis.bagged_pipeline()  # doctest: +SKIP
         >>> pipeline.save("bagged.rayline")  # doctest: +SKIP
         """
-        chosen = self.best_trial if trial is None else trial if isinstance(trial, Trial) else self._trial(trial)
+        chosen = self._trial(trial)
         self._scores(chosen, mapped=True)  # raises for a trial without all folds, and for a framework without rows
         members = self._fold_pipelines(chosen)
         return combine(members, [1.0] * len(members), metrics={f"cv-{self.metric}": chosen.score})
@@ -476,16 +465,15 @@ class Analysis:
         """
         with at("Analysis"):
             top = integer("top", top)
-        sign = -1.0 if self.mode == "max" else 1.0
-        able = sorted((t for t in self.trials if t.is_eligible), key=lambda t: (sign * t.score, t.number))
-        chosen = able[:top]
+        chosen = trial_record.ranked(self.trials, self.mode)[:top]
         problem, roles = self._prepared.problem, self._prepared.inputs.roles
-        weight = problem.weight if problem.weighs_test else None
+        weight = problem.roles.test_weight
         columns = [*problem.target.columns, *([] if weight is None else [weight])]
-        rows = self._of_held_out(chosen, columns, stacking.FinalRows(problem.target, columns))
+        scores = [self._scores(trial, mapped=True) for trial in chosen]
+        rows = self._folds.of_each(scores, stacking.FinalRows(problem.target, columns), columns)
         final = stacking.FinalModel.of(trainer, problem.target, roles.paired("group"), roles.paired("event"), weight)
         score = stacking.honest_score(final, rows, self.metric, problem.custom)
-        members = [self.best_result if trial is self.best_trial else self.refit(trial) for trial in chosen]
+        members = [self._result(trial) for trial in chosen]
         on_top = final.fit(rows).inference_pipeline
         return stack([_without_stages(m) for m in members], on_top, metrics=score)
 
@@ -523,7 +511,7 @@ class Analysis:
         >>> from rayline.postprocess import Calibrate, Threshold
         >>> pipeline = analysis.calibrated([Calibrate("isotonic"), Threshold("f1", pos_label="yes")])  # doctest: +SKIP
         """
-        chosen = self.best_trial if trial is None else trial if isinstance(trial, Trial) else self._trial(trial)
+        chosen = self._trial(trial)
         problem = self._prepared.problem
         if stages is None and not problem.postprocess:
             raise ParameterError(
@@ -532,30 +520,18 @@ class Analysis:
                 "pass them.",
             )
         if stages is None:
-            return (self.best_result if chosen is self.best_trial else self.refit(chosen)).inference_pipeline
+            return self._result(chosen).inference_pipeline
         with at("Analysis.calibrated"):
             new = chain.checked(stages, problem.target, problem.schema)
-        return self._with_stages(
-            chosen,
-            new,
-            lambda: (self.best_result if chosen is self.best_trial else self.refit(chosen)).inference_pipeline,
-        )
+        return self._with_stages(chosen, new, lambda: self._result(chosen).inference_pipeline)
 
     def _with_stages(self, chosen: Trial, new: Stages, best: Callable[[], InferencePipeline]) -> InferencePipeline:
         """Return the best pipeline with only the stages that are learned from the held-out predictions of a trial."""
         problem, scores = self._prepared.problem, self._scores(chosen, mapped=True)
         groups = list(dict.fromkeys(name for stage in new for name in stage.group_columns))
-        weight = problem.weight if problem.weighs_test else None
-        columns = dict.fromkeys((*problem.target.columns, *([] if weight is None else [weight]), *groups))
-        if (stored := self._stored) is None:
-            folds = [
-                (self._prepared.held_out(i, [*columns]), np.array(fold_scores)) for i, fold_scores in enumerate(scores)
-            ]
-            rows = calibration.held_out_rows(problem.target.plain, folds, weight, groups, problem.trainer.framework)
-        else:
-            sample = calibration.HeldOutSample(problem.target.plain, weight, groups, problem.trainer.framework)
-            parts = stored_rows().of_held_out(stored, problem, [scores], sample)
-            rows = sample.merged(stored_rows().results([ref for of_fold in parts for ref in of_fold]))
+        weight, framework = problem.roles.test_weight, problem.trainer.framework
+        sample = calibration.HeldOutSample(problem.target.plain, weight, groups, framework)
+        rows = self._folds.calibration_rows(scores, sample)
         learned = chain.learn(new, rows)
         if any(stage.needs_members for stage in learned):
             pipeline = combine(self._fold_pipelines(chosen), [1.0] * len(scores))
@@ -569,49 +545,20 @@ class Analysis:
         has_validation_argument = bool(trainer.adapter.validation_argument(*trainer.args, **trainer.kwargs))
         pipelines = []
         for fold in range(len(problem.folds)):
-            train = self._prepared.training(fold)
-            test = self._prepared.tested(fold) if has_validation_argument else None
+            train = self._folds.training(fold)
+            test = self._folds.tested(fold) if has_validation_argument else None
             pipelines.append(self._fit(trainer, trial, train, test, verbose=False).inference_pipeline)
         return pipelines
 
-    @property
-    def _stored(self) -> Any:
-        """The rows of the search in the object store; None where they are in this process."""
-        return None if self._prepared.groups.is_here else self._prepared.groups
+    @cached_property
+    def _folds(self) -> HeldOutFolds:
+        """The folds, whose rows are in this process or in the object store."""
+        groups, problem = self._prepared.groups, self._prepared.problem
+        if groups.is_here:
+            return TableHeldOut(groups, problem)
+        from rayline.tune.stored_held_out import StoredHeldOut  # it imports Ray
 
-    def _mixtures(self, candidates: Sequence[Sequence[Array]]) -> ensembles.Mixtures:
-        """The weighted mixtures of trials, measured in the process that has the rows."""
-        problem = self._prepared.problem
-        if (stored := self._stored) is not None:
-            from rayline.tune.stored_mixtures import StoredMixtures  # it imports Ray
-
-            return StoredMixtures(stored, problem, candidates)
-        weight, held = problem.weight if problem.weighs_test else None, []
-        for fold in range(len(problem.folds)):
-            rows = self._prepared.held_out(fold, [*problem.target.columns, *([] if weight is None else [weight])])
-            row_weights = None if weight is None else rows[weight].cast(pl.Float64).to_numpy()
-            held.append(ensembles.HeldOutRows(problem.target.encode(rows), row_weights))
-        return ensembles.TableMixtures(candidates, held, problem.target, self.metric, problem.custom)
-
-    def _of_held_out(
-        self,
-        trials: Sequence[Trial],
-        columns: Sequence[str],
-        function: Callable[[pl.DataFrame, Sequence[Array], int], pl.DataFrame],
-    ) -> list[Any]:
-        """Apply a function to the held-out rows of each fold and the scores of some trials. Returns tables, or Datasets."""
-        problem, scores = self._prepared.problem, [self._scores(trial, mapped=True) for trial in trials]
-        if (stored := self._stored) is None:
-            return [
-                function(
-                    self._prepared.held_out(fold, columns),
-                    [np.array(model_scores[fold]) for model_scores in scores],
-                    fold,
-                )
-                for fold in range(len(problem.folds))
-            ]
-        values = stored_rows().of_held_out(stored, problem, scores, function)
-        return [stored_rows().dataset_of_refs(of_fold) for of_fold in values]
+        return StoredHeldOut(groups, problem)
 
     # -- predictions of held-out rows ------------------------------------------------------------------------------
 
@@ -643,13 +590,8 @@ class Analysis:
         ParameterError
             When there is no such trial, or it did not run all its folds.
         """
-        chosen = trial if isinstance(trial, Trial) else self._trial(trial)
-        problem, groups, parts = self._prepared.problem, self._prepared.groups, []
-        if groups.is_here:
-            for fold, scores in enumerate(self.scores(chosen)):
-                parts.append(predicted(self._prepared.held_out(fold), scores, problem.target, fold))
-            return self._like(pl.concat(parts))
-        return stored_rows().held_out(self._stored, problem, self._scores(chosen, mapped=True))
+        chosen = self._trial(trial)
+        return self._like(self._folds.predictions(self._scores(chosen, mapped=True)))
 
     def scores(self, trial: Trial | int) -> list[Array]:
         """Return the raw scores (see `Framework.predict`) of the held-out rows of each fold.
@@ -669,11 +611,16 @@ class Analysis:
         ParameterError
             When there is no such trial, or it did not run all its folds.
         """
-        return self._scores(trial if isinstance(trial, Trial) else self._trial(trial))
+        return self._scores(self._trial(trial))
 
     def _scores(self, chosen: Trial, *, mapped: bool = False) -> list[Array]:
         trainer = self._prepared.problem.trainer
-        search_driver(trainer).check_predictions(trainer)
+        if not search_driver(trainer).has_rows:
+            raise ParameterError(
+                "Analysis: there are no predictions of held-out rows.",
+                f"Expected a tuning run on data; {trainer.framework} generates its own data.",
+                "see results and learning_curves.",
+            )
         by_fold = [self._store.scores(fold.key, mapped=mapped) for fold in chosen.folds]
         if chosen.status is not Status.FINISHED or any(scores is None for scores in by_fold):
             raise ParameterError(
@@ -683,15 +630,23 @@ class Analysis:
             )
         return [scores for scores in by_fold if scores is not None]
 
-    def _like(self, table: pl.DataFrame) -> Any:
+    def _like(self, table: Any) -> Any:
+        """Return a table in the type of the training data; a Dataset as it is, and for an array a Polars table."""
         data = self._prepared.material.given
-        return table if isinstance(data, np.ndarray) else registry.engine("local").map(data, lambda _: table.lazy())
+        if registry.is_dataset(table) or isinstance(data, np.ndarray):
+            return table
+        return registry.engine("local").map(data, lambda _: table.lazy())
 
-    def _trial(self, number: int) -> Trial:
-        for trial in self.trials:
-            if trial.number == number:
-                return trial
-        raise ParameterError.value("trial", f"a number from 0 to {len(self.trials) - 1}", number, where="Analysis")
+    def _trial(self, trial: Trial | int | None) -> Trial:
+        """Return a trial by itself or by its number; the best one for None."""
+        if trial is None:
+            return self.best_trial
+        if isinstance(trial, Trial):
+            return trial
+        for other in self.trials:
+            if other.number == trial:
+                return other
+        raise ParameterError.value("trial", f"a number from 0 to {len(self.trials) - 1}", trial, where="Analysis")
 
     # -- for people ------------------------------------------------------------------------------------------------
 
@@ -753,10 +708,3 @@ def _without_stages(result: Result) -> InferencePipeline:
     """Return a result's pipeline as a member of an ensemble: its scores, before stages after the model."""
     pipeline = result.inference_pipeline
     return InferencePipeline(pipeline.preprocessor, pipeline.model) if pipeline.postprocessing else pipeline
-
-
-def stored_rows() -> Any:
-    """Import the module for rows in the object store, which imports Ray."""
-    from rayline.tune import stored_groups
-
-    return stored_groups

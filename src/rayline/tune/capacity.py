@@ -12,7 +12,7 @@ from rayline.core.engine import room
 from rayline.core.errors import ResourceError, counted
 from rayline.train.trainer import Trainer
 from rayline.train.training_run import available_cpus
-from rayline.tune.search_driver import search_driver
+from rayline.tune.drivers import search_driver
 
 SHARE = 8
 """All trial actors together keep prepared tables in 1/N of a machine's memory. The frameworks' own copies take about twice
@@ -44,7 +44,7 @@ def demand(trainer: Trainer) -> tuple[int, dict[str, float]]:
 def plan(
     trainer: Trainer, max_concurrent: int | None, nodes: Sequence[Mapping[str, float]], *, can_grow: bool = False
 ) -> Capacity:
-    """Compute how the trials fit into the cluster.
+    """Compute how the trials fit into the cluster. Raises ResourceError when not even one trial fits.
 
     Parameters
     ----------
@@ -56,11 +56,6 @@ def plan(
         The resources of each node: a worker is on one of them, so their sum alone says little.
     can_grow
         Whether an autoscaler adds nodes for trials that wait: then as many as `max_concurrent` run at a time, whatever fits now.
-
-    Raises
-    ------
-    ResourceError
-        When not even one trial fits.
     """
     n_workers, worker = demand(trainer)
     fitting = sum(room(node, worker) for node in nodes) // n_workers

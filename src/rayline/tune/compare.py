@@ -29,7 +29,7 @@ from rayline.tune.analysis import Analysis
 from rayline.tune.options import SearchOptions, SearchRequest
 from rayline.tune.run import Search, checked
 from rayline.tune.search import SchedulerLike, SearchLike
-from rayline.tune.trial_record import mean, standard_error
+from rayline.tune.trial_record import loss_sign, mean, standard_error
 from rayline.tune.tune_data import DATA_ARGUMENTS, SearchDataArguments, TuneData, search_data
 
 COMPARE = "tune.compare"
@@ -108,7 +108,7 @@ class Comparison:
     @cached_property
     def best(self) -> str:
         """The name of the candidate with the best mean."""
-        sign = -1.0 if self.mode == "max" else 1.0
+        sign = loss_sign(self.mode)
         return min(self.analyses, key=lambda name: sign * self.analyses[name].best_score)
 
     @cached_property

@@ -24,7 +24,8 @@ ROWS = 64
 def check(problem: SearchProblem, rows: Callable[[int], pl.DataFrame], config: space.Config) -> None:
     """Train one iteration on a few rows and look for the metrics that neither Rayline nor the framework's list knows.
 
-    Other errors with so few rows say nothing about the search, and are ignored.
+    Other errors with so few rows say nothing about the search, and are ignored. Raises ParameterError when the framework does not
+    report a metric.
 
     Parameters
     ----------
@@ -34,11 +35,6 @@ def check(problem: SearchProblem, rows: Callable[[int], pl.DataFrame], config: s
         A function that returns a number of raw rows.
     config
         A configuration of the space.
-
-    Raises
-    ------
-    ParameterError
-        When the framework does not report a metric.
     """
     strange = [name for name in problem.metrics if not problem.computes(name) and metrics.mode(name) is None]
     if not strange:

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from rayline.core.errors import ParameterError
 from rayline.core.target import Target
 from rayline.evaluate import metrics
 from rayline.evaluate.custom_metrics import Custom
 from rayline.inference.members import averageable
-from rayline.tune.trial_record import mean
+from rayline.tune.trial_record import loss_sign, mean
 
 ROUNDS = 25
 """The number of models that are added, with replacement."""
@@ -26,11 +28,26 @@ ROUNDS = 25
 Array = npt.NDArray[Any]
 
 
-class HeldOutRows(NamedTuple):
-    """The held-out rows of a fold: labels and weights."""
+class MixtureRows(NamedTuple):
+    """Held-out rows of a fold: labels, weights, and the scores of each candidate."""
 
     truth: Array
     weight: Array | None
+    scores: list[Array]
+
+
+@dataclass(frozen=True)
+class MixtureRowsOf:
+    """Creates `MixtureRows` from held-out rows."""
+
+    target: Target
+    weight: str | None
+
+    def __call__(self, rows: pl.DataFrame, scores: Sequence[Array], fold: int) -> MixtureRows:
+        weight = None if self.weight is None else rows[self.weight].cast(pl.Float64).to_numpy()
+        return MixtureRows(
+            self.target.encode(rows), weight, [averageable(member_scores, self.target) for member_scores in scores]
+        )
 
 
 class EnsembleSelection(NamedTuple):
@@ -57,24 +74,17 @@ class TableMixtures:
 
     Parameters
     ----------
-    candidates
-        The scores of the held-out rows of each fold, for each candidate.
     folds
-        The held-out rows.
+        The held-out rows of each fold.
+    target, metric, custom
+        The target, the name of the metric, and the custom metrics by name.
     """
 
-    def __init__(
-        self,
-        candidates: Sequence[Sequence[Array]],
-        folds: Sequence[HeldOutRows],
-        target: Target,
-        metric: str,
-        custom: Custom | None = None,
-    ) -> None:
-        self._parts = [[averageable(scores, target) for scores in candidate] for candidate in candidates]
+    def __init__(self, folds: Sequence[MixtureRows], target: Target, metric: str, custom: Custom | None = None) -> None:
         self._folds, self._target, self._metric, self._custom = folds, target, metric, custom
+        self._parts = [*zip(*(rows.scores for rows in folds), strict=True)]
         self._sums: list[Array] = [np.zeros_like(part) for part in self._parts[0]]
-        self._n_added, self.n_candidates = 0, len(candidates)
+        self._n_added, self.n_candidates = 0, len(self._parts)
 
     def scores(self) -> list[float]:
         return [self._score([s + p for s, p in zip(self._sums, part, strict=True)]) for part in self._parts]
@@ -94,7 +104,7 @@ class TableMixtures:
 
 def select(mixtures: Mixtures, mode: str) -> EnsembleSelection:
     """Return the best ensemble among all steps of the greedy selection."""
-    sign = -1.0 if mode == "max" else 1.0
+    sign = loss_sign(mode)
     added: list[int] = []
     losses: list[float] = []
     for _ in range(ROUNDS):

@@ -23,7 +23,6 @@ from rayline.core.errors import DataError, ParameterError, at, nearest
 from rayline.core.framework import Rows
 from rayline.core.operations.base import Operation, apply_all
 from rayline.core.stage import Stage, operations_of
-from rayline.data.split.fold_cells import CellSlice
 from rayline.evaluate import metrics
 from rayline.preprocessing.cross_fit import FoldFitter, KnownStatistics
 from rayline.train.fit_request import WEIGHT, FitRequest, Leaves, TrainingSpec, resolve
@@ -115,7 +114,7 @@ class FoldEvaluator:
         self.fitters = [
             FoldFitter(
                 engine or GroupEngine(), self._rows, problem.schema, CellColumn(f"{CELL}{split}"), folds,
-                targets=problem.target.columns, excluded_columns=problem.excluded_columns,
+                targets=problem.target.columns, excluded_columns=problem.roles.excluded_columns,
                 known=None if known is None else known[split],
             )
             for split, folds in enumerate(problem.splits)
@@ -125,10 +124,7 @@ class FoldEvaluator:
     def __call__(self, candidate: TrialCandidate, fold: int, part: TrainingPart | None = None) -> FoldEvaluation:
         """Fit, train and score; `part` selects a part of the training, by default all of it.
 
-        Raises
-        ------
-        RaylineError
-            When a stage cannot learn from the slice, the framework fails, or the metric is not defined there.
+        Raises RaylineError when a stage cannot learn from the slice, the framework fails, or the metric is not defined there.
         """
         problem = self.problem
         trainer = candidate.trainer
@@ -234,7 +230,7 @@ class FoldEvaluator:
         prepare = learned.prepare(None, test=not training)
 
         def raw() -> Iterator[pl.LazyFrame]:
-            rows = self._side(fold, training=training)
+            rows = self.problem.side(fold, training=training)
             for frame in self._rows.frames():
                 yield rows(frame.lazy()).drop(cs.starts_with(CELL))
 
@@ -268,11 +264,6 @@ class FoldEvaluator:
 
         key = prepared_key(fold, digests[len(leaves)], training=training)
         return kept(key, lambda: (prepare(part).collect() for part in after(len(leaves))), len(leaves))
-
-    def _side(self, fold: int, *, training: bool) -> CellSlice:
-        """Return the function that selects the rows of a side of a fold, with their cells."""
-        split, _, cells = self._folds[fold]
-        return CellSlice(CellColumn(f"{CELL}{split}"), cells.train if training else cells.test)
 
     def _joined(self, key: tuple[Any, ...], make: Callable[[], Iterator[pl.DataFrame]], recurs: bool) -> pl.DataFrame:
         """Concatenate the groups of a table, or get the result from the shared cache."""
@@ -336,7 +327,7 @@ class FoldEvaluator:
         trainer, problem = candidate.trainer, self.problem
         if trainer.wants_gpu and trainer.adapter.predicts_on_gpu:
             native = trainer.adapter.place(native, device.select_device(None))
-        rows = Rows.of(test, learned.features, problem.target, WEIGHT if problem.weighs_test else None)
+        rows = Rows.of(test, learned.features, problem.target, None if problem.roles.test_weight is None else WEIGHT)
         scores = learned.target.values(trainer.adapter.scores(native, rows.features, learned.target))
         return scores, self._measure(candidate, scores, lambda: (rows.target, rows.weight))
 

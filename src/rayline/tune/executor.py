@@ -14,12 +14,14 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from rayline.core import registry
 from rayline.core.errors import ParameterError
+from rayline.train.trainer import Trainer
 from rayline.tune import capacity
 from rayline.tune.capacity import Capacity
+from rayline.tune.drivers import search_driver
 from rayline.tune.options import SearchOptions
-from rayline.tune.prepare import PreparedSearch
-from rayline.tune.search_driver import search_driver
+from rayline.tune.search_driver import PreparedSearch
 from rayline.tune.suggestions import Suggester
 from rayline.tune.trial_log import TrialLog
 
@@ -62,7 +64,14 @@ class PopulationPool(Protocol):
 
 
 class TrialExecutor(ABC):
-    """Runs the trials of a search.
+    """Runs the trials of a search. Raises ResourceError when a trial does not fit, or Ray cannot be reached or started.
+
+    Parameters
+    ----------
+    prepared
+        The search.
+    max_concurrent
+        The user's limit.
 
     Attributes
     ----------
@@ -70,7 +79,12 @@ class TrialExecutor(ABC):
         The resources of a trial, and the number of concurrent trials.
     """
 
-    capacity: Capacity
+    def __init__(self, prepared: PreparedSearch, max_concurrent: int | None) -> None:
+        self.capacity = self.plan(prepared.problem.trainer, max_concurrent)
+
+    @abstractmethod
+    def plan(self, trainer: Trainer, max_concurrent: int | None) -> Capacity:
+        """Compute how the trials fit into the machine or the cluster."""
 
     @abstractmethod
     def run(self, trials: TrialRun) -> None:
@@ -85,10 +99,7 @@ class TrialExecutor(ABC):
 def on_ray(prepared: PreparedSearch, suggester: Suggester, options: SearchOptions) -> bool:
     """Return whether a search runs on Ray: when `run_on` requests it, when it cannot run in this process, or when Ray is connected.
 
-    Raises
-    ------
-    ParameterError
-        When `run_on="process"` is requested for a search that cannot run in this process.
+    Raises ParameterError when `run_on="process"` is requested for a search that cannot run in this process.
     """
     reason = _needs_ray(prepared, suggester)
     if options.run_on == "process" and reason:
@@ -102,7 +113,7 @@ def on_ray(prepared: PreparedSearch, suggester: Suggester, options: SearchOption
 
 def _needs_ray(prepared: PreparedSearch, suggester: Suggester) -> str:
     trainer, inputs = prepared.problem.trainer, prepared.inputs
-    if any(type(data).__module__.partition(".")[0] == "ray" for data in (inputs.train, inputs.test)):
+    if any(map(registry.is_dataset, (inputs.train, inputs.test))):
         return "the rows are a ray.data.Dataset, which is never collected in this process"
     if trainer.num_workers is not None:
         return f"the trainer has num_workers={trainer.num_workers}"

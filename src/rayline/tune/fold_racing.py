@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from rayline.tune.trial_record import loss_sign
+
 SCORE = "score"
 """The name under which a trial reports its running mean to searchers and schedulers."""
 
@@ -88,7 +90,7 @@ class FoldRacingScheduler:
         self._waiting: dict[int, int] = {}  # from trial to its number of completed folds
 
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
-        self._sign = -1.0 if mode == "max" else 1.0
+        self._sign = loss_sign(mode)
         return True
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:

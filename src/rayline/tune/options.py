@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from rayline.core.arguments import integer
 from rayline.core.errors import ParameterError
 from rayline.core.representation import representation
 from rayline.train.callbacks import Callback
 from rayline.train.trainer import Trainer
-from rayline.tune.tune_data import SearchDataArguments, TuneData
+from rayline.tune import space
+from rayline.tune.domains import from_ray
+from rayline.tune.search_metrics import own_functions
+from rayline.tune.tune_data import SearchDataArguments, TuneData, search_data
 
 
 @dataclass(frozen=True, repr=False)
@@ -42,6 +46,7 @@ class SearchOptions:
 
     def check(self) -> None:
         """Raise ParameterError on invalid values."""
+        integer("seed", self.seed, minimum=0, optional=True)
         integer("num_samples", self.num_samples, optional=True)
         integer("max_concurrent", self.max_concurrent, optional=True)
         callbacks = self.callbacks
@@ -86,6 +91,8 @@ class SearchRequest:
         All other arguments of `run`.
     material
         The rows, if they were already read for another search.
+    data_config
+        More of what it is told about data, in place of `data`'s fields.
     """
 
     trainer: Trainer
@@ -93,3 +100,29 @@ class SearchRequest:
     config: Mapping[str, Any]
     options: SearchOptions = SearchOptions()
     material: TuneData | None = None
+    data_config: Mapping[str, Any] | None = None
+
+    def resolved(self) -> Self:
+        """Return the request with the data in one value, its domains as ours, and its metrics and its positive class in the trainer.
+
+        Raises ParameterError on a wrong option or trainer, and on a GPU that the trainer cannot use.
+        """
+        self.options.check()
+        data = search_data(self.data_config, self.data)
+        trainer, config = self.trainer, from_ray(self.config)
+        if not isinstance(trainer, Trainer):
+            raise ParameterError.value("trainer", "a trainer such as train.XGBoostTrainer(…)", trainer)
+        metric, custom = own_functions(self.options.metric, trainer.custom_metrics)
+        trainer = trainer.measured(pos_label=self.options.pos_label)
+        if custom:
+            trainer = copy.copy(trainer)
+            trainer.custom_metrics = {**trainer.custom_metrics, **custom}
+        trainer.check_gpu()
+        space.refuse_elsewhere([trainer.args, trainer.kwargs])
+        if trainer.phases and isinstance(config, Mapping) and (trainer_space := space.split_space(config).trainer):
+            raise ParameterError.here(
+                f"the trainer's parameters change during the training, and config searches {sorted(trainer_space)[0]!r}.",
+                "Expected a config of stages' parameters, or a trainer without a schedule.",
+                "take one of them away.",
+            )
+        return type(self)(trainer, data, config, replace(self.options, metric=metric), self.material)

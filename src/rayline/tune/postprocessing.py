@@ -61,6 +61,8 @@ def cross_fitted(
 ) -> Array:
     """Return the scores of held-out rows after stages that did not see these rows; unchanged if no stage changes scores.
 
+    Raises ParameterError when the model predicts classes only, and DataError when a part has too few rows, or rows of one class only.
+
     Parameters
     ----------
     stages
@@ -71,13 +73,6 @@ def cross_fitted(
         Of the rows: the model's scores on the scale of the labels, the labels as numbers, and weights or None.
     framework
         Named in an error.
-
-    Raises
-    ------
-    ParameterError
-        When the model predicts classes only.
-    DataError
-        When a part has too few rows, or rows of one class only.
     """
     without_intervals = tuple(stage for stage in stages if not stage.has_intervals)
     if not without_intervals:

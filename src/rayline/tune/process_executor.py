@@ -17,12 +17,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rayline.core.framework import Framework
+from rayline.train.trainer import Trainer
 from rayline.tune import capacity, space
+from rayline.tune.capacity import Capacity
 from rayline.tune.evaluate import FoldEvaluator
 from rayline.tune.executor import PopulationPool, TrialExecutor, TrialRun
 from rayline.tune.fold_racing import ERROR, PAUSE, PAUSED, PENDING, RUNNING, SCORE, STOP, TERMINATED
 from rayline.tune.pbt.runner import PopulationWorker
-from rayline.tune.prepare import PreparedSearch
+from rayline.tune.search_driver import PreparedSearch
 from rayline.tune.search_problem import TrialCandidate
 from rayline.tune.suggestions import Suggester
 from rayline.tune.trial import FoldRunner, TrialPayload, error_text, trial_report
@@ -284,25 +286,10 @@ class ThreadSearch:
 
 
 class ProcessExecutor(TrialExecutor):
-    """An executor with threads of this process.
+    """An executor with threads of this process."""
 
-    Parameters
-    ----------
-    prepared
-        The search.
-    max_concurrent
-        The user's limit.
-
-    Raises
-    ------
-    ResourceError
-        When a trial does not fit on this machine.
-    """
-
-    def __init__(self, prepared: PreparedSearch, max_concurrent: int | None) -> None:
-        trainer = prepared.problem.trainer
-        concurrency = max_concurrent if trainer.adapter.thread_safe_training else 1
-        self.capacity = capacity.plan(trainer, concurrency, capacity.here())
+    def plan(self, trainer: Trainer, max_concurrent: int | None) -> Capacity:
+        return capacity.plan(trainer, max_concurrent if trainer.adapter.thread_safe_training else 1, capacity.here())
 
     def run(self, trials: TrialRun) -> None:
         problem, n = trials.prepared.problem, self.capacity.concurrency

@@ -88,7 +88,7 @@ def live_table(moment: SearchProgress) -> Table:
     """Return the best and the running trials as a table for the terminal."""
     from rich.table import Table  # 30 ms, and only a terminal wants it
 
-    sign = -1.0 if moment.mode == "max" else 1.0
+    sign = trial_record.loss_sign(moment.mode)
     able = sorted((t for t in moment.over if t.is_eligible), key=lambda t: (sign * t.score, t.number))[:BEST]
     running = [t for t in moment.trials if t.number in moment.running][-RUNNING:]
     shown = [*able, *running]

@@ -17,6 +17,7 @@ from ray.tune.schedulers import FIFOScheduler
 from rayline.core import registry, scratch
 from rayline.core.errors import RaylineError, ResourceError, TrainingError
 from rayline.preprocessing.cross_fit import KnownStatistics
+from rayline.train.trainer import Trainer
 from rayline.tune import capacity, ray_search, shared_cache, space
 from rayline.tune.capacity import Capacity
 from rayline.tune.domains import to_ray
@@ -24,10 +25,9 @@ from rayline.tune.evaluate import FoldEvaluator
 from rayline.tune.executor import PopulationPool, TrialExecutor, TrialRun
 from rayline.tune.fold_racing import SCORE
 from rayline.tune.pbt.runner import FoldResult, PopulationWorker
-from rayline.tune.prepare import PreparedSearch
 from rayline.tune.quiet import quiet
 from rayline.tune.ray_trials import SEARCH, FoldTrial, RayTrialLog, SearchData, SearchRef
-from rayline.tune.row_groups import TableGroups
+from rayline.tune.search_driver import PreparedSearch
 from rayline.tune.search_problem import SearchProblem
 from rayline.tune.shared_cache import SharedCache
 from rayline.tune.stored_groups import StoredGroups, TaskGroupEngine
@@ -45,29 +45,16 @@ class NoRoom(Exception):  # noqa: N818  # ends a search from within Ray Tune
 
 
 class RayExecutor(TrialExecutor):
-    """An executor with Ray actors, run by Ray Tune.
+    """An executor with Ray actors, run by Ray Tune."""
 
-    Parameters
-    ----------
-    prepared
-        The search.
-    max_concurrent
-        The user's limit.
-
-    Raises
-    ------
-    ResourceError
-        When Ray cannot be reached or started, or a trial does not fit into the cluster.
-    """
-
-    def __init__(self, prepared: PreparedSearch, max_concurrent: int | None) -> None:
-        engine, trainer = registry.engine("ray"), prepared.problem.trainer
+    def plan(self, trainer: Trainer, max_concurrent: int | None) -> Capacity:
+        engine = registry.engine("ray")
         engine.connect()
         (n_workers, worker), can_grow = capacity.demand(trainer), engine.can_grow()
         nodes = engine.nodes(n_workers, worker)
         if can_grow and max_concurrent and trainer.num_workers is not None:
             nodes = engine.nodes(n_workers * max_concurrent, worker)
-        self.capacity = capacity.plan(trainer, max_concurrent, nodes, can_grow=can_grow)
+        return capacity.plan(trainer, max_concurrent, nodes, can_grow=can_grow)
 
     def run(self, trials: TrialRun) -> None:
         prepared, log, options = trials.prepared, trials.log, trials.options
@@ -104,7 +91,7 @@ class RayExecutor(TrialExecutor):
         prepared = trials.prepared
         return SearchData(
             problem=prepared.problem,
-            groups=_stored(prepared),
+            groups=StoredGroups.of_table(prepared.groups),
             known=dict(trials.known),
             modes=prepared.modes,
             max_bytes=self.capacity.max_bytes,
@@ -226,15 +213,6 @@ def _scanned_ahead(prepared: PreparedSearch) -> list[KnownStatistics] | None:
         return None  # the trials report the error, with the configurations that cause it
 
 
-def _stored(prepared: PreparedSearch) -> StoredGroups:
-    """The rows of a search in the object store."""
-    groups = prepared.groups
-    if isinstance(groups, StoredGroups):
-        return groups
-    assert isinstance(groups, TableGroups)
-    return StoredGroups.of_table(groups)
-
-
 # -- populations -----------------------------------------------------------------------------------------------------------
 
 
@@ -271,7 +249,12 @@ class RayPopulation:
         known = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}
         options = {option: wanted.pop(name) for option, name in known.items() if name in wanted} | {"resources": wanted}
         self._kind: Any = ray.remote(**options)(PopulationActor)
-        self._given = prepared.problem, [ray.put(_stored(prepared))], capacity.max_bytes, cache_actor
+        self._given = (
+            prepared.problem,
+            [ray.put(StoredGroups.of_table(prepared.groups))],
+            capacity.max_bytes,
+            cache_actor,
+        )
         self._in_pieces = not prepared.groups.is_here
         self._actors = [self._start() for _ in range(capacity.concurrency)]
 

@@ -208,6 +208,8 @@ def ray_scheduler(scheduler: Any) -> TrialScheduler:
 def searcher(search: Any, config: space.Config, *, seed: int | None, modes: Sequence[str]) -> Any:
     """Return a searcher for this search; its `limited` returns one for a number of concurrent trials.
 
+    Raises ParameterError when it cannot search this space.
+
     Parameters
     ----------
     search
@@ -216,11 +218,6 @@ def searcher(search: Any, config: space.Config, *, seed: int | None, modes: Sequ
         The search space.
     modes
         The direction of each objective.
-
-    Raises
-    ------
-    ParameterError
-        When it cannot search this space.
     """
     grids = [name for name, value in space.flatten(config).items() if is_grid(value)]
     if grids:
@@ -290,13 +287,7 @@ def _optuna(seed: int | None, modes: Sequence[str]) -> Searcher:
 
 
 def scheduler(name: Any, known: Sequence[str]) -> TrialScheduler:
-    """Return a scheduler of Ray for this search.
-
-    Raises
-    ------
-    ParameterError
-        When it is not a scheduler, or changes parameters during a trial.
-    """
+    """Return a scheduler of Ray for this search. Raises ParameterError when it is not a scheduler, or changes parameters during a trial."""
     if isinstance(name, (PopulationBasedTraining, PopulationBasedTrainingReplay)):
         raise ParameterError(
             f"tune.run: {type(name).__name__} of Ray changes parameters depending on how far each trial has come.",

@@ -14,7 +14,7 @@ from ray import tune
 from rayline.compat.ray import is_task_argument
 from rayline.preprocessing.cross_fit import KnownStatistics
 from rayline.tune import space
-from rayline.tune.search_driver import search_driver
+from rayline.tune.drivers import search_driver
 from rayline.tune.search_problem import SearchProblem, TrialCandidate
 from rayline.tune.shared_cache import SharedCache
 from rayline.tune.stored_groups import StoredGroups

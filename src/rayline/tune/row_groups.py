@@ -17,14 +17,13 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 
+from rayline.core import registry
 from rayline.core.engine import Engine, Placement
 from rayline.core.errors import place
 from rayline.core.parquet_parts import PartFiles
 from rayline.core.scan import CHUNK_ROWS, Scan, TableFunction
 from rayline.core.scan_results import ScanResults, merge_results
 from rayline.core.schema import col
-from rayline.core.scores import has_probabilities
-from rayline.core.target import Target
 from rayline.data.split.fold_assignment import FoldAssignment
 from rayline.data.split.row_hash import RowHash
 from rayline.preprocessing.schema_check import SchemaCheck
@@ -49,8 +48,13 @@ class ConformedRows:
     """Converts raw rows to the types of a schema, with missing values as null; missing columns of `absent` become null, too."""
 
     schema: Mapping[str, pl.DataType]
-    absent: Mapping[str, pl.DataType]
+    absent: Mapping[str, pl.DataType] = field(default_factory=dict)
     made_at: str = field(default_factory=place)
+
+    @property
+    def output(self) -> pl.Schema:
+        """The schema of the result."""
+        return pl.Schema({**self.schema, **self.absent})
 
     def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame:
         rows = SchemaCheck(self.schema, self.made_at)(table).select(map(col, self.schema))
@@ -99,6 +103,11 @@ class RowGroups(ABC):
 
     summaries: Sequence[GroupSummary]
 
+    @classmethod
+    @abstractmethod
+    def of(cls, data: Any, conform: ConformedRows) -> Self:
+        """Read a table or a Dataset once, and keep the rows in these types. Raises ResourceError when there is no room for them."""
+
     @property
     @abstractmethod
     def schema(self) -> pl.Schema:
@@ -109,11 +118,19 @@ class RowGroups(ABC):
         """Yield the groups in this process, one after another."""
 
     @abstractmethod
-    def first(self, n_groups: int) -> RowGroups:
+    def first(self, n_groups: int) -> Self:
         """Return only the first groups."""
 
     @abstractmethod
-    def with_cells(self, cells: Sequence[FoldAssignment]) -> RowGroups:
+    def joined(self, other: Self) -> Self:
+        """Return these groups followed by other ones of the same kind."""
+
+    @abstractmethod
+    def summarised(self) -> Self:
+        """Return the same groups with the digests of their rows."""
+
+    @abstractmethod
+    def with_cells(self, cells: Sequence[FoldAssignment]) -> Self:
         """Return the same rows with one more column for each set of cells. Raises DataError when a row has none."""
 
     @property
@@ -162,6 +179,10 @@ class TableGroups(RowGroups):
         self._frames = [group for part in parts for group in (part.iter_slices(GROUP_ROWS) if part.height else [part])]
         self.summaries = [GroupSummary(frame.height) for frame in self._frames]
 
+    @classmethod
+    def of(cls, data: Any, conform: ConformedRows) -> Self:
+        return cls([conform(registry.engine_for(data).collect(data).lazy()).collect()])
+
     @property
     def schema(self) -> pl.Schema:
         return self._frames[0].schema
@@ -169,10 +190,10 @@ class TableGroups(RowGroups):
     def frames(self) -> Iterator[pl.DataFrame]:
         yield from self._frames
 
-    def first(self, n_groups: int) -> TableGroups:
+    def first(self, n_groups: int) -> Self:
         return self._of(self._frames[:n_groups])
 
-    def with_cells(self, cells: Sequence[FoldAssignment]) -> TableGroups:
+    def with_cells(self, cells: Sequence[FoldAssignment]) -> Self:
         starts = accumulate((frame.height for frame in self._frames), initial=0)
         parts = zip(self._frames, starts, strict=False)
         return self._of(
@@ -183,8 +204,8 @@ class TableGroups(RowGroups):
     def size_bytes(self) -> int:
         return sum(int(frame.estimated_size()) for frame in self._frames)
 
-    def _of(self, frames: Sequence[pl.DataFrame]) -> TableGroups:
-        groups = TableGroups([])
+    def _of(self, frames: Sequence[pl.DataFrame]) -> Self:
+        groups = type(self)([])
         groups._frames, groups.summaries = list(frames), [GroupSummary(frame.height) for frame in frames]
         return groups
 
@@ -194,12 +215,10 @@ class TableGroups(RowGroups):
     def after(self, function: TableFunction) -> pl.DataFrame:
         return self.engine.collect(MappedGroups(self, (function,)))
 
-    def joined(self, other: TableGroups) -> TableGroups:
-        """Return these groups followed by other ones."""
+    def joined(self, other: Self) -> Self:
         return self._of([*self._frames, *(frame.select(map(col, self.schema)) for frame in other._frames)])
 
-    def summarised(self) -> TableGroups:
-        """Return the same groups with the digests of their rows."""
+    def summarised(self) -> Self:
         groups = self._of(self._frames)
         groups.summaries = [GroupSummary.of(frame) for frame in self._frames]
         return groups
@@ -280,12 +299,3 @@ def merge_cells(parts: Iterable[CellResults]) -> CellResults:
 
 def _mapped(data: Any) -> MappedGroups:
     return data if isinstance(data, MappedGroups) else MappedGroups(data, ())
-
-
-def predicted(rows: pl.DataFrame, scores: Any, target: Target, fold: int) -> pl.DataFrame:
-    """Return held-out rows with their predictions."""
-    predictions = target.predictions(scores)
-    if target.task.is_classification and has_probabilities(scores):
-        predictions = pl.concat([predictions, target.probabilities(scores)], how="horizontal")
-    predictions = predictions.with_columns(fold=pl.lit(fold, dtype=pl.Int64))
-    return pl.concat([rows.drop(set(rows.columns) & set(predictions.columns)), predictions], how="horizontal")

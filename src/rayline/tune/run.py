@@ -21,21 +21,22 @@ from rayline.train.callbacks import Callback, Run
 from rayline.train.trainer import Trainer
 from rayline.tune import search as searching
 from rayline.tune.analysis import Analysis
+from rayline.tune.drivers import prepare
 from rayline.tune.executor import TrialExecutor, TrialRun, on_ray
 from rayline.tune.interruption import Interruption
 from rayline.tune.options import SearchOptions, SearchRequest
 from rayline.tune.pbt import population as populations
 from rayline.tune.pbt.population import Population
 from rayline.tune.pbt.runner import PopulationRun
-from rayline.tune.prepare import PreparedSearch, prepare
 from rayline.tune.process_executor import ProcessExecutor
 from rayline.tune.result_store import ResultStore
 from rayline.tune.search import SchedulerLike, SearchLike
+from rayline.tune.search_driver import PreparedSearch
 from rayline.tune.search_problem import WHERE
 from rayline.tune.suggestions import Suggester
 from rayline.tune.trial_log import TrialLog
 from rayline.tune.trial_record import Status, Trial
-from rayline.tune.tune_data import SearchDataArguments, search_data
+from rayline.tune.tune_data import SearchDataArguments
 
 
 @known_arguments
@@ -211,23 +212,20 @@ def run(
         scheduler=scheduler, name=name, resume=resume, callbacks=callbacks, verbose=verbose, pos_label=pos_label,
         on_interrupt=on_interrupt, run_on=run_on, timeout_s=timeout_s, storage_path=storage_path, postprocess=postprocess,
     )  # fmt: skip
-    data = search_data(data_config, SearchDataArguments(
-        train_dataset, test_dataset, target_columns, X, y, X_test, y_test, sample_weight, group, event,
-        preprocessor=preprocessor, cv=cv, groups=groups, stratify=stratify, time=time,
-    ))  # fmt: skip
     if isinstance(trainer, Trainer):
         trainer = trainer.with_resources(use_gpu, resources_per_trial)
     started = perf_counter()
     with progress.line("tune", verbose) as line:
-        return checked(SearchRequest(trainer, data, {} if config is None else config, options)).run(line, started)
+        return checked(SearchRequest(trainer, SearchDataArguments(
+            train_dataset, test_dataset, target_columns, X, y, X_test, y_test, sample_weight, group, event,
+            preprocessor=preprocessor, cv=cv, groups=groups, stratify=stratify, time=time,
+        ), {} if config is None else config, options, data_config=data_config)).run(line, started)  # fmt: skip
 
 
 @at(WHERE)
 def checked(request: SearchRequest) -> Search:
     """Check everything that can be checked without a cluster, and return the search. Raises as `run`."""
-    options = request.options
-    options.check()
-    prepared = prepare(request)
+    prepared, options = prepare(request), request.options
     scheduler = searching.scheduler(options.scheduler, n_folds=len(prepared.problem.folds))
     if isinstance(scheduler, Population):
         populations.check(prepared.problem, prepared.space, search=options.search)
@@ -295,8 +293,7 @@ class Search:
             with executor.population(prepared) as workers:
                 generations = PopulationRun(prepared, self.scheduler, options, store, line, training_run, known)
                 return generations.run(workers), generations.interruption
-        total, budget_s = self.suggester.total, options.time_budget_s
-        log = TrialLog(store, line, prepared, total, budget_s, options.callbacks, training_run)
+        log = TrialLog(store, line, prepared, self.suggester.total, options, training_run)
         executor.run(TrialRun(prepared, self.suggester, self.scheduler, log, options, known))
         return log.trials(), log.interruption
 

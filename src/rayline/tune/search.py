@@ -44,7 +44,7 @@ SCHEDULERS = ("fifo", *RACES, "pbt")
 def suggester(
     search: Any, config: space.Config, *, num_samples: int, seed: int | None, modes: Sequence[str]
 ) -> Suggester:
-    """Return the suggester of configurations.
+    """Return the suggester of configurations. Raises ParameterError when there is no searcher of that name, or it cannot search this space.
 
     Parameters
     ----------
@@ -52,11 +52,6 @@ def suggester(
         None or "random" (grids are expanded), "optuna", or a searcher of Ray's own.
     modes
         The direction of each objective.
-
-    Raises
-    ------
-    ParameterError
-        When there is no searcher of that name, or it cannot search this space.
     """
     if search is None or search == "random":
         return DrawnSuggester(config, num_samples, seed)
@@ -83,6 +78,8 @@ def _no_searcher(search: Any) -> ParameterError:
 def scheduler(name: Any, *, n_folds: int) -> Any:
     """Return the scheduler that stops trials early. A fold is an iteration, and trials are compared by the mean over the folds so far.
 
+    Raises ParameterError when there is no scheduler of that name, or it is one of Ray's that change parameters during a trial.
+
     Parameters
     ----------
     name
@@ -93,11 +90,6 @@ def scheduler(name: Any, *, n_folds: int) -> Any:
     -------
     FoldRacingScheduler, Population, a scheduler of Ray's own, or None
         None where every trial runs all its folds.
-
-    Raises
-    ------
-    ParameterError
-        When there is no scheduler of that name, or it is one of Ray's that change parameters during a trial.
     """
     if name is None or name == "fifo":
         return None

@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 
 from rayline.core.target import Target
-from rayline.data.split.fold_cells import FoldCells
+from rayline.data.split.fold_cells import CellSlice, FoldCells
 from rayline.evaluate import metrics
 from rayline.evaluate.custom_metrics import Custom
 from rayline.inference.pipeline import Preprocessor
@@ -21,6 +21,7 @@ from rayline.train.fit_inputs import ColumnRoles
 from rayline.train.trainer import Trainer
 from rayline.tune import space
 from rayline.tune.postprocessing import with_parameters
+from rayline.tune.row_groups import CELL, CellColumn
 from rayline.tune.table_cache import fingerprint
 
 WHERE = "tune.run"
@@ -36,13 +37,11 @@ class SearchProblem:
     ----------
     trainer, preprocessor
         The trainer and the preprocessor that are tuned; the preprocessor is None or not fitted.
-    schema
-        The columns of the raw rows.
+    roles
+        The columns of the raw rows; its `test_weight` is the column of weights in the rows that folds hold out.
     target
         Learned from all rows, so that every fold has the same classes. Target stages are fitted
         for each fold, and scores and metrics are on the scale of the labels.
-    weight
-        The column of sample weights, and whether the held-out rows have it too.
     splits
         The folds of each set of cells (one set, unless the split is repeated); their order is that of the folds.
     metric
@@ -68,10 +67,8 @@ class SearchProblem:
 
     trainer: Trainer
     preprocessor: Preprocessor | None
-    schema: pl.Schema
+    roles: ColumnRoles
     target: Target
-    weight: str | None
-    weighs_test: bool
     splits: Sequence[Sequence[FoldCells]]
     metric: str
     seed: int | None = None
@@ -108,15 +105,14 @@ class SearchProblem:
         return [(split, place, fold) for split, folds in enumerate(self.splits) for place, fold in enumerate(folds)]
 
     @property
-    def excluded_columns(self) -> tuple[str, ...]:
-        return () if self.weight is None else (self.weight,)
+    def schema(self) -> pl.Schema:
+        """The columns of the raw rows."""
+        return self.roles.schema
 
-    @property
-    def roles(self) -> ColumnRoles:
-        """The roles of the columns."""
-        return ColumnRoles(
-            self.schema, self.target.columns, self.weight, self.weight if self.weighs_test else None, self.target.pair
-        )
+    def side(self, fold: int, *, training: bool) -> CellSlice:
+        """Return the function that selects the rows of a side of a fold, with their cells."""
+        split, _, cells = self.folds[fold]
+        return CellSlice(CellColumn(f"{CELL}{split}"), cells.train if training else cells.test)
 
     def candidate(self, config: space.Config) -> TrialCandidate:
         """Return the trainer and the preprocessor of a configuration."""

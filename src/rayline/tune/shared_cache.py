@@ -17,7 +17,7 @@ import pyarrow as pa
 import ray
 from ray.exceptions import RayError
 
-from rayline.tune.stored_groups import results
+from rayline.tune.stored_groups import results, stored_table
 
 MIN_BYTES = 32 << 20
 """Smaller tables are prepared by every actor more quickly than one more process starts (decision 0011)."""
@@ -154,7 +154,7 @@ def _packed(value: Any) -> Any:
     """Convert a table to Arrow, which is read without a copy; to Polars' own format if Arrow would change a type."""
     if not isinstance(value, pl.DataFrame):
         return value
-    arrow = value.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
+    arrow = stored_table(value)
     if pl.DataFrame(pl.from_arrow(arrow.slice(0, 0))).schema == value.schema:
         return arrow
     buffer = io.BytesIO()

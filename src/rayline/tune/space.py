@@ -112,8 +112,8 @@ def check(
 ) -> None:
     """Raise on an invalid space: an unknown stage, parameter of a stage, or parameter of the trainer.
 
-    Every value of a choice or a grid is tried on the stage or the trainer that will get it, and one drawn value of
-    every other domain; nothing is trained.
+    Every value of a choice or a grid is tried on the stage or the trainer that will get it, and one drawn value of every other domain;
+    nothing is trained. Raises ParameterError when a name does not exist or a value is not allowed.
 
     Parameters
     ----------
@@ -125,11 +125,6 @@ def check(
         A function that raises on invalid trainer parameters.
     try_postprocess
         The same for the stages after the model; None if there are none.
-
-    Raises
-    ------
-    ParameterError
-        When a name does not exist or a value is not allowed.
     """
     _refuse_form(config, preprocessor, has_postprocess=try_postprocess is not None)
     known = _known(config)

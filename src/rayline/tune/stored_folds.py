@@ -63,7 +63,7 @@ class StoredFoldEvaluator(FoldEvaluator):
         leaves = candidate.preprocessor.leaves
         operations = operations_between(leaves, fitted, training=training)
         function = _PreparedSide(
-            self._side(fold, training=training), operations, learned.prepare(None, test=not training)
+            self.problem.side(fold, training=training), operations, learned.prepare(None, test=not training)
         )
         make = functools.partial(prepared_blocks, self._rows, function, self._n_tasks)
         key = prepared_key(fold, candidate.digests[len(leaves)], training=training)
@@ -85,7 +85,7 @@ class StoredFoldEvaluator(FoldEvaluator):
             pack(adapter, native),
             adapter.load_options(native),
             problem.target,
-            WEIGHT if problem.weighs_test else None,
+            None if problem.roles.test_weight is None else WEIGHT,
             None if are_few else computed,
         )
         scores, parts = scored_blocks(test, score, self._n_tasks)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Self
 
 import polars as pl
 import pyarrow as pa
@@ -17,12 +17,12 @@ from rayline.core import registry
 from rayline.core.engine import StoredBlocks
 from rayline.core.errors import RaylineError, ResourceError, first_line
 from rayline.core.scan import Scan, TableFunction
-from rayline.core.target import Target
 from rayline.data.split.fold_assignment import FoldAssignment
 from rayline.tune import row_groups
 from rayline.tune.row_groups import (
     CELL,
     CellResults,
+    ConformedRows,
     GroupEngine,
     GroupSummary,
     MappedGroups,
@@ -31,13 +31,9 @@ from rayline.tune.row_groups import (
     attached,
     merge_cells,
     merged,
-    predicted,
     scan_group,
 )
-from rayline.tune.search_problem import SearchProblem
-from rayline.tune.stored_scores import StoredScores, slices
-
-HeldOutFunction: TypeAlias = Callable[[pl.DataFrame, Sequence[Any], int], Any]
+from rayline.tune.stored_scores import StoredScores
 
 UNPLACED: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": "SPREAD"}
 """Options of the tasks of a trial: they need no CPU, and run outside of the trial's placement group."""
@@ -87,8 +83,8 @@ class StoredGroups(RowGroups):
         for group in self.groups:
             yield group.frame()
 
-    def first(self, n_groups: int) -> StoredGroups:
-        return StoredGroups(self.groups[:n_groups], self.summaries[:n_groups], self._schema, self._size)
+    def first(self, n_groups: int) -> Self:
+        return type(self)(self.groups[:n_groups], self.summaries[:n_groups], self._schema, self._size)
 
     @property
     def size_bytes(self) -> int:
@@ -109,44 +105,39 @@ class StoredGroups(RowGroups):
     def after(self, function: TableFunction) -> ray.data.Dataset:
         return ray.data.from_arrow_refs(_applied(MappedGroups(self, (function,))))
 
-    def with_cells(self, cells: Sequence[FoldAssignment]) -> StoredGroups:
+    def with_cells(self, cells: Sequence[FoldAssignment]) -> Self:
         function = ray.put(list(cells))
         refs = [_cells.remote(group, [function]) for group in self.groups]
         summaries = [*results([summary for _, summary in refs])]
         groups = [StoredGroup(group.rows, [ref]) for group, (ref, _) in zip(self.groups, refs, strict=True)]
         schema = pl.Schema({**self._schema, **{f"{CELL}{i}": pl.Int64() for i in range(len(cells))}})
-        return StoredGroups(groups, summaries, schema, self._size)
+        return type(self)(groups, summaries, schema, self._size)
 
-    def joined(self, other: StoredGroups) -> StoredGroups:
-        """Return these groups followed by other ones."""
-        return StoredGroups(
+    def summarised(self) -> Self:
+        return self
+
+    def joined(self, other: Self) -> Self:
+        return type(self)(
             [*self.groups, *other.groups], [*self.summaries, *other.summaries], self._schema, self._size + other._size
         )
 
     @classmethod
-    def of_table(cls, groups: TableGroups) -> StoredGroups:
-        """Put the rows of a table into the object store. Raises ResourceError when they do not fit."""
-        stored = [StoredGroup([_put(_arrow(frame))], []) for frame in groups.frames()]
-        return cls(stored, groups.summaries, groups.schema, groups.size_bytes)
+    def of(cls, data: Any, conform: ConformedRows) -> Self:
+        if not registry.is_dataset(data):
+            return cls.of_table(TableGroups.of(data, conform))
+        stored = registry.engine("ray").groups(data, conform, row_groups.GROUP_ROWS)
+        if not stored:
+            return cls.of_table(TableGroups([conform.output.to_frame()]))
+        groups = [StoredGroup([ref], []) for ref, _, _ in stored]
+        return cls(groups, [GroupSummary(n) for _, n, _ in stored], conform.output, sum(size for _, _, size in stored))
 
     @classmethod
-    def of_dataset(cls, data: Any, conform: Any, schema: pl.Schema) -> StoredGroups:
-        """Read a Dataset once, apply a function, and keep the rows in the object store.
-
-        Parameters
-        ----------
-        conform
-            A function of tables.
-        schema
-            The schema of its result.
-        """
-        stored = registry.engine("ray").groups(data, conform, row_groups.GROUP_ROWS)
-        summaries = [GroupSummary(n_rows) for _, n_rows, _ in stored]
-        if not stored:
-            return cls.of_table(TableGroups([schema.to_frame()]))
-        return cls(
-            [StoredGroup([ref], []) for ref, _, _ in stored], summaries, schema, sum(size for _, _, size in stored)
-        )
+    def of_table(cls, groups: RowGroups) -> Self:
+        """Put the rows of a table into the object store; rows that are there stay. Raises ResourceError when they do not fit."""
+        if isinstance(groups, cls):
+            return groups
+        stored = [StoredGroup([_put(stored_table(frame))], []) for frame in groups.frames()]
+        return cls(stored, groups.summaries, groups.schema, groups.size_bytes)
 
 
 class TaskGroupEngine(GroupEngine):
@@ -183,79 +174,6 @@ class TaskGroupEngine(GroupEngine):
         return table if columns is None else table.select(columns)
 
 
-@dataclass(frozen=True)
-class HeldOutPiece:
-    """The held-out rows of a fold in a group, and the position of their scores among those of the fold."""
-
-    group: StoredGroup
-    fold: int
-    split: int
-    cells: Sequence[int]
-    start: int
-    stop: int
-
-    def frame(self) -> pl.DataFrame:
-        """Read the rows from the object store."""
-        frame = self.group.frame()
-        rows = frame.filter(pl.col(f"{CELL}{self.split}").is_in(list(self.cells)))
-        return rows.select(name for name in rows.columns if not name.startswith(CELL))
-
-
-def of_held_out(
-    groups: StoredGroups, problem: SearchProblem, scores: Sequence[Sequence[Any]], function: HeldOutFunction
-) -> list[list[Any]]:
-    """Call a function with the rows that each fold holds out in each group and their scores, in tasks.
-
-    Parameters
-    ----------
-    scores
-        The scores of each fold for each model, mapped from files.
-    function
-        A function of the rows, the scores of each model and the number of the fold.
-
-    Returns
-    -------
-    list
-        References to the results of the function for each fold; tables are stored as Arrow tables.
-    """
-    work = ray.put(function)
-    by_fold = []
-    for fold in range(len(problem.folds)):
-        pieces = [*_held_out_pieces(groups, problem, fold)]
-        parts = slices([of_model[fold] for of_model in scores], [(piece.start, piece.stop) for piece in pieces])
-        by_fold.append([_held_out.remote(piece, part, [work]) for piece, part in zip(pieces, parts, strict=True)])
-    return by_fold
-
-
-def _held_out_pieces(groups: StoredGroups, problem: SearchProblem, fold: int) -> Iterator[HeldOutPiece]:
-    split, _, cells = problem.folds[fold]
-    at = 0
-    for group, summary in zip(groups.groups, groups.summaries, strict=True):
-        n_rows = sum(summary.n_cells[split].get(cell, 0) for cell in cells.test)
-        if n_rows:
-            yield HeldOutPiece(group, fold, split, tuple(cells.test), at, at + n_rows)
-        at += n_rows
-
-
-def held_out(groups: StoredGroups, problem: SearchProblem, scores: Sequence[Any]) -> ray.data.Dataset:
-    """Return a Dataset of the held-out rows of all folds, with predictions from the scores of each fold."""
-    blocks = of_held_out(groups, problem, [scores], _Predicted(problem.target))
-    return dataset_of_refs([ref for of_fold in blocks for ref in of_fold])
-
-
-def dataset_of_refs(references: Sequence[Any]) -> ray.data.Dataset:
-    """Return a Dataset of Arrow tables in the object store."""
-    return ray.data.from_arrow_refs(list(references))
-
-
-@dataclass(frozen=True)
-class _Predicted:
-    target: Target
-
-    def __call__(self, rows: pl.DataFrame, scores: Sequence[Any], fold: int) -> pl.DataFrame:
-        return predicted(rows, scores[0], self.target, fold)
-
-
 def _applied(groups: MappedGroups) -> list[Any]:
     """Return references to the groups after functions of tables."""
     assert isinstance(groups.groups, StoredGroups)
@@ -287,12 +205,6 @@ def scored_blocks(
     return StoredScores(blocks.height, size, [ref for ref, _ in scored]), [parts for _, (_, parts) in scored]
 
 
-def in_a_task(function: Any, *arguments: Any) -> Any:
-    """Run a function in a Ray task, which may read rows, and return its result."""
-    (result,) = results([_called.remote(function, *arguments)])
-    return result
-
-
 # -- tasks ------------------------------------------------------------------------------------------------------------------
 
 
@@ -311,17 +223,17 @@ def _merge_cells(*parts: CellResults) -> CellResults:
 def _cells(group: StoredGroup, work: list[Any]) -> tuple[pa.Table, GroupSummary]:
     frame = attached(group.frame(), ray.get(work[0]))
     summary = GroupSummary.of(frame)
-    return _arrow(frame.select(name for name in frame.columns if name.startswith(CELL))), summary
+    return stored_table(frame.select(name for name in frame.columns if name.startswith(CELL))), summary
 
 
 @ray.remote
 def _map(group: StoredGroup, work: list[Any]) -> pa.Table:
-    return _arrow(MappedGroups(TableGroups([]), ray.get(work[0])).applied(group.frame()))
+    return stored_table(MappedGroups(TableGroups([]), ray.get(work[0])).applied(group.frame()))
 
 
 @ray.remote(num_returns=2, **UNPLACED)
 def _prepared(group: StoredGroup, work: list[Any]) -> tuple[pa.Table, tuple[int, int]]:
-    table = _arrow(ray.get(work[0])(group.frame().lazy()).collect())
+    table = stored_table(ray.get(work[0])(group.frame().lazy()).collect())
     return table, (table.num_rows, table.nbytes)
 
 
@@ -334,18 +246,7 @@ def _scored(rows: list[Any], work: list[Any]) -> tuple[Any, tuple[int, Any]]:
 @ray.remote
 def _sample(group: StoredGroup, n_rows: int) -> pa.Table:
     frame = group.frame()
-    return _arrow(frame.sample(min(n_rows, frame.height), seed=0))
-
-
-@ray.remote
-def _held_out(piece: HeldOutPiece, scores: list[Any], work: list[Any]) -> Any:
-    value = ray.get(work[0])(piece.frame(), scores, piece.fold)
-    return _arrow(value) if isinstance(value, pl.DataFrame) else value
-
-
-@ray.remote
-def _called(function: Any, *arguments: Any) -> Any:
-    return function(*arguments)
+    return stored_table(frame.sample(min(n_rows, frame.height), seed=0))
 
 
 def _in_order(task: Any, arguments: Sequence[tuple[Any, ...]], n_running: int | None) -> Iterator[tuple[Any, Any]]:
@@ -399,7 +300,8 @@ def _put(table: pa.Table) -> Any:
         ) from error
 
 
-def _arrow(frame: pl.DataFrame) -> pa.Table:
+def stored_table(frame: pl.DataFrame) -> pa.Table:
+    """Return a table in the form in which it is stored."""
     return frame.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -78,7 +77,7 @@ def objectives(n: int) -> list[str]:
 
 def trial_report(scores: Sequence[FoldScore], modes: Sequence[str], *, failed: bool) -> dict[str, Any]:
     """Return the report of a trial to searchers and schedulers after some folds."""
-    worst = [math.copysign(WORST, -1.0 if mode == "max" else 1.0) for mode in modes]
+    worst = [WORST * trial_record.loss_sign(mode) for mode in modes]
     means = worst if failed or not scores else trial_record.means(scores)
     return {**dict(zip(objectives(len(means)), means, strict=True)), FOLDS: len(scores)}
 

@@ -10,11 +10,12 @@ from typing import Any
 
 from rayline.core.waiting import MESSAGE_DELAY_S
 from rayline.train import progress
-from rayline.train.callbacks import Callback, Run
+from rayline.train.callbacks import Run
 from rayline.tune import progress_table
 from rayline.tune.interruption import Interruption
-from rayline.tune.prepare import PreparedSearch
+from rayline.tune.options import SearchOptions
 from rayline.tune.result_store import ResultStore
+from rayline.tune.search_driver import PreparedSearch
 from rayline.tune.trial_record import FoldScore, Trial
 
 DEATHS = 3
@@ -44,20 +45,14 @@ class TrialLog:
         line: progress.ProgressLine,
         prepared: PreparedSearch,
         total: int | None,
-        budget_s: float | None,
-        callbacks: Sequence[Callback],
-        log_train_metrics: Run,
+        options: SearchOptions,
+        training_run: Run,
     ) -> None:
-        self._callbacks, self._log_train_metrics = callbacks, log_train_metrics
+        self._options, self._training_run, self._total = options, training_run, total
         self.interruption = Interruption()
         self.line = line
         self._store, self._n_folds = store, len(prepared.problem.folds)
-        self._metrics, self._mode, self._total, self._budget_s = (
-            prepared.problem.metrics,
-            prepared.mode,
-            total,
-            budget_s,
-        )
+        self._metrics, self._mode = prepared.problem.metrics, prepared.mode
         self._entries: dict[int, TrialEntry] = {}
         self._started = time.monotonic()
 
@@ -110,8 +105,8 @@ class TrialLog:
             entry.trial.error = entry.trial.error or error
             self.trials()  # puts its folds in their order
             try:
-                for callback in self._callbacks:
-                    callback.on_trial(self._log_train_metrics, entry.trial)
+                for callback in self._options.callbacks:
+                    callback.on_trial(self._training_run, entry.trial)
             except KeyboardInterrupt:
                 self.interruption.signal = signal.SIGINT
                 raise StopSearch from None
@@ -127,6 +122,6 @@ class TrialLog:
             self._mode,
             self._metrics,
             time.monotonic() - self._started,
-            self._budget_s,
+            self._options.time_budget_s,
         )
         self.line.now(moment.line, lambda: progress_table.live_table(moment))

@@ -173,16 +173,25 @@ def standard_error(scores: Sequence[float]) -> float:
     return statistics.stdev(scores) / math.sqrt(len(scores)) if len(scores) > 1 else math.nan
 
 
+def loss_sign(mode: str | None) -> float:
+    """Return the factor that makes a score of this direction a loss, which is minimised."""
+    return -1.0 if mode == "max" else 1.0
+
+
+def ranked(trials: Sequence[Trial], mode: str) -> list[Trial]:
+    """Return the trials that can be the best, by their means; of equal ones the earliest comes first."""
+    able = (trial for trial in trials if trial.is_eligible)
+    return sorted(able, key=lambda trial: (loss_sign(mode) * trial.score, trial.number))
+
+
 def best(trials: Sequence[Trial], mode: str) -> Trial | None:
-    """Return the trial with the best mean, the earliest of equal ones; None when none is eligible."""
-    able = [trial for trial in trials if trial.is_eligible]
-    sign = -1.0 if mode == "max" else 1.0
-    return min(able, key=lambda trial: (sign * trial.score, trial.number), default=None)
+    """Return the first of the ranked trials; None when there is none."""
+    return next(iter(ranked(trials, mode)), None)
 
 
 def pareto(trials: Sequence[Trial], modes: Sequence[str]) -> list[Trial]:
     """Return the Pareto-optimal trials: no other one is as good in every metric and better in one. The best score comes first."""
-    signs = [-1.0 if mode == "max" else 1.0 for mode in modes]
+    signs = [*map(loss_sign, modes)]
     losses = {t.number: [s * m for s, m in zip(signs, t.means, strict=True)] for t in trials if t.is_eligible}
 
     def beats(one: list[float], other: list[float]) -> bool:

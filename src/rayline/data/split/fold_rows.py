@@ -11,6 +11,7 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
+from rayline.core import registry
 from rayline.core.engine import Engine
 from rayline.core.errors import DataError, counted
 from rayline.core.scan import CellExpression
@@ -59,7 +60,7 @@ def refuse_divided(engine: Engine, data: Any, cells: CellExpression, column: str
 
 def is_lazy(data: Any) -> bool:
     """Return whether the rows are loaded only when they are used."""
-    return isinstance(data, pl.LazyFrame) or type(data).__module__.partition(".")[0] == "ray"
+    return isinstance(data, pl.LazyFrame) or registry.is_dataset(data)
 
 
 def _chosen(cells: npt.NDArray[np.int64], wanted: Sequence[int]) -> Chosen:

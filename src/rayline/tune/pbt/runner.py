@@ -6,10 +6,10 @@ import copy
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -21,11 +21,12 @@ from rayline.train.callbacks import Run
 from rayline.train.training_phases import Phase
 from rayline.tune import progress_table, trial_record
 from rayline.tune.evaluate import Array, FoldEvaluator, History, TrainingPart
+from rayline.tune.executor import PopulationPool
 from rayline.tune.interruption import Interruption
 from rayline.tune.options import SearchOptions
 from rayline.tune.pbt.population import Population, n_iterations
-from rayline.tune.prepare import PreparedSearch
 from rayline.tune.result_store import ResultStore
+from rayline.tune.search_driver import PreparedSearch
 from rayline.tune.search_problem import SearchProblem
 from rayline.tune.table_cache import fingerprint
 from rayline.tune.trial import error_text
@@ -84,13 +85,6 @@ class PopulationWorker:
         return FoldResult(score, scores, history), kept
 
 
-class Workers(Protocol):
-    """The workers that train parts of folds; see `rayline.tune.executor.PopulationPool`."""
-
-    def __call__(self, work: Mapping[Any, tuple[Any, ...]], /) -> Iterator[tuple[Any, Any, Any]]: ...
-    def fetch(self, checkpoint: Any, /) -> Files: ...
-
-
 @dataclass
 class PopulationMember:
     """A member of the population: its record, and for each fold its checkpoint and the scores of the held-out
@@ -127,7 +121,7 @@ class PopulationRun:
     options: SearchOptions
     store: ResultStore
     line: progress.ProgressLine
-    log_train_metrics: Run
+    training_run: Run
     known: Mapping[str, Any]
     interruption: Interruption = field(default_factory=Interruption)
 
@@ -136,7 +130,7 @@ class PopulationRun:
         """Whether every generation is stored as soon as it is complete."""
         return self.options.name is not None
 
-    def run(self, workers: Workers) -> list[Trial]:
+    def run(self, workers: PopulationPool) -> list[Trial]:
         """Run all generations. Returns the trials, one for each member."""
         problem, options, begun = self.prepared.problem, self.options, time.monotonic()
         configs = self.population.begin(self.prepared.space, self.prepared.num_samples, options.seed)
@@ -173,12 +167,12 @@ class PopulationRun:
                 if not isinstance(member.scores[fold.fold], np.memmap):  # that is in its file
                     self.store.write(fold, member.scores[fold.fold])
             for callback in options.callbacks:
-                callback.on_trial(self.log_train_metrics, member.trial)
+                callback.on_trial(self.training_run, member.trial)
         return [member.trial for member in self._members]
 
     def _select(self, alive: Sequence[PopulationMember], random: np.random.Generator) -> None:
         """Copy the models of the best members to the worst ones."""
-        sign = -1.0 if self.prepared.mode == "max" else 1.0
+        sign = trial_record.loss_sign(self.prepared.mode)
         losses = {member.trial.number: sign * member.trial.score for member in alive}
         for number, other in self.population.successors(losses, random).items():
             theirs = self._members[other]
@@ -186,12 +180,7 @@ class PopulationRun:
             self._members[number].take_over(theirs, changed)
 
     def _generation(
-        self,
-        workers: Workers,
-        alive: Sequence[PopulationMember],
-        number: int,
-        ends: Sequence[int],
-        begun: float,
+        self, workers: PopulationPool, alive: Sequence[PopulationMember], number: int, ends: Sequence[int], begun: float
     ) -> None:
         until, work = ends[number], dict[Key, tuple[Any, ...]]()
         results: dict[int, list[FoldScore]] = {member.trial.number: [] for member in alive}
@@ -258,13 +247,6 @@ class PopulationRun:
             parts.append(
                 f"about {progress.seconds(max(0.0, min(left, (self.options.time_budget_s or math.inf) - elapsed)))} left"
             )
-        moment = progress_table.SearchProgress(
-            trials,
-            frozenset(),
-            len(trials),
-            self.prepared.mode,
-            metrics,
-            elapsed,
-            self.options.time_budget_s,
-        )
+        n, mode, budget_s = len(trials), self.prepared.mode, self.options.time_budget_s
+        moment = progress_table.SearchProgress(trials, frozenset(), n, mode, metrics, elapsed, budget_s)
         self.line.now(", ".join(parts), lambda: progress_table.live_table(moment))

@@ -1,6 +1,6 @@
 """What a tuning run refuses, on the driver and before Ray is started.
 
-Covers `tune.compare`, `tune.options` and `tune.tune_data` too.
+Covers `tune.compare`, `tune.options`, `tune.search_metrics` and `tune.tune_data` too.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from rayline.core.errors import at
 from rayline.data import GroupKFold, KFold, StratifiedKFold, TimeSeriesSplit
 from rayline.stages import SimpleImputer
 from rayline.tune import choice, compare, grid_search, loguniform, randint, run, sample_from, uniform
+from rayline.tune.drivers import prepare
 from rayline.tune.options import SearchOptions, SearchRequest
-from rayline.tune.prepare import prepare
 from rayline.tune.tune_data import DATA_ARGUMENTS, SearchDataArguments, _splitter, search_data
 
 

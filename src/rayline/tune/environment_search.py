@@ -1,4 +1,4 @@
-"""Tuning of frameworks that generate their own data: a fold is one training with its own seed."""
+"""Searches of frameworks that generate their own data: a fold is one training with its own seed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -15,12 +16,55 @@ from rayline.core.errors import DataError, ParameterError, at
 from rayline.data.split.fold_cells import FoldCells
 from rayline.evaluate import metrics
 from rayline.train.environment_training import refuse_data
+from rayline.train.fit import fit
+from rayline.train.fit_inputs import ColumnRoles, FitInputs
 from rayline.train.fit_request import FitRequest, TrainingSpec
+from rayline.train.result import Result
+from rayline.train.trainer import Trainer
 from rayline.train.worker import LocalWorker, train_on
+from rayline.tune import space
 from rayline.tune.evaluate import FoldEvaluation, History, reported
 from rayline.tune.options import SearchRequest
+from rayline.tune.row_groups import TableGroups
+from rayline.tune.search_driver import PreparedSearch, SearchDriver
 from rayline.tune.search_problem import WHERE, SearchProblem, TrialCandidate
 from rayline.tune.trial_record import FoldScore
+from rayline.tune.tune_data import TuneData
+
+
+class EnvironmentSearch(SearchDriver):
+    """A search of a framework that generates its own data."""
+
+    has_rows = False
+
+    def prepare(self, request: SearchRequest) -> PreparedSearch:
+        trainer, config = request.trainer, request.config
+        if request.options.postprocess is not None:
+            raise ParameterError.here(
+                f"{trainer.framework} generates its own data, and postprocessing stages learn from rows with labels.",
+                "Expected postprocess=None.",
+                "leave postprocess out.",
+            )
+        space.check(config, None, trainer.replace)
+        problem, direction = environment_problem(request)
+        groups = TableGroups([pl.DataFrame(schema=problem.schema)])
+        rows = TuneData(None, FitInputs(None, None, problem.roles), problem.roles, groups, (), 0, by_test_set=False)
+        n_samples = request.options.num_samples or space.usual_samples(config)
+        return PreparedSearch(problem, rows, config, n_samples, (direction,))
+
+    def evaluator(self, problem: SearchProblem, groups: Any, **options: Any) -> Any:
+        return EnvironmentEvaluator(problem)
+
+    def own_workers(self, trainer: Trainer, worker: Mapping[str, float], n_workers: int) -> list[dict[str, float]]:
+        # Only the learner, which is one more worker, uses a GPU.
+        sampler = {name: amount for name, amount in worker.items() if name != "GPU" or not trainer.wants_gpu}
+        return [sampler] * n_workers + ([{"CPU": 1.0, "GPU": worker["GPU"]}] if trainer.wants_gpu else [])
+
+    def needs_ray(self, trainer: Trainer) -> str:
+        return f"{trainer.framework} runs on Ray itself"
+
+    def refit(self, trainer: Trainer, fit_rows: Callable[[], Result], *, verbose: bool | None) -> Result:
+        return fit(trainer, verbose=verbose)
 
 
 def environment_problem(request: SearchRequest) -> tuple[SearchProblem, str]:
@@ -51,9 +95,8 @@ def environment_problem(request: SearchRequest) -> tuple[SearchProblem, str]:
             "pass mode='min' or 'max'.",
         )
     folds = tuple(FoldCells((), (number,)) for number in range(repeats))
-    return SearchProblem(
-        trainer, None, spaces.features, spaces.target, None, False, (folds,), metric, request.options.seed
-    ), known
+    roles = ColumnRoles(spaces.features, spaces.target.columns)
+    return SearchProblem(trainer, None, roles, spaces.target, (folds,), metric, request.options.seed), known
 
 
 class EnvironmentEvaluator:
