@@ -133,7 +133,7 @@ def replicas_compute_on_gpus():
         deployment.delete()
 
 """
-"""Of one script each test runs a few: a Ray takes long to start. The second is the proposal's own line, but for whose function it is:
+"""A Ray takes long to start, so that a test runs several. The second is the proposal's own line, but for whose function it is:
 `data.map_batches(ds, lambda batch: model.predict(batch), use_gpu=True)`."""
 
 
@@ -151,14 +151,8 @@ def test_laws_of_devices_on_ray() -> None:
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_batches_on_gpus() -> None:
+def test_batches_trials_and_replicas_on_gpus() -> None:
     script(
         PARTS + "what_ray_is_asked_for()\na_model_in_a_function_is_placed_once_in_each_actor()\n"
-        "predictions_are_written_by_actors_that_keep_the_model()\n"
+        "predictions_are_written_by_actors_that_keep_the_model()\ntrials_hold_parts_of_gpus()\nreplicas_compute_on_gpus()\n"
     )
-
-
-@pytest.mark.slow
-@pytest.mark.ray
-def test_trials_and_replicas_on_gpus() -> None:
-    script(PARTS + "trials_hold_parts_of_gpus()\nreplicas_compute_on_gpus()\n")

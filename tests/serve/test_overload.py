@@ -36,6 +36,7 @@ def check(port: int, cpu_s: Callable[[], float]) -> None:
         got = measure(port, request, **load)
         return got, got.statuses.get("200", 0) / (cpu_s() - start)  # CPU time of other processes does not count
 
+    measure(port, request, clients=CLIENTS, seconds=1)  # warms up, as bench/overload.py does
     before, efficiency = ask(clients=CLIENTS, seconds=3)
     assert not before.failed
     twice, then = ask(clients=CONNECTIONS, seconds=10, rate=2 * before.rate)
