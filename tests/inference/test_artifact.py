@@ -91,7 +91,7 @@ def test_a_flipped_bit_is_noticed_or_harmless(saved: Path) -> None:
     whole, table = saved.read_bytes(), toy.table()
     expected = toy.pipeline().predict_proba(table)
     rng, refused = random.Random(7), 0
-    for _ in range(1000):
+    for _ in range(400):
         place, bit = rng.randrange(len(whole)), rng.randrange(8)
         flipped = bytearray(whole)
         flipped[place] ^= 1 << bit
@@ -102,7 +102,7 @@ def test_a_flipped_bit_is_noticed_or_harmless(saved: Path) -> None:
             refused += 1
         else:
             assert got.predict_proba(table).equals(expected), (place, bit)
-    assert refused > 900
+    assert refused > 360
 
 
 def _zip(*entries: tuple[Any, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:

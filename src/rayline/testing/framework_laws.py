@@ -102,7 +102,7 @@ def check_framework(
     Examples
     --------
     >>> from rayline.testing import check_framework
-    >>> check_framework("xgboost", {"nthread": 1}, num_boost_round=20)
+    >>> check_framework("xgboost", {"nthread": 1}, num_boost_round=20, tasks=["regression"])
     """
     from rayline.testing import ray_laws  # imports Ray, which the others do not need
 
