@@ -89,6 +89,23 @@ def test_preprocessors_predictions_and_cards(url: str, result: Any) -> None:
     assert b"# " in storage.read_bytes(f"{url}/card.md")
 
 
+def test_an_interrupted_upload_leaves_the_old_file(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "PIECE_BYTES", 1000)
+    local, place = tmp_path / "model.bin", f"{url}/interrupted/model.bin"
+    local.write_bytes(b"old" * 1000)
+    storage.upload(local, place)
+
+    def interrupted(path: Path) -> Iterator[bytes]:
+        yield b"new" * 300
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(storage, "_pieces", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        storage.upload(local, place)
+    assert storage.read_bytes(place) == b"old" * 1000
+    assert storage.list_names(f"{url}/interrupted") == ["model.bin"]
+
+
 def test_copies_of_checkpoints(url: str) -> None:
     keep = train.ModelCheckpoint(f"{url}/copies", every=2, keep=2)
     trainer = train.XGBoostTrainer({"max_depth": 2}, num_boost_round=6)

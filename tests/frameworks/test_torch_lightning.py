@@ -89,7 +89,13 @@ def test_callbacks_of_both_kinds() -> None:
     assert len(epochs) == 2
 
 
-def test_a_resumed_training_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("batch_size", "held_bytes"), [(1000, 1 << 20), (16, 1 << 20), (16, 100)])
+def test_a_resumed_training_is_the_uninterrupted_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int, held_bytes: int
+) -> None:
+    """With the same batches in the same order, held in memory or streamed."""
+    monkeypatch.setattr(row_stream, "HELD_BYTES", held_bytes)
+    monkeypatch.setattr(row_stream, "WINDOW_BYTES", 1000)
     target = Target(("label",), Task.BINARY, (pl.String(),), (("down", "up"),))
     rows = Rows.of(table(), {"a": pl.Float64(), "b": pl.Float64()}, target)
     adapter, heard = registry.framework("torch"), []
@@ -98,7 +104,7 @@ def test_a_resumed_training_goes_on(tmp_path: Path) -> None:
         if iteration == 2:
             save(tmp_path)
 
-    options: dict[str, Any] = {"max_epochs": 5, "batch_size": 1000}
+    options: dict[str, Any] = {"max_epochs": 5, "batch_size": batch_size}
     whole = adapter.train(TrainContext(rows, None, target, seed=1, checkpoint=keep), lightning_module=Net, **options)
     again = TrainContext(rows, None, target, seed=1, resume=tmp_path, report=lambda i, metrics: bool(heard.append(i)))
     resumed = adapter.train(again, lightning_module=Net, **options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -74,6 +75,17 @@ def test_the_seed_decides_the_order_of_streamed_rows(weight: str | None) -> None
     one, other = (trained(weight, batch_size=16, max_epochs=3) for _ in range(2))
     assert one == other
     assert one[1][-1]["train-loss"] < 0.1
+
+
+@pytest.mark.usefixtures("streamed")
+def test_a_resumed_training_takes_streamed_rows_in_the_order_of_the_uninterrupted_one(tmp_path: Path) -> None:
+    def training(**options: Any) -> list[float]:
+        context = TrainContext(rows_of(table(), "w"), None, TARGET, seed=3, **options)
+        made = ADAPTER.train(context, "Linear", optimizer="Adam", lr=0.1, batch_size=16, max_epochs=4)
+        return [*made.weight.detach().numpy()[0].tolist(), made.bias.item()]
+
+    whole = training(checkpoint=lambda epoch, save: save(tmp_path) if epoch == 1 else None)
+    assert training(resume=tmp_path) == whole
 
 
 @pytest.mark.usefixtures("streamed")

@@ -1,4 +1,4 @@
-"""A driver that `test_resume` starts, kills, and starts again: `driver.py ADDRESS LOG`."""
+"""A driver that `test_resume` starts, kills, and starts again: `driver.py ADDRESS LOG`; without an address it searches in its process."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ def main(address: str, log: str) -> None:
     random = np.random.default_rng(0)
     x = random.normal(size=(200, 2))
     table = pl.DataFrame({"x": x[:, 0], "z": x[:, 1], "y": x[:, 0] * 2 + random.normal(size=200)})
-    ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    if address:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     analysis = tune.run(
         train.Trainer("logged"),
         {"train_dataset": table, "target_columns": ["y"], "cv": 3},
@@ -40,9 +41,17 @@ def main(address: str, log: str) -> None:
         num_samples=8,
         name="killed",
         resume=True,
+        run_on="ray" if address else "process",
         verbose=False,
     )
-    found = [analysis.fits["trained"], analysis.fits["reused"], analysis.best_config["ridge"], analysis.best_score]
+    held_out = analysis.oof["prediction"].sum()
+    found = [
+        analysis.fits["trained"],
+        analysis.fits["reused"],
+        analysis.best_config["ridge"],
+        analysis.best_score,
+        held_out,
+    ]
     sys.stdout.write(" ".join(map(str, found)))
 
 

@@ -7,23 +7,26 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+from rayline.core import storage
+from tests.s3 import local_s3
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 FITS = 8 * 3
 
 
-def start(ray_session: Any, cache: Path, log: Path) -> subprocess.Popen[str]:
-    address = ray_session.get_runtime_context().gcs_address
+def start(address: str, cache: Path | str, log: Path, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "tests.tune.driver", address, str(log)],
         cwd=ROOT,
-        env={**os.environ, "RAYLINE_CACHE": str(cache)},
+        env={**os.environ, "RAYLINE_CACHE": str(cache), **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -41,23 +44,48 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, int, str]:
     return int(trained), int(reused), " ".join(best)
 
 
-def test_a_killed_driver_is_resumed(ray_session: Any, tmp_path: Path) -> None:
-    log, folder = tmp_path / "log", tmp_path / "cache" / "tune" / "killed"
-    driver = start(ray_session, tmp_path / "cache", log)
+def killed(driver: subprocess.Popen[str], finished: Callable[[], int]) -> int:
+    """Kill a driver that has finished some folds, and return how many."""
     deadline = time.monotonic() + 120
-    while not folder.exists() or len(list(folder.glob("*.json"))) < 5:
+    while finished() < 5:
         assert driver.poll() is None, driver.communicate()
         assert time.monotonic() < deadline, "no fold was finished"
         time.sleep(0.02)
     driver.send_signal(signal.SIGKILL)
     driver.communicate()
-    kept = len(list(folder.glob("*.json")))
-    assert kept < FITS
+    assert finished() < FITS
+    return finished()
+
+
+@pytest.mark.ray
+def test_a_killed_driver_is_resumed(ray_session: Any, tmp_path: Path) -> None:
+    log, folder = tmp_path / "log", tmp_path / "cache" / "tune" / "killed"
+    address = ray_session.get_runtime_context().gcs_address
+    kept = killed(start(address, tmp_path / "cache", log), lambda: len(list(folder.glob("*.json"))))
     time.sleep(2)  # its actors die with it
     before = lines(log)
-    trained, reused, best = finish(start(ray_session, tmp_path / "cache", log))
+    trained, reused, best = finish(start(address, tmp_path / "cache", log))
     assert (reused, trained) == (kept, FITS - kept)
     assert lines(log) - before == trained  # the framework was called so often
     # and the outcome is that of an uninterrupted run
-    calm = finish(start(ray_session, tmp_path / "other", log))
+    calm = finish(start(address, tmp_path / "other", log))
     assert calm == (FITS, 0, best)
+
+
+def test_a_killed_search_goes_on_from_a_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without Ray; the second driver shares nothing but the URL with the first, not even the directory of temporary files."""
+    with local_s3(monkeypatch) as url:
+        log, place = tmp_path / "log", f"{url}/cache"
+
+        def finished() -> int:
+            return sum(name.endswith(".json") for name in storage.list_names(f"{place}/tune/killed"))
+
+        kept = killed(start("", place, log), finished)
+        (tmp_path / "another").mkdir()
+        before = lines(log)
+        trained, reused, best = finish(start("", place, log, TMPDIR=str(tmp_path / "another")))
+        assert (reused, trained) == (kept, FITS - kept)
+        assert lines(log) - before == trained
+        assert not [*(tmp_path / "another").glob("rayline-*")], "a temporary directory stayed"
+        assert finish(start("", place, log)) == (0, FITS, best)
+        assert finish(start("", tmp_path / "other", log)) == (FITS, 0, best)

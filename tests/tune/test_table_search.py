@@ -255,6 +255,11 @@ def test_empty_and_one_class(table: pl.DataFrame) -> None:
         attempt(table.with_columns(late=pl.when(pl.col("z") > 0).then("late")))
 
 
+def test_a_column_with_the_name_of_one_of_ours(table: pl.DataFrame) -> None:
+    with pytest.raises(RaylineError, match="'rayline:cell 0' has a name that a search needs"):
+        attempt(table.drop("city").rename({"z": "rayline:cell 0"}), None)
+
+
 def test_functions_of_other_parameters_are_left_to_the_trials(table: pl.DataFrame) -> None:
     config = {
         "max_depth": randint(1, 3),

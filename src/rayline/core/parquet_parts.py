@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 
 from rayline.core import storage
+from rayline.core.arrow_tables import to_arrow
 from rayline.core.errors import ArtifactError, DataError, counted
 from rayline.core.files import writing
 
@@ -67,7 +68,7 @@ class PartFiles:
         """Write one file and return its rows. The file is there when it is complete, not before."""
         system, root = self._open()
         final, temporary = self._name(root, number), f"{root}/.part-{number:06d}.{secrets.token_hex(6)}.tmp"
-        table = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
+        table = to_arrow(frame)
         try:
             with writing(self.path):
                 _parquet().write_table(table, temporary, filesystem=system)

@@ -10,6 +10,8 @@ from typing import TypeVar
 import numpy as np
 import polars as pl
 
+from rayline.core.arrow_tables import to_arrow
+
 T = TypeVar("T")
 
 HELD_BYTES = 64 << 20
@@ -33,7 +35,7 @@ SAMPLE_ROWS = 1000
 def bytes_per_row(head: pl.DataFrame) -> float:
     """Return the mean size of a row in Arrow's format, from the first rows of a table; 0 without rows."""
     head = head.head(SAMPLE_ROWS)
-    return head.to_arrow(compat_level=pl.CompatLevel.oldest()).nbytes / head.height if head.height else 0.0
+    return to_arrow(head).nbytes / head.height if head.height else 0.0
 
 
 def windows(
@@ -72,6 +74,11 @@ def windows(
                     held, n_held = [], 0
     if held:
         yield _joined(held)
+
+
+def epoch_seed(seed: int, epoch: int, rank: int) -> int:
+    """Return the seed of one worker's epoch: the same one before and after a restart from a checkpoint."""
+    return int(np.random.SeedSequence((seed, epoch, rank)).generate_state(1)[0])
 
 
 def shuffled(table: pl.DataFrame, seed: int) -> pl.DataFrame:

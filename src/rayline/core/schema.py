@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias, cast
 import polars as pl
 import polars.selectors as cs
 
+from rayline.core.arrow_tables import refuse_nul
 from rayline.core.errors import DataError, SchemaError
 
 SPARSE = pl.Struct({"size": pl.UInt32, "indices": pl.List(pl.UInt32), "values": pl.List(pl.Float64)})
@@ -107,12 +108,7 @@ def remembered_schema(schema: Mapping[str, pl.DataType]) -> pl.Schema:
     """
     plain: dict[str, pl.DataType] = {}
     for name, dtype in schema.items():
-        if "\x00" in name:
-            raise SchemaError(
-                f"The column {name!r} has a NUL character in its name.",
-                "Expected a name that Arrow supports.",
-                "rename it.",
-            )
+        refuse_nul(name)
         if dtype == pl.Object:
             raise SchemaError(
                 f"Column {name!r} mixes types.",

@@ -19,6 +19,9 @@ WHOLE = frozenset({"s3", "gcs", "abfs"})
 
 PIECE_BYTES = 8 << 20
 
+MAX_COPIED_BYTES = 5 << 30
+"""The largest file that S3 copies in one request."""
+
 
 def is_url(path: Any) -> bool:
     """Return whether a path is a URL.
@@ -139,13 +142,13 @@ def upload(local: Path, url: str, *, last: str = "") -> None:
     with opening(url, "written"):
         system, root = file_system(url)
         if local.is_file():
-            _write_file(system, root, _pieces(local))
+            _write_file(system, root, _pieces(local), local.stat().st_size)
             return
         files = sorted(path for path in local.rglob("*") if path.is_file())
         for file in sorted(files, key=lambda path: path.relative_to(local).as_posix() == last):
             name = f"{root}/{file.relative_to(local).as_posix()}"
             system.create_dir(name.rpartition("/")[0], recursive=True)
-            _write(system, name, _pieces(file))
+            _write(system, name, _pieces(file), file.stat().st_size)
 
 
 def download(url: str, target: Path) -> None:
@@ -221,19 +224,29 @@ def _pieces(path: Path) -> Iterator[bytes]:
             yield piece
 
 
-def _write_file(system: Any, path: str, pieces: Any) -> None:
+def _write_file(system: Any, path: str, pieces: Any, size_bytes: int = 0) -> None:
     """Write a file in a directory that is made."""
     if system.type_name not in WHOLE:  # elsewhere a name may have slashes, and a directory costs a request
         system.create_dir(path.rpartition("/")[0], recursive=True)
-    _write(system, path, pieces)
+    _write(system, path, pieces, size_bytes)
 
 
-def _write(system: Any, path: str, pieces: Any) -> None:
-    whole = system.type_name in WHOLE
+def _write(system: Any, path: str, pieces: Any, size_bytes: int = 0) -> None:
+    """Write a file of several pieces (`size_bytes` in all) that replaces another one when it is complete, not before.
+
+    An error between two pieces closes the file, which S3 takes for its end: there, too, several pieces have another name at first.
+    """
+    whole = system.type_name in WHOLE and not PIECE_BYTES < size_bytes <= MAX_COPIED_BYTES
     parent, _, name = path.rpartition("/")
     place = path if whole else f"{parent}/.{name}.{secrets.token_hex(6)}.tmp"
-    with system.open_output_stream(place) as file:
-        for piece in pieces:
-            file.write(piece)
+    try:
+        with system.open_output_stream(place) as file:
+            for piece in pieces:
+                file.write(piece)
+    except BaseException:
+        if not whole:
+            with contextlib.suppress(OSError):
+                system.delete_file(place)
+        raise
     if not whole:
         system.move(place, path)

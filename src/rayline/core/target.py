@@ -35,7 +35,7 @@ from rayline.core.scores import decisions, has_probabilities
 from rayline.core.stage import operations_of
 from rayline.core.statistics.counts import ValueCounts
 from rayline.core.task import Task as Task  # noqa: PLC0414  # its old place
-from rayline.core.text_analysis import row_as_text
+from rayline.core.text_analysis import named_by
 
 Array = npt.NDArray[Any]
 
@@ -313,9 +313,9 @@ class Target:
     @property
     def probability_names(self) -> list[str]:
         if len(self.columns) == 1:
-            return [f"probability_{row_as_text(c)}" for c in self.classes[0]]
+            return [named_by("probability", c) for c in self.classes[0]]
         return [
-            f"probability_{column}_{row_as_text(c)}"
+            named_by(f"probability_{column}", c)
             for column, cs in zip(self.columns, self.classes, strict=True)
             for c in cs
         ]

@@ -63,6 +63,11 @@ def row_as_text(value: Any) -> str | None:
     return None if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def named_by(prefix: str, value: Any) -> str:
+    """Return the name of the column that stands for one category. Arrow's names cannot hold NUL, so it is written as U+2400."""
+    return f"{prefix}_{row_as_text(value)}".replace("\x00", "\u2400")
+
+
 def _longer(key: int, token: int) -> int:
     """Return the key of a gram with one more token."""
     mixed = ((key * _FACTOR) & _MASK) ^ token

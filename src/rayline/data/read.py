@@ -13,6 +13,7 @@ import ray.data
 
 from rayline.core import registry
 from rayline.core.arguments import known_arguments
+from rayline.core.arrow_tables import to_arrow
 from rayline.core.errors import DataError, ParameterError, SchemaError, at, first_line
 from rayline.data import files
 
@@ -232,7 +233,7 @@ def from_polars(table: pl.DataFrame | pl.LazyFrame | Sequence[pl.DataFrame | pl.
     2
     """
     tables = _tables(table, lambda t: isinstance(t, (pl.DataFrame, pl.LazyFrame)))
-    arrow = [t.lazy().collect().to_arrow(compat_level=pl.CompatLevel.oldest()) for t in tables]
+    arrow = [to_arrow(t.lazy().collect()) for t in tables]
     return _make(ray.data.from_arrow, arrow, options)
 
 

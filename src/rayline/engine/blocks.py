@@ -17,6 +17,7 @@ from ray.data.block import BlockAccessor
 from ray.data.extensions import ArrowTensorArray
 from ray.exceptions import UserCodeException
 
+from rayline.core.arrow_tables import to_arrow
 from rayline.core.errors import RaylineError
 from rayline.core.parquet_parts import PartFiles
 from rayline.core.scan import Scan, TableFunction, passed_through
@@ -31,7 +32,7 @@ def to_frame(block: Any) -> pl.DataFrame:
 
 def to_block(frame: pl.DataFrame, *, tensors: bool = True) -> pa.Table:
     """Return a Polars table as a block. With `tensors`, vector columns become tensor columns, so that NumPy batches of it are matrices."""
-    table = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
+    table = to_arrow(frame)
     for i, (name, dtype) in enumerate(frame.schema.items()):
         if tensors and isinstance(dtype, pl.Array) and _is_dense(frame[name]):
             table = table.set_column(i, name, ArrowTensorArray.from_numpy(frame[name].to_numpy()))

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from rayline.core.arrow_tables import to_arrow
 from rayline.core.engine import Engine, Placement
 from rayline.core.errors import DataError, ParameterError, SchemaError, at, first_line, shorten
 from rayline.core.forks import refuse_after_fork
@@ -205,11 +206,6 @@ def _to_pandas(frame: pl.DataFrame) -> Any:
         if dtype.is_integer() and dtype != pl.Int128 and frame[name].null_count():
             pandas[name] = pd.array(frame[name].to_list(), dtype=str(dtype))
     return pandas
-
-
-def to_arrow(frame: pl.DataFrame) -> pa.Table:
-    """Return an Arrow table with types that every Arrow library reads."""
-    return frame.to_arrow(compat_level=pl.CompatLevel.oldest())
 
 
 def _to_array(series: pl.Series) -> np.ndarray[Any, Any]:

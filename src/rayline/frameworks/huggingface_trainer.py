@@ -137,8 +137,12 @@ class _Trainer(transformers.Trainer):
         # Not "prepared" by Accelerate, which would give each worker only a part of its rows.
         rows, size = self.train_dataset, self.args.per_device_train_batch_size
         n_most, n_least = _total(len(rows), "MAX"), _total(len(rows), "MIN")
-        batches = _ExampleBatches(rows, int(min(-(-n_most // size), n_least)), self.data_collator)
+        batches = _ExampleBatches(rows, int(min(-(-n_most // size), n_least)), self.data_collator, self._epoch_seed)
         return torch.utils.data.DataLoader(batches, batch_size=None)
+
+    def _epoch_seed(self) -> int:
+        rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+        return row_stream.epoch_seed(self.args.seed, round(self.state.epoch or 0), rank)
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **more: Any) -> Any:
         losses, weight, outputs = self._losses(model, dict(inputs), self.args.label_smoothing_factor)
@@ -270,14 +274,14 @@ class _Examples(torch.utils.data.Dataset[Any]):
                 example["weight"] = weight
         return examples
 
-    def shuffled(self, steps: int) -> Iterator[list[Example]]:
-        """Yield all examples in a new order, in a fixed number of batches."""
+    def shuffled(self, steps: int, seed: int) -> Iterator[list[Example]]:
+        """Yield all examples in the order of a seed, in a fixed number of batches."""
         if self._held is not None:
-            for batch in torch.randperm(self._n_rows).tensor_split(steps):
+            for batch in np.array_split(np.random.default_rng(seed).permutation(self._n_rows), steps):
                 yield [self._held[place] for place in batch.tolist()]
             return
         sizes = [self._n_rows // steps + (place < self._n_rows % steps) for place in range(steps)]
-        yield from _in_lists(self._windows(int(torch.randint(2**31, ()).item())), sizes)
+        yield from _in_lists(self._windows(seed), sizes)
 
     def in_order(self, size: int) -> Iterator[list[Example]]:
         """Yield all examples in batches of this size."""
@@ -301,14 +305,17 @@ def _in_lists(windows: Iterator[list[Example]], sizes: Sequence[int]) -> Iterato
 class _ExampleBatches(torch.utils.data.IterableDataset[Any]):
     """All examples in a fixed number of batches per epoch, ready for the model."""
 
-    def __init__(self, examples: _Examples, steps: int, collate: Callable[[list[Example]], Any]) -> None:
-        self._examples, self._steps, self._collate = examples, steps, collate
+    def __init__(
+        self, examples: _Examples, steps: int, collate: Callable[[list[Example]], Any], seed: Callable[[], int]
+    ) -> None:
+        self._examples, self._steps, self._collate, self._seed = examples, steps, collate, seed
 
     def __len__(self) -> int:
         return self._steps
 
     def __iter__(self) -> Iterator[Any]:
-        return map(self._collate, self._examples.shuffled(self._steps))
+        for examples in self._examples.shuffled(self._steps, self._seed()):
+            yield self._collate(examples)
 
 
 def _total(value: float, how: str = "SUM") -> float:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import inspect
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rayline.compat.deep_learning import save_lightning_checkpoint
-from rayline.core import scratch
+from rayline.core import row_stream, scratch
 from rayline.core.errors import DataError, ParameterError, needing
 from rayline.core.framework import Rows, TrainContext
 from rayline.core.target import Task
@@ -150,20 +150,28 @@ class _RowsDataModule(lightning.LightningDataModule):
             )
         steps = min(int(np.ceil(n_rows.sum() / self._size)), int(n_rows.min()))
         table = tensors(rows, self._inputs, stream=bool(large.any()))
-        batches = _EpochBatches(table, steps, shuffle=shuffle, binary=context.target.task is Task.BINARY)
+        seed = self._epoch_seed if shuffle and context.seed is not None else None
+        batches = _EpochBatches(table, steps, shuffle=shuffle, binary=context.target.task is Task.BINARY, seed=seed)
         return torch.utils.data.DataLoader(batches, batch_size=None)
+
+    def _epoch_seed(self) -> int:
+        return row_stream.epoch_seed(self._job.seed or 0, self.trainer.current_epoch, self._job.rank)
 
 
 class _EpochBatches(torch.utils.data.IterableDataset[Any]):
-    """All rows in a fixed number of batches per epoch."""
+    """All rows in a fixed number of batches per epoch, which sets PyTorch's seed where it begins."""
 
-    def __init__(self, table: EpochRows, steps: int, *, shuffle: bool, binary: bool) -> None:
-        self._table, self._steps, self._shuffle, self._is_binary = table, steps, shuffle, binary
+    def __init__(
+        self, table: EpochRows, steps: int, *, shuffle: bool, binary: bool, seed: Callable[[], int] | None
+    ) -> None:
+        self._table, self._steps, self._shuffle, self._is_binary, self._seed = table, steps, shuffle, binary, seed
 
     def __len__(self) -> int:
         return self._steps
 
     def __iter__(self) -> Iterator[Any]:
+        if self._seed is not None:
+            torch.manual_seed(self._seed())
         for batch in self._table.epoch(self._steps)[1] if self._shuffle else self._table.split(self._steps):
             whole = not self._is_binary and not batch.target.is_floating_point()
             weight = () if batch.weight is None else (batch.weight,)

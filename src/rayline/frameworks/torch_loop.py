@@ -19,6 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812  # as everyone calls it
 
+from rayline.core import row_stream
 from rayline.core.arguments import integer
 from rayline.core.errors import DataError, ParameterError, at, first_line
 from rayline.core.features import Array
@@ -272,7 +273,7 @@ class TrainingLoop:
         wrapped = torch_device.compiled(self.among.wrap(self.module, self.device), self.settings.compile)
         steps = self._steps()
         for epoch in range(self.epoch, self.settings.max_epochs):
-            torch.manual_seed(np.random.SeedSequence((self.seed, epoch, self.context.rank)).generate_state(1)[0])
+            torch.manual_seed(row_stream.epoch_seed(self.seed, epoch, self.context.rank))
             self.epoch = epoch
             metrics = {"train-loss": self._one_epoch(wrapped, steps)}
             if self.test is not None:

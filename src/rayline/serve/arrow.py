@@ -9,6 +9,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rayline.core.arrow_tables import to_arrow
 from rayline.serve.protocol import POLARS_ERRORS, HTTPError
 
 TYPE = b"application/vnd.apache.arrow.stream"
@@ -89,7 +90,7 @@ def _decoded_bytes(column: pa.ChunkedArray) -> int:
 
 def encode(table: pl.DataFrame) -> bytes:
     """Encode a table as an IPC stream."""
-    arrow = table.to_arrow(compat_level=pl.CompatLevel.oldest())
+    arrow = to_arrow(table)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, arrow.schema) as stream:
         stream.write_table(arrow)

@@ -16,6 +16,7 @@ from rayline.core.schema import Kind
 from rayline.core.stage import ColumnStage, FitContext, ParameterCheck, an_int, one_of, param
 from rayline.core.statistics.base import Statistic
 from rayline.core.statistics.counts import ValueCounts
+from rayline.core.text_analysis import named_by
 
 MAX_COLUMNS, MAX_CELLS = 10_000, 2_000_000_000
 """A column may become more than `MAX_COLUMNS` 0/1 columns only if these have at most `MAX_CELLS` cells (bytes)."""
@@ -152,7 +153,7 @@ class OneHotEncoder(ColumnStage):
             raise self.all_null(column)
         rare = _rare(n, n_rows, self.min_frequency, self.max_categories)
         frequent = [value for value, is_rare in zip(values, rare, strict=True) if not is_rare]
-        outputs: list[str | None] = [_name(column, value) for value in frequent]
+        outputs: list[str | None] = [named_by(column, "null" if value is None else value) for value in frequent]
         if any(rare):
             outputs.append(f"{column}_infrequent")
         if self.drop == "first" or (self.drop == "if_binary" and len(outputs) == 2):
@@ -456,9 +457,3 @@ def _one_missing(stage: Any, *names: str) -> None:
                 for column, value in by_column.items()
             }
             object.__setattr__(stage, name, cleaned)
-
-
-def _name(column: str, value: Any) -> str:
-    if isinstance(value, bool):
-        return f"{column}_{str(value).lower()}"
-    return f"{column}_{'null' if value is None else value}"

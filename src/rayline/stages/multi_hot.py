@@ -14,7 +14,7 @@ from rayline.core.schema import Kind, col
 from rayline.core.stage import ColumnStage, FitContext, an_int, param
 from rayline.core.statistics.base import StatisticRequest
 from rayline.core.statistics.counts import ValueCounts
-from rayline.core.text_analysis import row_as_text
+from rayline.core.text_analysis import named_by
 
 
 def _is_plain(dtype: pl.DataType) -> bool:
@@ -80,7 +80,7 @@ class MultiHotEncoder(ColumnStage):
         if self.max_categories is not None:
             table = table.sort("n", descending=True, maintain_order=True).head(self.max_categories).sort("value")
         elements = table["value"].to_list()
-        return {"elements": elements, "outputs": [f"{column}_{row_as_text(element)}" for element in elements]}
+        return {"elements": elements, "outputs": [named_by(column, element) for element in elements]}
 
     def column_to_operations(self, column: str, learned: Mapping[str, Any]) -> list[Operation]:
         return [MultiHot(column, learned["elements"], learned["outputs"])]

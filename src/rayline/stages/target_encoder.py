@@ -16,7 +16,7 @@ from rayline.core.schema import Kind, col, kind_of
 from rayline.core.stage import FitContext, ParameterCheck, Stage, a_string, an_int, one_of, param
 from rayline.core.statistics.base import StatisticRequest
 from rayline.core.statistics.multi_column import GroupClasses, GroupMoments, fold_of
-from rayline.core.text_analysis import row_as_text
+from rayline.core.text_analysis import named_by
 
 MAX_CLASSES = 1_000
 """Classes of a target, each of which gives a column."""
@@ -124,7 +124,7 @@ class TargetEncoder(Stage):
             if len(classes) == 2:
                 learned[column] = self._learned(answer.moments(classes[1]))
                 continue
-            names = [f"{column}_{row_as_text(label)}" for label in classes]
+            names = [named_by(column, label) for label in classes]
             each = [self._learned(answer.moments(label)) for label in classes]
             learned[column] = {
                 "categories": each[0]["categories"],

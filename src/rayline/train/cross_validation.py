@@ -118,7 +118,7 @@ class CrossValidation:
         """The held-out rows with the predictions of the model that did not see them, in the type of the training data.
 
         Columns: those of the data, the predictions, the probabilities where there are some, and `fold`. The rows come fold
-        after fold; a Dataset stays lazy. Of an array `X` it is a Polars table.
+        after fold; a Dataset stays lazy, and the blocks of its folds alternate. Of an array `X` it is a Polars table.
         """
         parts = []
         for fold, (pipeline, rows) in enumerate(zip(self.pipelines, self._held, strict=True)):

@@ -14,6 +14,7 @@ import ray.data
 from ray.exceptions import RayError, RayTaskError
 
 from rayline.core import registry
+from rayline.core.arrow_tables import to_arrow
 from rayline.core.engine import StoredBlocks
 from rayline.core.errors import RaylineError, ResourceError, first_line
 from rayline.core.scan import Scan, TableFunction
@@ -302,7 +303,7 @@ def _put(table: pa.Table) -> Any:
 
 def stored_table(frame: pl.DataFrame) -> pa.Table:
     """Return a table in the form in which it is stored."""
-    return frame.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
+    return to_arrow(frame.rechunk())
 
 
 def _read(reference: Any) -> pl.DataFrame:

@@ -99,6 +99,12 @@ def read(data: SearchDataArguments) -> TuneData:
     """Read and check the rows of a search, and assign them to folds. Raises as `run`."""
     inputs = fit_inputs.normalise(data)
     roles, by_test_set = inputs.roles, data.cv is None and inputs.test is not None
+    if reserved := [name for name in roles.schema if name.startswith(CELL)]:
+        raise SchemaError.here(
+            f"the column {reserved[0]!r} has a name that a search needs for its folds.",
+            f"Expected no column whose name begins with {CELL!r}.",
+            "rename it.",
+        )
     kind = _kind(inputs.train, inputs.test if by_test_set else None)
     train = _groups(kind, inputs.train, "training data", ConformedRows(roles.schema))
     if by_test_set:
