@@ -39,3 +39,13 @@ def test_each_number_is_in_its_place(monkeypatch: pytest.MonkeyPatch, n_rows: in
         expected = [np.nan if value is None else float(value) for value in physical.to_list()]
         with np.errstate(over="ignore"):
             np.testing.assert_array_equal(matrix[:, place], np.array(expected, dtype=np.float64).astype(dtype))
+
+
+def test_a_matrix_is_kept_where_it_is_wanted() -> None:
+    table = _table(9)
+    plain, kept = Features(table, schema=table.schema), Features(table, schema=table.schema).kept()
+    assert plain.matrix() is not plain.matrix()
+    assert kept.matrix() is kept.matrix()
+    for dtype in (np.float32, np.float64):
+        np.testing.assert_array_equal(kept.matrix(dtype), plain.matrix(dtype))
+    assert kept.of_rows(table.to_dicts()[:2]).n_rows == 2

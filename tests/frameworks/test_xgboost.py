@@ -84,6 +84,40 @@ def test_equals_xgboost_train_bit_for_bit(target: str, params: dict[str, Any], l
     assert (scores == expected).all()
 
 
+@pytest.mark.parametrize("category", [False, True])
+def test_a_model_is_that_of_a_matrix_with_names(category: bool, tmp_path: Path) -> None:
+    """Matrices are without names during a training; the model, its checkpoints and the matrices have them afterwards."""
+    table = numbers().with_columns(word=pl.col("three").cast(pl.Enum(["low", "mid", "top"])))
+    names = [*FEATURES, *(["word"] if category else [])]
+    columns = table.select(names)
+    options: dict[str, Any] = {"nthread": 1, "enable_categorical": True}
+    named = xgboost.DMatrix(columns, label=table["score"].to_numpy(), **options)
+    plain = xgboost.train({"nthread": 1, "seed": 5}, named, 6)
+    target = Target(("score",), Task.REGRESSION, (pl.Float64(),))
+    memo: dict[Any, Any] = {}
+    rows = Rows([lambda: table.select(*names, "score")], columns.schema, target, None, memo=memo)
+
+    def checkpoint(iteration: int, save: Any) -> None:
+        if iteration == 3:
+            save(tmp_path)
+
+    ran = ADAPTER.train(TrainContext(rows, rows, target, 5, 1, checkpoint=checkpoint), {}, num_boost_round=6)
+    assert ran.feature_names == plain.feature_names == names
+    assert ran.feature_types == plain.feature_types
+    assert ran.save_raw("json") == plain.save_raw("json")
+    loaded = ADAPTER.load(tmp_path)
+    assert (loaded.feature_names, loaded.num_boosted_rounds()) == (names, 4)
+    (kept,) = (value for value in memo.values() if isinstance(value, xgboost.DMatrix))
+    assert (kept.feature_names, kept.feature_types) == (named.feature_names, named.feature_types)
+    resumed = TrainContext(rows, None, target, 5, 1, resume=tmp_path)
+    assert ADAPTER.train(resumed, {}, num_boost_round=6).save_raw("json") == plain.save_raw("json")
+    down = {"monotone_constraints": {"a": -1}}
+    assert (
+        ADAPTER.train(TrainContext(rows, None, target, 5, 1), down, num_boost_round=6).save_raw()
+        == xgboost.train({"nthread": 1, "seed": 5, **down}, named, 6).save_raw()
+    )
+
+
 def test_weights_equal_xgboosts() -> None:
     table = numbers().with_columns(w=pl.int_range(pl.len()) % 3 + 0.5)
     data = xgboost.DMatrix(matrix(table), label=table["score"].to_numpy(), weight=table["w"].to_numpy())

@@ -27,6 +27,8 @@ class Features:
     For frameworks that accept categories, strings are Polars Enum columns with the training categories.
     """
 
+    _matrices: dict[Any, Any] | None = None
+
     def __init__(
         self,
         table: pl.DataFrame | None = None,
@@ -43,6 +45,11 @@ class Features:
         features._table, features._rows, features.schema = None, rows, self.schema
         features.__dict__["is_numeric"], features.__dict__["_values"] = self.is_numeric, self._values
         return features
+
+    def kept(self) -> Features:
+        """Keep the matrices that are asked for from now on, for rows that many models predict; they must not be changed."""
+        self._matrices = {}
+        return self
 
     @property
     def names(self) -> list[str]:
@@ -113,6 +120,14 @@ class Features:
 
         Raises SchemaError when a column is neither a number nor a vector of numbers.
         """
+        if self._matrices is None:
+            return self._matrix(dtype, zeros=zeros)
+        key = np.dtype(dtype), zeros
+        if key not in self._matrices:
+            self._matrices[key] = self._matrix(dtype, zeros=zeros)
+        return self._matrices[key]
+
+    def _matrix(self, dtype: Any, *, zeros: bool) -> Any:
         if self._table is None and self.is_numeric:
             with np.errstate(over="ignore"):  # beyond float32 is infinite, as Polars casts it
                 values = np.array([self._values(row) for row in self._rows], dtype=dtype)  # None becomes NaN

@@ -120,7 +120,7 @@ class Rows:
     @cached_property
     def size_bytes(self) -> int:
         """The approximate size of the features in memory, from the size of a few rows."""
-        return int(self.n_rows * row_stream.bytes_per_row(self.head.table))
+        return self.remember("size_bytes", lambda: int(self.n_rows * row_stream.bytes_per_row(self.head.table)))
 
     @property
     def is_small(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections import defaultdict
 from typing import NamedTuple
 
@@ -13,6 +14,9 @@ from rayline.core.errors import counted
 
 MAX_HOLDERS = 4
 """The most holders that a line names."""
+
+NUMBER = " #"
+"""The beginning of what makes a name unique."""
 
 PROGRAM = 60
 """The longest command of another program that a line shows."""
@@ -28,6 +32,11 @@ class _Holder(NamedTuple):
         kind = self.kind if n == 1 else counted(n, self.kind)
         name, of = repr(self.name) if self.name else "", f"of `{self.program}`" if self.program else ""
         return " ".join(part for part in (kind, self.class_name, name, of) if part)
+
+
+def unique_name(what: str) -> str:
+    """Return a name for a placement group: Ray refuses a second one of the same name, and `holders` leaves out what is added."""
+    return f"{what}{NUMBER}{secrets.token_hex(8)}"
 
 
 def holders(resource: str, used: float) -> str:
@@ -57,5 +66,5 @@ def _holders(resource: str) -> dict[_Holder, tuple[float, int]]:
     for group in placement_group_table().values():
         if group["state"] == "CREATED":
             amount = sum(bundle.get(resource, 0.0) for bundle in group["bundles"].values())
-            add(_Holder("placement group", "", group["name"], ""), amount)
+            add(_Holder("placement group", "", group["name"].partition(NUMBER)[0], ""), amount)
     return sums

@@ -14,6 +14,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rayline.core.errors import RaylineError, ResourceError, TrainingError, counted, first_line
 from rayline.core.waiting import patience, say
+from rayline.engine.holders import unique_name
 from rayline.engine.nodes import LOOK_S, LeavingNodes, is_leaving, lost_node
 from rayline.engine.placement import WHERE, PlacementPlan, busy, free
 from rayline.engine.workers import WorkerActor, WorkerMessage, WorkerStart
@@ -151,7 +152,7 @@ class WorkerGroup:
         bundles = [{"CPU": self.plan.cpus}] * n
         places = [{"ray.io/node-id": node} for node in self.plan.nodes]
         self._reserved = placement_group(
-            bundles, strategy="PACK", bundle_label_selector=places, name=f"{WHERE} workers"
+            bundles, strategy="PACK", bundle_label_selector=places, name=unique_name(f"{WHERE} workers")
         )
         with patience(lambda: busy(f"waiting for {n} × {self.plan.cpus:g} CPU for the workers")):
             is_there = self._reserved.wait(PLACE_S if self.plan.strict else SHARE_S)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,23 @@ from rayline.core.target import Target, Task
 from rayline.device import CPU, Device, device_of, in_batches, placed, select_device, trained_on
 from rayline.frameworks import xgboost_params, xgboost_predict
 from rayline.frameworks.verify import xgboost_model
-from rayline.frameworks.xgboost_matrix import NAMES, bin_bytes, keeps_bins, matrices, on_any_rank
+from rayline.frameworks.xgboost_matrix import (
+    NAMES,
+    bin_bytes,
+    keeps_bins,
+    matrices,
+    on_any_rank,
+    without_names,
+)
 from rayline.frameworks.xgboost_metrics import XGBoostMetrics
 from rayline.frameworks.xgboost_params import of_features
 from rayline.frameworks.xgboost_predict import scores
 
 OF_CLASSES = ("multi:softmax", "binary:hinge")
 """Objectives whose models predict classes without probabilities."""
+
+BY_NAME = {"monotone_constraints", "interaction_constraints"}
+"""Parameters that may name features."""
 
 PREDICT_ROWS = 1 << 16
 
@@ -88,9 +98,16 @@ class XGBoost(Framework):
                 # Forget the best iteration of an earlier training: it must not cut off the trees added now.
                 xgb_model = xgboost.Booster(model_file=xgb_model)
                 xgb_model.set_attr(best_iteration=None, best_score=None)
+            named: Callable[[Any], Any] = _unchanged
+            if not (obj or custom_metric or callbacks or xgb_model is not None or BY_NAME & {*params}):
+                named = held.enter_context(
+                    without_names([train, *(data for data in sets.values() if data is not train)])
+                )
             if context.resume is not None:
                 xgb_model = self.load(context.resume)
                 num_boost_round -= xgb_model.num_boosted_rounds()
+                if named is not _unchanged:
+                    xgb_model.feature_names = None
             booster = xgboost.train(
                 params,
                 train,
@@ -102,12 +119,12 @@ class XGBoost(Framework):
                 verbose_eval=verbose_eval and context.rank == 0,
                 xgb_model=xgb_model,
                 callbacks=[
-                    _XGBoostReporter(context, self, everyone),
+                    _XGBoostReporter(context, lambda model, to: self.save(named(model.copy()), to), everyone),
                     *(callbacks or ()),
                 ],  # first: no callback is called after one that stops the training
                 custom_metric=custom_metric if everyone is None else everyone.function,
             )
-            return trained_on(gpu, booster)
+            return trained_on(gpu, named(booster))
 
     def _params(self, context: TrainContext, user_params: Mapping[str, Any]) -> dict[str, Any]:
         params = dict(user_params)
@@ -297,8 +314,10 @@ class XGBoost(Framework):
 class _XGBoostReporter(TrainingCallback):
     """Reports every iteration to the context, and stops the training on all ranks at once when the context says so."""
 
-    def __init__(self, context: TrainContext, adapter: XGBoost, everyone: XGBoostMetrics | None) -> None:
-        self._job, self._adapter, self._everyone = context, adapter, everyone
+    def __init__(
+        self, context: TrainContext, save: Callable[[Any, Path], None], everyone: XGBoostMetrics | None
+    ) -> None:
+        self._job, self._save, self._everyone = context, save, everyone
 
     def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
         iteration = model.num_boosted_rounds() - 1
@@ -310,8 +329,12 @@ class _XGBoostReporter(TrainingCallback):
             for name, values in history.items()
         }
         stop = self._job.report(iteration, metrics)
-        self._job.checkpoint(iteration, lambda directory: self._adapter.save(model, directory))
+        self._job.checkpoint(iteration, lambda directory: self._save(model, directory))
         return on_any_rank(stop, self._job)
+
+
+def _unchanged(model: Any) -> Any:
+    return model
 
 
 def _communicator(context: TrainContext) -> contextlib.AbstractContextManager[Any]:

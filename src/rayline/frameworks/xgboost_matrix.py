@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,28 @@ def matrices(
         options: dict[str, Any] = {"stream": True, "reference": train, "cache": folders[1]} if bins else {}
         sets["test"] = matrix(context.test, params, **options)
     return train, sets
+
+
+@contextlib.contextmanager
+def without_names(matrices: Sequence[Any]) -> Iterator[Callable[[Any], Any]]:
+    """Take the names of the columns off the matrices of a training: XGBoost reads and compares them several times before each iteration,
+    which takes as long as a tree of a small table. Yields a function that gives a model those of the first matrix."""
+    about = [(data, data.feature_names, data.feature_types) for data in matrices]
+    _, names, types = about[0]
+
+    def named(booster: Any) -> Any:
+        booster.feature_names, booster.feature_types = names, types
+        return booster
+
+    try:
+        for data, _, kinds in about:
+            data.feature_names = None
+            if "c" not in (kinds or ()):  # XGBoost reads from the types which columns are categories
+                data.feature_types = None
+        yield named
+    finally:
+        for data, own_names, kinds in about:
+            data.feature_names, data.feature_types = own_names, kinds
 
 
 def _is_large(context: TrainContext, continues: bool) -> bool:

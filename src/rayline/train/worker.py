@@ -149,8 +149,8 @@ def _failure(request: FitRequest, worker: WorkerContext, n_rows: int, error: Exc
     )
 
 
-REMEMBERED = 4
-"""How much a worker remembers of its rows, at most: matrices for different arguments, and their fingerprint."""
+REMEMBERED = 5
+"""How much a worker remembers of its rows, at most: matrices for different arguments, their size and their fingerprint."""
 
 ROWS_LIKE = "rows_like"
 """The key under which it remembers what the columns of these rows were for."""

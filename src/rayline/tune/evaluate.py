@@ -20,6 +20,7 @@ import polars.selectors as cs
 
 from rayline import device
 from rayline.core.errors import DataError, ParameterError, at, nearest
+from rayline.core.features import Features
 from rayline.core.framework import Rows
 from rayline.core.operations.base import Operation, apply_all
 from rayline.core.stage import Stage, operations_of
@@ -37,6 +38,12 @@ from rayline.tune.trial_record import FoldScore
 
 LABELS = "rayline:labels"
 """The key of a table's memo under which the digest of the target stages is kept."""
+
+HELD_OUT = "rayline:held_out"
+"""The key of the training rows' memo under which the held-out rows of the fold are kept, if they are few."""
+
+HELD_OUT_BYTES = 4 << 20
+"""Held-out rows up to this size are kept in the form that the framework predicts: of more the conversion takes little of a trial."""
 
 FITTED = 64
 """The number of fitted preprocessors kept for each fold."""
@@ -135,7 +142,7 @@ class FoldEvaluator:
         native, history = self._train(trainer, learned, train, test, memo, part)
         trained = time.perf_counter()
         best = trainer.adapter.best_iteration(native)
-        scores, measure = self._scored(candidate, native, learned, test)
+        scores, measure = self._scored(candidate, native, learned, test, memo)
         predicted = time.perf_counter()
         main_score, *others = [self._score(metric, measure, history, best, fold) for metric in problem.metrics]
         score = FoldScore(
@@ -321,15 +328,26 @@ class FoldEvaluator:
         return bool(argument) or not all(map(self.problem.computes, self.problem.metrics))
 
     def _scored(
-        self, candidate: TrialCandidate, native: Any, learned: TrainingSpec, test: Any
+        self, candidate: TrialCandidate, native: Any, learned: TrainingSpec, test: Any, memo: Memo
     ) -> tuple[Any, Callable[[str], float]]:
         """Return the model's scores of the held-out rows, and a function that computes a metric of them."""
-        trainer, problem = candidate.trainer, self.problem
+        trainer = candidate.trainer
         if trainer.wants_gpu and trainer.adapter.predicts_on_gpu:
             native = trainer.adapter.place(native, device.select_device(None))
-        rows = Rows.of(test, learned.features, problem.target, None if problem.roles.test_weight is None else WEIGHT)
-        scores = learned.target.values(trainer.adapter.scores(native, rows.features, learned.target))
+        rows, features = self._held_out(learned, test, memo)
+        scores = learned.target.values(trainer.adapter.scores(native, features, learned.target))
         return scores, self._measure(candidate, scores, lambda: (rows.target, rows.weight))
+
+    def _held_out(self, learned: TrainingSpec, test: pl.DataFrame, memo: Memo) -> tuple[Rows, Features]:
+        """Return the held-out rows and their features, which small tables keep from trial to trial."""
+        kept: tuple[Rows, Features] | None = None if memo is None else memo.get(HELD_OUT)
+        if kept is None:
+            weight = None if self.problem.roles.test_weight is None else WEIGHT
+            rows = Rows.of(test, learned.features, self.problem.target, weight)
+            kept = rows, rows.features
+            if memo is not None and rows.size_bytes <= HELD_OUT_BYTES:
+                memo[HELD_OUT] = rows, kept[1].kept()
+        return kept
 
     def _measure(
         self, candidate: TrialCandidate, scores: Array, rows: Callable[[], tuple[Array, Array | None]]

@@ -74,7 +74,7 @@ class StoredFoldEvaluator(FoldEvaluator):
         return self._tables.get(key, make)
 
     def _scored(
-        self, candidate: TrialCandidate, native: Any, learned: TrainingSpec, test: StoredBlocks
+        self, candidate: TrialCandidate, native: Any, learned: TrainingSpec, test: StoredBlocks, memo: Memo
     ) -> tuple[StoredScores, Callable[[str], float]]:
         problem, adapter = self.problem, candidate.trainer.adapter
         computed = metrics.chosen([name for name in problem.metrics if problem.computes(name)], problem.custom)
