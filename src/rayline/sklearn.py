@@ -19,6 +19,7 @@ from rayline.core.features import Features
 from rayline.core.schema import col
 from rayline.inference.pipeline import InferencePipeline, Preprocessor
 from rayline.train.fit import fit
+from rayline.train.result import Result
 
 with needing("rayline.sklearn", "scikit-learn", "sklearn"):
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, TransformerMixin
@@ -57,15 +58,7 @@ class _Tables(BaseEstimator):
 
 
 class _Estimator(_Tables):
-    """Common base of the classifier and the regressor.
-
-    Parameters
-    ----------
-    trainer
-        The trainer; it is copied, so the caller's object does not change.
-    preprocessor
-        The preprocessor, fitted again on each training set; None for no preprocessing.
-    """
+    """Common base of the classifier and the regressor."""
 
     def __init__(self, trainer: Trainer, preprocessor: Preprocessor | None = None) -> None:
         self.trainer = trainer
@@ -117,7 +110,35 @@ class _Estimator(_Tables):
         """
         return {"trainer": self.trainer, "preprocessor": self.preprocessor}
 
-    def _fit(self, X: Any, target: pl.Series, sample_weight: Any) -> None:  # noqa: N803
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:  # noqa: N803
+        """Fit the preprocessor and train.
+
+        Parameters
+        ----------
+        X
+            A pandas or Polars table, or an array of shape (n, features); NaN and null are missing.
+        y
+            The labels (of any type) or values, shape (n,); none may be missing.
+        sample_weight
+            Weights of shape (n,), or None.
+
+        Returns
+        -------
+        estimator
+            This object.
+
+        Raises
+        ------
+        ValueError
+            Without `y`, and for what scikit-learn's own checks refuse.
+        RaylineError
+            As `train.fit`.
+        """
+        if y is None:
+            raise ValueError(
+                f"requires y to be passed, but the target y is None: {type(self).__name__} needs a target."
+            )
+        target = self._target(y)
         table = self._table(X, reset=True)
         check_consistent_length(table, target)
         table = table.with_columns(target.alias(TARGET))
@@ -128,8 +149,42 @@ class _Estimator(_Tables):
         preprocessor = None if self.preprocessor is None else self.preprocessor.clone()
         trainer = self.trainer.replace({})
         result = fit(trainer, preprocessor, table, target_columns=[TARGET], sample_weight=weight, verbose=False)
-        self.result_ = result
-        self.pipeline_: InferencePipeline = result.inference_pipeline
+        self.result_ = self._answering_as_y(result)
+        self.pipeline_: InferencePipeline = self.result_.inference_pipeline
+        return self
+
+    def predict(self, X: Any) -> Array:  # noqa: N803
+        """Return the class or value of each row.
+
+        Parameters
+        ----------
+        X
+            As in `fit`, with the same columns, nulls too.
+
+        Returns
+        -------
+        ndarray
+            Shape (n,): classes in the type of `y`, values as float64.
+
+        Raises
+        ------
+        NotFittedError
+            scikit-learn's, before `fit`.
+        SchemaError
+            When a column has another type.
+        """
+        check_is_fitted(self)
+        return self._predicted(self._table(X, reset=False))
+
+    def _target(self, y: Any) -> pl.Series:
+        """Return the labels or values as a framework learns them."""
+        raise NotImplementedError
+
+    def _answering_as_y(self, result: Result) -> Result:
+        return result
+
+    def _predicted(self, table: pl.DataFrame) -> Array:
+        raise NotImplementedError
 
 
 class RaylineClassifier(ClassifierMixin, _Estimator):
@@ -161,66 +216,22 @@ class RaylineClassifier(ClassifierMixin, _Estimator):
     True
     """
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:  # noqa: N803
-        """Fit the preprocessor and train.
-
-        Parameters
-        ----------
-        X
-            A pandas or Polars table, or an array of shape (n, features); NaN and null are missing.
-        y
-            The labels, shape (n,), of any type; none may be missing.
-        sample_weight
-            Weights of shape (n,), or None.
-
-        Returns
-        -------
-        RaylineClassifier
-            This object.
-
-        Raises
-        ------
-        ValueError
-            Without `y`, and for what scikit-learn's own checks refuse.
-        RaylineError
-            As `train.fit`.
-        """
-        _require_target(self, y)
+    def _target(self, y: Any) -> pl.Series:
         y = sklearn_check_y(y, self)
         check_classification_targets(y)
         self.classes_, codes = np.unique(y, return_inverse=True)
         # Codes as strings are classes for every framework and every type of label, and keep their order.
         width = len(str(len(self.classes_)))
-        self._fit(X, pl.Series([str(code).zfill(width) for code in codes.tolist()], dtype=pl.String), sample_weight)
-        labels = pl.Series(self.classes_.tolist(), strict=True)
-        model = self.result_.model
+        return pl.Series([str(code).zfill(width) for code in codes.tolist()], dtype=pl.String)
+
+    def _answering_as_y(self, result: Result) -> Result:
+        labels, model = pl.Series(self.classes_.tolist(), strict=True), result.model
         model.target = replace(model.target, dtypes=(labels.dtype,), classes=(tuple(labels.to_list()),))
-        self.pipeline_ = InferencePipeline(self.pipeline_.preprocessor, model)
-        self.result_ = replace(self.result_, inference_pipeline=self.pipeline_)
-        return self
+        pipeline = InferencePipeline(result.inference_pipeline.preprocessor, model)
+        return replace(result, inference_pipeline=pipeline)
 
-    def predict(self, X: Any) -> Array:  # noqa: N803
-        """Return the class of each row.
-
-        Parameters
-        ----------
-        X
-            As in `fit`, with the same columns, nulls too.
-
-        Returns
-        -------
-        ndarray
-            Shape (n,), in the type of `y`.
-
-        Raises
-        ------
-        NotFittedError
-            scikit-learn's, before `fit`.
-        SchemaError
-            When a column has another type.
-        """
-        check_is_fitted(self)
-        codes = self.pipeline_.target.codes(self.pipeline_.scores(self._table(X, reset=False).lazy()))[0]
+    def _predicted(self, table: pl.DataFrame) -> Array:
+        codes = self.pipeline_.target.codes(self.pipeline_.scores(table.lazy()))[0]
         labels: Array = self.classes_[codes.astype(np.int64)]
         return labels
 
@@ -275,56 +286,11 @@ class RaylineRegressor(RegressorMixin, _Estimator):
     True
     """
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:  # noqa: N803
-        """Fit the preprocessor and train.
+    def _target(self, y: Any) -> pl.Series:
+        return pl.Series(sklearn_check_y(y, self, is_numeric=True).astype(np.float64))
 
-        Parameters
-        ----------
-        X
-            A pandas or Polars table, or an array of shape (n, features); NaN and null are missing.
-        y
-            The values, shape (n,); none may be missing.
-        sample_weight
-            Weights of shape (n,), or None.
-
-        Returns
-        -------
-        RaylineRegressor
-            This object.
-
-        Raises
-        ------
-        ValueError
-            Without `y`, and for what scikit-learn's own checks refuse.
-        RaylineError
-            As `train.fit`.
-        """
-        _require_target(self, y)
-        self._fit(X, pl.Series(sklearn_check_y(y, self, is_numeric=True).astype(np.float64)), sample_weight)
-        return self
-
-    def predict(self, X: Any) -> Array:  # noqa: N803
-        """Return the value of each row.
-
-        Parameters
-        ----------
-        X
-            As in `fit`, with the same columns, nulls too.
-
-        Returns
-        -------
-        ndarray
-            Float64, shape (n,).
-
-        Raises
-        ------
-        NotFittedError
-            scikit-learn's, before `fit`.
-        SchemaError
-            When a column has another type.
-        """
-        check_is_fitted(self)
-        values: Array = self.pipeline_.predict(self._table(X, reset=False))["prediction"].to_numpy()
+    def _predicted(self, table: pl.DataFrame) -> Array:
+        values: Array = self.pipeline_.predict(table)["prediction"].to_numpy()
         return values
 
 
@@ -484,10 +450,3 @@ class RaylineTransformer(TransformerMixin, _Tables):
     def _matrix(self, table: pl.DataFrame) -> Any:
         schema = self.preprocessor_.output_schema
         return Features(table.select(map(col, schema)), schema=schema).matrix(np.float64)
-
-
-def _require_target(estimator: _Estimator, y: Any) -> None:
-    if y is None:
-        raise ValueError(
-            f"requires y to be passed, but the target y is None: {type(estimator).__name__} needs a target."
-        )
