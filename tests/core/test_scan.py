@@ -19,7 +19,7 @@ from rayline.core import scan
 from rayline.core.errors import DataError
 from rayline.core.operations.base import Affine
 from rayline.core.scan import Scan
-from rayline.core.scan_results import merge_folds, merge_results, statistics_of
+from rayline.core.scan_results import merge_folds, merge_results, statistics_of, statistics_of_rows
 from rayline.core.statistics import counts
 from rayline.core.statistics.base import StatisticRequest
 from rayline.core.statistics.cardinality_guard import SHARE, CardinalityGate
@@ -169,6 +169,39 @@ def test_errors_in_chunks_are_raised_as_they_are() -> None:
         Scan(REQUESTS).of(bad)
 
 
+ODD = {
+    "plain": [0.1, -2.5, 1e300, None, 7.0],
+    "with NaN": [0.1, float("nan"), None, 3.0, 5.0],
+    "infinite": [float("inf"), float("-inf"), 1.0, None, 2.0],
+    "missing": [None, None, None, None, None],
+    "^odd*$": [1.0, 2.0, 3.0, 4.0, 5.0],
+}
+
+
+def test_moments_of_rows_in_memory_are_those_of_the_query() -> None:
+    table = pl.DataFrame(ODD, schema_overrides=dict.fromkeys(ODD, pl.Float64)).with_columns(whole=pl.lit(3), yes=True)
+    requests = [StatisticRequest(kind, (name,)) for name in table.columns for kind in (Moments, MinMax)]
+    found = statistics_of_rows(table, requests)
+    assert list(found) == requests
+    assert repr(found) == repr(statistics_of(table.lazy(), requests))  # NaN too
+    many = pl.DataFrame(
+        {"x": pl.select(pl.when(pl.Series(RNG.random(N) < 0.9)).then(pl.Series(RNG.normal(size=N)))).to_series()}
+    )
+    assert statistics_of_rows(many, [requests[0]._replace(columns=("x",))]) == statistics_of(
+        many.lazy(), [requests[0]._replace(columns=("x",))]
+    )
+
+
+def test_nan_stays_where_every_statistic_takes_it_for_missing() -> None:
+    requests = [
+        StatisticRequest(Moments, ("x",)),
+        StatisticRequest(MinMax, ("n",)),
+        StatisticRequest(MissingCount, ("n",)),
+    ]
+    assert Scan(requests).nan_columns == {"x"}
+    assert Scan([*requests, BEHIND], PREFIXES).nan_columns == frozenset()
+
+
 # -- the gate --------------------------------------------------------------------------------------------------------------
 
 
@@ -188,6 +221,16 @@ def test_a_gate_stays_open_for_few_values() -> None:
     for i in range(20):
         values = pl.Series(np.random.default_rng(i).integers(0, 20 * SHARE, 50_000))
         assert gate(values) is values
+
+
+def test_a_gate_looks_at_few_of_the_values_that_it_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[int] = []
+    brings_new = CardinalityGate._brings_new
+    monkeypatch.setattr(CardinalityGate, "_brings_new", lambda gate, v: looked.append(len(v)) or brings_new(gate, v))
+    gate, values = CardinalityGate(1_000_000), pl.Series(range(80_000))
+    for _ in range(3):
+        assert gate(values) is values
+    assert looked == [10_001, 80_000, 10_001, 10_001]
 
 
 @pytest.mark.parametrize("cells", [None, by_cell])

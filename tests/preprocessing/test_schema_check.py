@@ -72,3 +72,11 @@ def test_missing_columns_are_named_unless_they_are_not_asked_for() -> None:
     with pytest.raises(SchemaError, match="here: it needs column 'b', which is missing"):
         check(pl.LazyFrame({"a": [1]}))
     assert check.only(["a"])(pl.LazyFrame({"a": [1]})).collect()["a"].to_list() == [1]
+
+
+def test_nan_may_stay_where_it_does_not_matter() -> None:
+    table = pl.DataFrame({"a": [1.0, float("nan")], "b": [1.0, float("nan")]})
+    check = SchemaCheck(table.schema, "here").only(["a", "b"], frozenset({"a"}))
+    assert check(table.lazy()).collect().select(pl.all().null_count()).row(0) == (0, 1)
+    narrow = check(table.cast({"a": pl.Float32}).lazy()).collect()
+    assert narrow.schema == table.schema

@@ -14,7 +14,7 @@ from typing import Protocol, TypeAlias
 import polars as pl
 
 from rayline.core.operations.base import Operation, apply_all
-from rayline.core.scan_results import ScanResults, TableQuery, merge_results, statistics_of
+from rayline.core.scan_results import ScanResults, TableQuery, merge_results, statistics_of, statistics_of_rows
 from rayline.core.schema import col
 from rayline.core.statistics.base import StatisticRequest
 
@@ -102,6 +102,16 @@ class Scan:
         wanted = {*more, *(column for request in self.requests for column in request.columns)}
         return [name for name in names if name in wanted] or list(names[:1])
 
+    @property
+    def nan_columns(self) -> frozenset[str]:
+        """The columns whose NaN `prepare` need not make missing, as every statistic of them does."""
+        if any(request.prefix for request in self.requests):
+            return frozenset()
+        by_kind = {True: set[str](), False: set[str]()}
+        for request in self.requests:
+            by_kind[request.statistic.treats_nan].update(request.columns)
+        return frozenset(by_kind[True] - by_kind[False])
+
     def of(self, table: pl.LazyFrame, n_rows: int | None = None, *, is_reread: bool = False) -> dict[int, ScanResults]:
         """Return the statistics of a table, or of a block of one, for each cell that has rows (cell 0 without cells).
 
@@ -164,19 +174,22 @@ class Scan:
     def _of_chunk(self, chunk: pl.DataFrame, requests: Sequence[StatisticRequest]) -> dict[int, ScanResults]:
         chunk = chunk.rechunk()  # sums are computed per memory chunk, and those depend on where the data comes from
         if self.cells is None:
-            return {0: self._results(chunk.lazy(), requests)}
+            return {0: self._results(chunk, requests)}
         cells = chunk[CELL].unique().to_list()
         if len(cells) <= FEW_CELLS:  # then filtering is cheaper than partitioning
-            parts = {cell: chunk.lazy().filter(pl.col(CELL) == cell) for cell in cells}
+            parts = {cell: chunk.filter(pl.col(CELL) == cell).rechunk() for cell in cells}
         else:
-            parts = {key[0]: part.lazy() for key, part in chunk.partition_by(CELL, as_dict=True).items()}
+            parts = {key[0]: part for key, part in chunk.partition_by(CELL, as_dict=True).items()}
         return {int(cell): self._results(part.drop(CELL), requests) for cell, part in parts.items()}
 
-    def _results(self, chunk: pl.LazyFrame, requests: Sequence[StatisticRequest]) -> ScanResults:
+    def _results(self, chunk: pl.DataFrame, requests: Sequence[StatisticRequest]) -> ScanResults:
         results: ScanResults = {}
         for prefix in dict.fromkeys(request.prefix for request in requests):
-            table = apply_all(self.prefixes[prefix], chunk) if prefix else chunk
-            results |= statistics_of(table, [request for request in requests if request.prefix == prefix])
+            alike = [request for request in requests if request.prefix == prefix]
+            if prefix:
+                results |= statistics_of(apply_all(self.prefixes[prefix], chunk.lazy()), alike)
+            else:
+                results |= statistics_of_rows(chunk, alike)
         return results
 
 

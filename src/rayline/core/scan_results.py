@@ -67,6 +67,18 @@ def statistics_of(table: pl.LazyFrame, requests: Iterable[StatisticRequest]) -> 
     return query.results(pl.collect_all(query.queries, engine="in-memory"))[0]
 
 
+def statistics_of_rows(rows: pl.DataFrame, requests: Sequence[StatisticRequest]) -> ScanResults:
+    """Return the statistics of rows in memory, which are in one piece."""
+    known: dict[StatisticRequest, Statistic] = {}
+    for statistic in dict.fromkeys(request.statistic for request in requests):
+        alike = [r for r in requests if r.statistic is statistic and len(r.columns) == 1 and not r.options]
+        states = statistic.of_columns(rows, [request.columns[0] for request in alike])
+        known |= {request: state for request, state in zip(alike, states, strict=True) if state is not None}
+    rest = [request for request in requests if request not in known]
+    known |= statistics_of(rows.lazy(), rest) if rest else {}
+    return {request: known[request] for request in requests}
+
+
 def merge_results(parts: Iterable[Mapping[StatisticRequest, Statistic]]) -> ScanResults:
     """Merge the statistics of parts of a table into those of all rows."""
     parts = list(parts)

@@ -138,8 +138,9 @@ class FoldFitter:
         if not new:
             return
         needed = {column for request in new for column in request.columns}
-        prepare = schema_check.SchemaCheck(self._schema).only(needed)
-        scan = Scan(new, prepare=prepare, cells=self._cells)
+        scan = Scan(new, cells=self._cells)
+        check = schema_check.SchemaCheck(self._schema).only(needed, scan.nan_columns)
+        scan = dataclasses.replace(scan, prepare=check)
         # In the order of the cells, and of the training cells alone: the held-out rows leave no trace, not even in the
         # last bit of a sum.
         of_folds = merge_folds(self._engine.scan(self._data, scan), [fold.train for fold in self.folds])

@@ -386,10 +386,8 @@ def fit(
         if ROWS not in results:
             missing.append(ROWS)
         scan = Scan(missing, walk.prefixes)
-        scanned = engine.scan(
-            data, replace(scan, prepare=schema_check.SchemaCheck(schema, place()).only(scan.columns(schema)))
-        )
-        results |= scanned[0]
+        check = schema_check.SchemaCheck(schema, place()).only(scan.columns(schema), scan.nan_columns)
+        results |= engine.scan(data, replace(scan, prepare=check))[0]
         scans += 1
         _refuse_empty(results)
 

@@ -23,6 +23,8 @@ class SchemaCheck:
 
     schema: Mapping[str, pl.DataType]
     made_at: str = field(default_factory=place)  # it works later, and in other processes
+    nan_columns: frozenset[str] = frozenset()
+    """Columns in which NaN may stay."""
 
     def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame:
         present = table.collect_schema()
@@ -33,10 +35,11 @@ class SchemaCheck:
         needed = [change for change in changes if change is not None]
         return table.with_columns(needed) if needed else table
 
-    def only(self, names: Collection[str]) -> SchemaCheck:
-        """Return the same for some of the columns."""
+    def only(self, names: Collection[str], nan_columns: frozenset[str] = frozenset()) -> SchemaCheck:
+        """Return the same for some of the columns; NaN stays in those of `nan_columns`."""
         wanted = set(names)
-        return SchemaCheck({name: dtype for name, dtype in self.schema.items() if name in wanted}, self.made_at)
+        schema = {name: dtype for name, dtype in self.schema.items() if name in wanted}
+        return SchemaCheck(schema, self.made_at, nan_columns)
 
     def _column(self, name: str, got: pl.DataType, dtype: pl.DataType) -> pl.Expr | None:
         """Return the converted column; None for one that stays as it is."""
@@ -47,7 +50,10 @@ class SchemaCheck:
             case "cast":
                 return column.cast(result)
             case "NaN to null":
-                return (column if got == dtype else column.cast(dtype)).fill_nan(None)
+                changed = column if got == dtype else column.cast(dtype)
+                if name not in self.nan_columns:
+                    return changed.fill_nan(None)
+                return None if got == dtype else changed
             case "text":
                 return column.cast(pl.String)
             case "known category":  # one that training did not see is missing

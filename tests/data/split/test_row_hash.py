@@ -187,3 +187,12 @@ def test_pandas_time_zones_and_arrow_dictionaries() -> None:
 
 
 PINNED = [572366908646806453, 4816851151935371063, 2343427018841683789]
+
+
+def test_a_nan_elsewhere_changes_no_hash() -> None:
+    x = np.random.default_rng(0).normal(size=100_000)
+    some = pl.DataFrame({"x": x, "y": [None, 0.0, -0.0, float("inf")] * 25_000})
+    rows = RowHash(("x", "y"), seed=3)
+    more = pl.concat([some, pl.DataFrame({"x": [float("nan")], "y": [float("nan")]})])
+    assert (rows.of(some) == rows.of(more)[:-1]).all()
+    assert rows.of(more[-1:]) == rows.of(pl.DataFrame({"x": [None], "y": [None]}, schema=some.schema))

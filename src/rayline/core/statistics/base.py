@@ -38,6 +38,9 @@ class Statistic:
     streams: ClassVar[bool] = False
     """Whether the state is small and bit-identical for any order of the rows: then one query scans all rows."""
 
+    treats_nan: ClassVar[bool] = False
+    """Whether NaN in its columns may be left to the statistic, which takes it for missing."""
+
     @classmethod
     def expressions(cls, *columns: pl.Expr, **options: Any) -> list[pl.Expr]:
         """Return aggregates of one value each; the engine evaluates those of all statistics in one pass."""
@@ -56,6 +59,11 @@ class Statistic:
     def of(cls, *values: Any, **options: Any) -> Self:
         """Return the state from the values of `expressions`, in order, or from the table of `query`; by default they are its fields."""
         return cls(*values)
+
+    @classmethod
+    def of_columns(cls, rows: pl.DataFrame, names: Sequence[str]) -> list[Self | None]:
+        """Return the state of each of these columns of rows in memory, to the bit that of `expressions`, where that is quicker; otherwise None."""
+        return [None] * len(names)
 
     @classmethod
     def empty(cls, **options: Any) -> Self:
@@ -85,6 +93,10 @@ class Statistic:
         Cells without a state have no rows. A subclass may be faster than merging fold by fold.
         """
         return [cls.merge_all([states[cell] for cell in sorted(fold) if cell in states], **options) for fold in folds]
+
+
+UNOPTIMIZED = pl.QueryOptFlags.none()
+"""For queries of many simple expressions, which take longer to optimize than to compute."""
 
 
 def missing_as_null(column: pl.Expr) -> pl.Expr:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import polars as pl
 
-from rayline.core.statistics.base import Statistic, missing_as_null
+from rayline.core.schema import col
+from rayline.core.statistics.base import UNOPTIMIZED, Statistic, missing_as_null
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +19,8 @@ class Moments(Statistic):
     Merged as in Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample
     variances" (1979).
     """
+
+    treats_nan: ClassVar[bool] = True
 
     count: int = 0
     n_null: int = 0
@@ -32,6 +36,20 @@ class Moments(Statistic):
     def of(cls, *values: Any, **options: Any) -> Self:
         count, n_null, mean, variance = values
         return cls(count, n_null, mean, variance * count) if count else cls(0, n_null)
+
+    @classmethod
+    def of_columns(cls, rows: pl.DataFrame, names: Sequence[str]) -> list[Self | None]:
+        # Without the step that makes NaN missing: the mean shows whether there is any.
+        columns = [col(name).cast(pl.Float64) for name in names]
+        wanted = [x.mean() for x in columns] + [x.var(ddof=0) for x in columns]
+        query = rows.lazy().select(value.alias(str(i)) for i, value in enumerate(wanted))
+        values = query.collect(engine="in-memory", optimizations=UNOPTIMIZED).row(0)
+        states: list[Self | None] = []
+        for name, mean, variance in zip(names, values[: len(names)], values[len(names) :], strict=True):
+            n_null = rows[name].null_count()
+            is_known = mean is None or mean == mean
+            states.append(cls.of(rows.height - n_null, n_null, mean, variance) if is_known else None)
+        return states
 
     def merge(self, other: Self) -> Self:
         count, n_null = self.count + other.count, self.n_null + other.n_null
@@ -65,6 +83,8 @@ class Moments(Statistic):
 @dataclass(frozen=True, slots=True)
 class MinMax(Statistic):
     """The smallest and the largest value of a numeric column; None without values."""
+
+    treats_nan: ClassVar[bool] = True
 
     count: int = 0
     n_null: int = 0
