@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import polars as pl
@@ -142,7 +142,8 @@ def serve(
         use_gpu: UseGPU | None = ("auto" if cpu_fallback else True) if gpu else None
         pipeline = _load(path, expected_digest, trusted_key, max_bytes, modules, trusted_type, use_gpu)
         if name is None:
-            name = _stem(path) if NAME.fullmatch(_stem(path)) else "model"
+            stem = storage.plain_path(path).stem
+            name = stem if NAME.fullmatch(stem) else "model"
         options = ServerOptions(
             name, max_batch_size, batch_wait_timeout_s, max_queued_requests, max_body_bytes, request_timeout_s, token,
             tuple(allowed_host) if allowed_host else None,
@@ -243,7 +244,7 @@ def card(
     with _errors():
         pipeline = _load(path, expected_digest, trusted_key, max_bytes, modules, trusted_type)
         data = None if rows is None else _table(rows, pipeline)
-        model_card(pipeline, output, name=name or _stem(path), data=data)
+        model_card(pipeline, output, name=name or storage.plain_path(path).stem, data=data)
         typer.echo(f"the card is {output}")
 
 
@@ -354,17 +355,8 @@ def _read(file: Path, suffix: str, pipeline: InferencePipeline) -> pl.DataFrame:
     return pl.read_parquet(file)
 
 
-def _file(path: str) -> PurePath:
-    """Return the path of a URL without its options, or a path."""
-    return PurePosixPath(path.partition("?")[0]) if storage.is_url(path) else Path(path)
-
-
 def _suffix(path: str) -> str:
-    return _file(path).suffix
-
-
-def _stem(path: str) -> str:
-    return _file(path).stem
+    return storage.plain_path(path).suffix
 
 
 def _unreadable(file: str) -> ParameterError:

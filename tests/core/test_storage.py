@@ -85,8 +85,29 @@ def test_preprocessors_predictions_and_cards(url: str, result: Any) -> None:
         "part-000001.parquet",
     ]
     assert pipeline.write_predictions(TABLE, f"{url}/out", rows_per_file=60, resume=True, keep_columns=["x"]) == 100
-    rl.model_card(pipeline, f"{url}/card.md")
-    assert b"# " in storage.read_bytes(f"{url}/card.md")
+
+
+@pytest.mark.parametrize("suffix", [".md", ".html"])
+def test_pages_by_url(url: str, result: Any, suffix: str) -> None:
+    options = "?region=us-east-1" if url.startswith("s3") else ""
+    rl.model_card(result.inference_pipeline, f"{url}/pages/card{suffix}{options}", data=TABLE)
+    result.inference_pipeline.evaluate(TABLE, replicates=0).save(f"{url}/pages/report{suffix}{options}")
+    for name in ("card", "report"):
+        page, files = storage.read_bytes(f"{url}/pages/{name}{suffix}").decode(), storage.list_names(f"{url}/pages")
+        plots = [file for file in files if file.startswith(f"{name}-")]
+        assert bool(plots) == (suffix == ".md")
+        assert all(file in page for file in plots)
+    storage.delete(f"{url}/pages")
+
+
+def test_logs_of_tensorboard(url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboardX", reason="the extra tracking is not installed")
+    monkeypatch.chdir(tmp_path)
+    logs = train.TensorBoard(f"{url}/logs", name="first")
+    trainer = train.XGBoostTrainer({"max_depth": 2}, num_boost_round=3)
+    train.fit(trainer, None, TABLE, target_columns=["late"], callbacks=[logs], verbose=False)
+    assert [name.startswith("events.out.tfevents") for name in storage.list_names(f"{url}/logs/first")] == [True]
+    assert not [*tmp_path.iterdir()], "something was written to a local directory"
 
 
 def test_an_interrupted_upload_leaves_the_old_file(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

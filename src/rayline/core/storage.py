@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 from rayline.core import scratch
@@ -42,14 +42,30 @@ def join(url: str, name: str) -> str:
     return f"{place.rstrip('/')}/{name}{mark}{options}"
 
 
-def sibling(url: str, name: str) -> str:
-    """Return the URL of another name in the directory of a file.
+def below(directory: str | Path, name: str) -> str:
+    """Return the path or URL of a name in a directory."""
+    return join(str(directory), name) if is_url(directory) else str(Path(directory) / name)
+
+
+def sibling(file: str | Path, name: str) -> str:
+    """Return the path or URL of another name in the directory of a file.
 
     >>> sibling("s3://bucket/card.md", "roc.svg")
     's3://bucket/roc.svg'
     """
-    place, mark, options = url.partition("?")
+    if not is_url(file):
+        return str(Path(file).with_name(name))
+    place, mark, options = str(file).partition("?")
     return join(f"{place.rpartition('/')[0]}{mark}{options}", name)
+
+
+def plain_path(path: str | Path) -> PurePath:
+    """Return a path, or that of a URL without its options, of which the name, the stem and the suffix can be asked.
+
+    >>> plain_path("s3://bucket/card.md?region=eu-west-1").suffix
+    '.md'
+    """
+    return PurePosixPath(str(path).partition("?")[0]) if is_url(path) else Path(path)
 
 
 def file_system(path: str) -> tuple[Any, str]:

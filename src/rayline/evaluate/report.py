@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import polars as pl
 
-from rayline.core import design
+from rayline.core import design, storage
 from rayline.core.arguments import known_arguments
 from rayline.core.data_types import Axes
 from rayline.core.errors import ParameterError, counted
@@ -190,25 +190,24 @@ class EvaluationReport(Report):
                 "Expected the path of a file, a string or a Path.",
                 f"end it with one of {[*_SUFFIXES]}.",
             )
-        place = str(path)  # may be a URL, which a Path would change
-        suffix = Path(place).suffix.lower()
+        plain = storage.plain_path(path)
+        suffix = plain.suffix.lower()
         if suffix not in _SUFFIXES:
             raise ParameterError(
-                f"report.save: {place!r} is not a supported file type.",
+                f"report.save: {str(path)!r} is not a supported file type.",
                 f"Expected one of {[*_SUFFIXES]}.",
                 "change the suffix.",
             )
         if suffix in (".html", ".htm"):
-            replace_content(place, self.to_html())
+            replace_content(path, self.to_html())
             return
         text = self.to_markdown()
-        directory, name = place[: len(place) - len(Path(place).name)], Path(place).stem
         for chart in self._all_charts():
-            plain = "".join(c if c.isalnum() and c.isascii() else "-" for c in chart.name)
-            file = f"{name}-{plain}.svg"
-            replace_content(directory + file, chart.svg().svg)
+            name = "".join(c if c.isalnum() and c.isascii() else "-" for c in chart.name)
+            file = f"{plain.stem}-{name}.svg"
+            replace_content(storage.sibling(path, file), chart.svg().svg)
             text += f"\n![{chart.title}]({quote(file)})\n\n{chart.title}. {chart.caption}\n"
-        replace_content(place, text)
+        replace_content(path, text)
 
     @property
     def _about(self) -> str:

@@ -115,23 +115,21 @@ def model_card(
     if history is not None and not isinstance(history, pl.DataFrame):
         raise ParameterError.value("history", "a Polars table, such as result.history", history, where="model_card")
     title = name or f"Model of {', '.join(pipeline.target.columns)}"
-    url = str(path) if storage.is_url(path) else None
-    path = None if path is None else Path(path)
-    if path is not None and path.suffix.lower() not in (*_PAGES, *_TEXTS):
+    plain = None if path is None else storage.plain_path(path)
+    if plain is not None and plain.suffix.lower() not in (*_PAGES, *_TEXTS):
         raise ParameterError(
             f"model_card: {path} is not a supported file type.",
             f"Expected one of {[*_PAGES, *_TEXTS]}.",
             "change the suffix.",
         )
     sections = _sections(pipeline, None if data is None else _rows(pipeline, data), history)
-    text = _markdown(title, sections, "card" if path is None else path.stem)
-    if path is not None and path.suffix.lower() in _PAGES:
-        replace_content(url or path, _html(title, _about(pipeline), sections))
-    elif path is not None:
+    text = _markdown(title, sections, "card" if plain is None else plain.stem)
+    if path is not None and plain is not None and plain.suffix.lower() in _PAGES:
+        replace_content(path, _html(title, _about(pipeline), sections))
+    elif path is not None and plain is not None:
         for plot in (plot for section in sections for plot in section.plots):
-            name = _file(path.stem, plot)
-            replace_content(path.parent / name if url is None else storage.sibling(url, name), plot.svg)
-        replace_content(url or path, text)
+            replace_content(storage.sibling(path, _file(plain.stem, plot)), plot.svg)
+        replace_content(path, text)
     return text
 
 

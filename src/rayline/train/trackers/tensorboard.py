@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rayline.core import scratch, storage
+from rayline.core.files import checked_path
 from rayline.train.trackers.base import Tracker
 
 
@@ -18,7 +20,8 @@ class TensorBoard(Tracker):
     Parameters
     ----------
     log_dir
-        Where; each training gets a directory in it.
+        Where: a directory, or the URL of one (s3://…, gs://…), to which a training is copied when it ends; each training gets a
+        directory in it.
     name
         The name of that directory; the framework and the time when omitted.
 
@@ -44,17 +47,20 @@ class TensorBoard(Tracker):
 
     def __init__(self, log_dir: str | Path, name: str | None = None) -> None:
         super().__init__(name)
-        self.log_dir = Path(log_dir)
+        checked_path(log_dir)
+        self.log_dir = log_dir
 
     def open(self, name: str, params: Mapping[str, Any], parent: Any = None) -> Any:
-        return _TensorBoard((self.log_dir if parent is None else parent.directory) / name, params)
+        return _TensorBoard(storage.below(self.log_dir if parent is None else parent.directory, name), params)
 
 
 class _TensorBoard:
-    def __init__(self, directory: Path, params: Mapping[str, Any]) -> None:
+    def __init__(self, directory: str, params: Mapping[str, Any]) -> None:
         from tensorboardX import SummaryWriter
 
-        self.directory, self._writer = directory, SummaryWriter(str(directory))
+        self.directory = directory
+        self._local = scratch.Scratch("tensorboard") if storage.is_url(directory) else None
+        self._writer = SummaryWriter(directory if self._local is None else str(self._local.path))
         self._params = {name: v if isinstance(v, (bool, int, float, str)) else str(v) for name, v in params.items()}
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -71,3 +77,8 @@ class _TensorBoard:
 
     def close(self, *, failed: bool) -> None:
         self._writer.close()
+        if self._local is not None:
+            try:
+                storage.upload(self._local.path, self.directory)
+            finally:
+                self._local.close()
