@@ -28,7 +28,7 @@ from rayline.core.errors import ParameterError, TrainingError
 from rayline.engine import idle_worker
 from rayline.engine.idle_worker import KEEP_S, SETTING, IdleWorker, keep_s, modules_changed
 from rayline.engine.kept_groups import KEPT
-from tests.engine.test_workers import TABLE, encode, gone, seen
+from tests.engine.test_workers import TABLE, encode, gone, script, seen
 
 ray_only = pytest.mark.ray
 
@@ -256,6 +256,51 @@ def test_workers_keep_what_they_hold_until_it_is_needed(engine: Any, ray_session
         assert all(map(gone, pids(second)))
     finally:
         ray_session.util.remove_placement_group(waits)
+
+
+GPUS = """
+import os
+import ray
+from rayline.core import registry
+from rayline.engine.kept_groups import KEPT
+from tests.engine.test_workers import TABLE
+
+ray.init("local", num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+engine = registry.engine("ray")
+
+
+def where(worker):
+    return os.getpid(), os.environ["CUDA_VISIBLE_DEVICES"]
+
+
+def train(n):
+    return sorted(engine.train(where, num_workers=n, train=TABLE, use_gpu=True, reuse="a"))
+
+
+two = train(2)
+assert sorted(gpu for _, gpu in two) == ["0", "1"], two
+assert train(2) == two, "other workers, or other GPUs"
+assert [process for process, _ in train(1)] not in [[process] for process, _ in two]  # one of another size: the two have ended
+two = train(2)
+
+
+@ray.remote(num_gpus=2)
+def waits():
+    return os.getpid()
+
+
+assert ray.get(waits.remote(), timeout=60)  # the two have ended
+placed = train(2)
+KEPT.release({"GPU": 1.0})
+assert ray.get(waits.remote(), timeout=10)
+ray.shutdown()
+"""
+
+
+@ray_only
+@pytest.mark.slow
+def test_workers_with_gpus_are_kept_until_others_wait(tmp_path: Path) -> None:
+    script(GPUS, tmp_path)
 
 
 @ray_only

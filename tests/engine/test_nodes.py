@@ -49,7 +49,7 @@ class PretendedCluster:
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Any:
     def made(*arguments: Any, **options: Any) -> PretendedCluster:
         cluster = PretendedCluster(*arguments, **options)
-        monkeypatch.setattr(module, "ray", SimpleNamespace(nodes=lambda: cluster.nodes))
+        monkeypatch.setattr(module, "ray", SimpleNamespace(nodes=lambda: cluster.nodes, is_initialized=lambda: False))
         monkeypatch.setattr(module, "draining_nodes", lambda: {"b": time.time() + 30.0})
         monkeypatch.setattr(module, "autoscaler_state", lambda: cluster.state)
         monkeypatch.setattr(module, "placement_group", cluster.demand)
@@ -137,6 +137,9 @@ def test_nodes_that_do_not_come(cluster: Any, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(ResourceError, match="took more than"):
         module.add_nodes([{"CPU": 64.0}])
     assert found.removed == 1
+    monkeypatch.setattr(module, "ADD_S", 3600.0)
+    with pytest.raises(ResourceError, match=r"took more than 1e-06 s"):
+        PlacementPlan.of(2, {"CPU": 64}, use_gpu=False, timeout_s=1e-6)
 
 
 def test_an_autoscaler_is_asked_for_what_is_missing_only(cluster: Any) -> None:

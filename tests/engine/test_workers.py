@@ -23,9 +23,11 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 import rayline as rl
-from rayline.core import registry
+from rayline.core import registry, waiting
 from rayline.core.errors import DataError, ParameterError, ResourceError, SchemaError, TrainingError
 from rayline.engine.checkpoints import CheckpointStore, pack, unpack
+from rayline.engine.worker_group import START_S
+from rayline.engine.workers import WorkerActor
 
 ray_only = pytest.mark.ray
 
@@ -335,6 +337,103 @@ def test_demands_that_the_cluster_cannot_meet(engine: Any) -> None:
         engine.train(seen, num_workers=0, train=TABLE)
     with pytest.raises(ResourceError, match="storage_path"):
         engine.train(seen, num_workers=1, train=TABLE, storage_path="/proc/nothing")
+
+
+class _Occupant:
+    def is_there(self) -> None:
+        pass
+
+
+def _nothing(worker: Any) -> None:
+    pass
+
+
+@pytest.fixture
+def occupant(ray_session: Any) -> Iterator[Any]:
+    """An actor that holds all CPUs."""
+    actor = ray_session.remote(num_cpus=2)(_Occupant).remote()
+    ray_session.get(actor.is_there.remote())
+    yield actor
+    ray_session.kill(actor)
+
+
+@ray_only
+def test_resources_that_others_hold_are_waited_for(
+    run: Any, occupant: Any, ray_session: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "MESSAGE_DELAY_S", 0.5)
+    said: list[str] = []
+
+    def give_back(text: str) -> None:
+        said.append(text)
+        ray_session.kill(occupant)
+
+    with waiting.told_to(give_back):
+        assert run(_nothing, num_workers=1, train=None, resources_per_worker={"CPU": 2}) == [None]
+    assert "0 of 2 CPU free; held by actor _Occupant (2 CPU)" in said[0]
+
+
+@ray_only
+def test_the_wait_for_resources_ends_after_its_time(run: Any, occupant: Any, ray_session: Any) -> None:
+    with pytest.raises(ResourceError, match=r"not free within timeout_s=0\.5[\s\S]*held by actor _Occupant \(2 CPU\)"):
+        run(_nothing, num_workers=1, train=None, resources_per_worker={"CPU": 2}, timeout_s=0.5)
+    states = [group["state"] for group in ray_session.util.placement_group_table().values()]
+    assert {*states} <= {"REMOVED"}
+
+
+@ray_only
+def test_workers_that_have_not_started_are_waited_for_alike(engine: Any, ray_session: Any) -> None:
+    memory = int(0.6 * ray_session.cluster_resources()["memory"])
+    others = ray_session.util.placement_group([{"memory": memory}])
+    options: dict[str, Any] = {"num_workers": 1, "resources_per_worker": {"memory": memory}, "reuse": "a"}
+    try:
+        assert others.wait(20)
+        began = time.monotonic()
+        with (
+            engine.starting(functools.partial(os.getpid), **options),
+            pytest.raises(ResourceError, match=r"not free within timeout_s=0\.5"),
+        ):
+            engine.train(_nothing, train=None, timeout_s=0.5, **options)
+        assert time.monotonic() - began < START_S / 2
+    finally:
+        ray_session.util.remove_placement_group(others)
+
+
+@ray_only
+def test_groups_that_hold_resources_take_turns(engine: Any, ray_session: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of two groups could get half of what it needs, and wait for the other half."""
+    started, options = threading.Barrier(2), WorkerActor.options  # type: ignore[attr-defined]
+
+    def together(**given: Any) -> Any:
+        started.wait(20)
+        return options(**given)
+
+    monkeypatch.setattr(WorkerActor, "options", together)
+    memory = int(0.4 * ray_session.cluster_resources()["memory"])
+    results: list[Any] = []
+
+    def train() -> None:
+        results.append(
+            engine.train(_nothing, num_workers=2, train=None, resources_per_worker={"memory": memory}, timeout_s=60)
+        )
+
+    threads = [threading.Thread(target=train) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [[None, None]] * 2
+
+
+@ray_only
+def test_what_a_task_holds_itself_is_not_free_for_its_workers(engine: Any, ray_session: Any) -> None:
+    @ray_session.remote(num_cpus=1)
+    def inside() -> str:
+        with pytest.raises(ResourceError) as error:
+            registry.engine("ray").train(_nothing, num_workers=2, train=None, resources_per_worker={"CPU": 1})
+        return str(error.value)
+
+    assert "got 1 node with 1 CPU beside what this task holds itself" in ray_session.get(inside.remote())
 
 
 @ray_only

@@ -53,6 +53,12 @@ def test_placement_is_shown_and_kept() -> None:
     assert trainer.with_resources(None, {"CPU": 1}).scaling.placement == "spread"
 
 
+def test_the_time_to_wait_is_shown_and_kept() -> None:
+    trainer = train.XGBoostTrainer({}, scaling=train.Scaling(num_workers=2, timeout_s=30))
+    assert repr(trainer) == "XGBoostTrainer({}, scaling=Scaling(num_workers=2, timeout_s=30))"
+    assert trainer.with_resources(None, {"CPU": 1}).scaling.timeout_s == 30
+
+
 def test_a_range_of_workers_implies_ray_train() -> None:
     scaling = train.Scaling(num_workers=(1, 4))
     assert (scaling.min_workers, scaling.max_workers, scaling.is_elastic, scaling.backend) == (1, 4, True, "ray_train")
@@ -95,6 +101,8 @@ def test_wrong_values_are_refused(options: dict[str, Any], says: str) -> None:
         ({"storage_path": 5}, "storage_path has a wrong value"),
         ({"backend": "actor"}, "backend has a wrong value"),
         ({"placement": "strict"}, "placement has a wrong value"),
+        ({"timeout_s": 0}, r"Scaling: timeout_s has a wrong value[\s\S]*seconds, more than 0; got 0"),
+        ({"timeout_s": "1 h"}, "timeout_s has a wrong value"),
     ],
 )
 def test_the_value_itself_refuses_wrong_ones(options: dict[str, Any], says: str) -> None:

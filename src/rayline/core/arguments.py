@@ -6,7 +6,7 @@ import functools
 import inspect
 import types
 from collections.abc import Sequence
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, TypeVar, cast
 
 from rayline.core.errors import ParameterError
@@ -37,6 +37,13 @@ def integer(name: str, value: Any, *, minimum: int = 1, maximum: int | None = No
         wanted = f"of at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
         raise ParameterError.value(name, f"an integer {wanted}{', or None' * optional}", value)
     return number
+
+
+def positive_seconds(name: str, value: Any) -> None:
+    """Raise ParameterError unless an argument is a number of seconds above 0, or None."""
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if value is not None and not (is_number and value > 0):
+        raise ParameterError.value(name, "seconds, more than 0", value)
 
 
 def column_names(argument: str, columns: Any) -> tuple[str, ...]:

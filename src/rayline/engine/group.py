@@ -23,10 +23,13 @@ from rayline.engine.checkpoints import CheckpointStore, unpack
 from rayline.engine.kept_groups import KEPT, GroupKey
 from rayline.engine.object_refs import BlockSlice
 from rayline.engine.placement import WHERE, PlacementPlan
-from rayline.engine.worker_group import PLACE_S, RETRY_INTERVAL_S, NodeLeavesError, WorkerGroup, WorkerLostError
+from rayline.engine.worker_group import RETRY_INTERVAL_S, NodeLeavesError, WorkerGroup, WorkerLostError
 from rayline.engine.workers import WorkerMessage, WorkerStart
 
 Coordinate: TypeAlias = Callable[[int, str], AbstractContextManager[Mapping[str, Any]]]
+
+REPLACE_S = 60.0
+"""Seconds within which the cluster has to have room for a group that replaces a lost one, unless the user says otherwise."""
 
 CHECKPOINT_EVERY = 10
 """Iterations between checkpoints when max_failures is set and checkpoint_every is not."""
@@ -68,6 +71,8 @@ class TrainingCall:
         cluster's CPUs.
     spread
         Whether the ranks are spread over the nodes; otherwise they are on as few as possible.
+    timeout_s
+        The most seconds to wait for resources that others hold, or that an autoscaler adds.
     coordinate
         A context manager of (world size, the driver's host) that yields what the workers need to connect to one another.
     on_report, on_checkpoint
@@ -85,6 +90,7 @@ class TrainingCall:
     resources_per_worker: Mapping[str, float] | None = None
     use_gpu: bool = False
     spread: bool = False
+    timeout_s: float | None = None
     coordinate: Coordinate = lambda world_size, host: contextlib.nullcontext({})
     on_report: Callable[[int, Mapping[str, float]], bool] = lambda iteration, metrics: False
     on_checkpoint: Callable[[int, Path], None] | None = None
@@ -108,7 +114,11 @@ class TrainingCall:
     def plan(self) -> PlacementPlan:
         """Plan the smallest group. Raises ResourceError when the cluster, even empty, has no room for it."""
         return PlacementPlan.of_group(
-            self.num_workers, self.resources_per_worker, use_gpu=self.use_gpu, spread=self.spread
+            self.num_workers,
+            self.resources_per_worker,
+            use_gpu=self.use_gpu,
+            spread=self.spread,
+            timeout_s=self.timeout_s,
         )
 
     def packed(self) -> bytes:
@@ -176,7 +186,7 @@ class DistributedRun:
                 with self._workers(plan) as group:
                     group.send(packed)
                     shares = shares or share()
-                    group.join()
+                    group.join(self._call.timeout_s)
                     with self._call.coordinate(len(plan.nodes), ray.util.get_node_ip_address()) as rendezvous:
                         results = self._attempt(group, rendezvous, shares)
                 return results
@@ -206,7 +216,8 @@ class DistributedRun:
 
     def _planned(self, before: TrainingError | None) -> PlacementPlan:
         """Return the placement of the next group. After a loss, wait for a replaced node."""
-        until = time.monotonic() + PLACE_S
+        timeout_s = self._call.timeout_s or REPLACE_S
+        until = time.monotonic() + timeout_s
         while True:
             try:
                 return self._call.plan()
@@ -216,7 +227,7 @@ class DistributedRun:
                 if time.monotonic() > until:
                     raise ResourceError(
                         f"{WHERE}: the lost workers cannot be restarted on the remaining nodes.",
-                        f"Expected room for them within {PLACE_S:.0f} s; {error.within(WHERE)}",
+                        f"Expected room for them within {timeout_s:g} s; {error.within(WHERE)}",
                         "add a node, or request fewer workers or fewer resources for each.",
                     ) from before
                 time.sleep(RETRY_INTERVAL_S)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import ray
@@ -14,6 +14,7 @@ from rayline.compat.ray_autoscaler import AutoscalerState, autoscaler_state, dra
 from rayline.core.engine import room
 from rayline.core.errors import ResourceError, counted
 from rayline.core.waiting import MESSAGE_DELAY_S, say
+from rayline.engine.holders import unique_name
 
 LOOK_S = 1.0
 """Seconds between two looks at what an autoscaler does."""
@@ -83,11 +84,29 @@ def has_room(nodes: Mapping[str, Mapping[str, float]], n: int, needs: Mapping[st
     return sum(room(has, needs) for has in nodes.values()) >= n
 
 
-def nodes_for(n: int, needs: Mapping[str, float]) -> dict[str, Mapping[str, float]]:
-    """Return the nodes of the cluster. Where they have no room for so many workers, an autoscaler adds some first, if it can."""
-    nodes = usable_nodes()
-    if not has_room(nodes, n, needs) and add_nodes([needs] * n):
-        return usable_nodes()
+def nodes_for(n: int, needs: Mapping[str, float], timeout_s: float | None = None) -> dict[str, Mapping[str, float]]:
+    """Return the resources of each node, without what this task or actor itself holds of those that are needed. Where they have no room
+    for so many workers, an autoscaler adds nodes first, if it can; `timeout_s` as of `add_nodes`."""
+    nodes = _without_own(needs)
+    if not has_room(nodes, n, needs) and add_nodes([needs] * n, timeout_s):
+        return _without_own(needs)
+    return nodes
+
+
+def held_here(name: str) -> float:
+    """Return how much of a resource the current task or actor holds; 0 on the driver."""
+    if not ray.is_initialized():
+        return 0.0
+    context = ray.get_runtime_context()
+    if context.worker.mode != ray.WORKER_MODE:
+        return 0.0
+    return float(context.get_assigned_resources().get(name, 0.0))
+
+
+def _without_own(names: Iterable[str]) -> dict[str, Mapping[str, float]]:
+    nodes, held = usable_nodes(), {name: amount for name in names if (amount := held_here(name))}
+    if held and (here := ray.get_runtime_context().get_node_id()) in nodes:
+        nodes[here] = {name: amount - held.get(name, 0.0) for name, amount in nodes[here].items()}
     return nodes
 
 
@@ -102,7 +121,7 @@ def coming() -> str:
     return "" if state is None else f"; the autoscaler {_described(state)}"
 
 
-def add_nodes(bundles: Sequence[Mapping[str, float]]) -> bool:
+def add_nodes(bundles: Sequence[Mapping[str, float]], timeout_s: float | None = None) -> bool:
     """Have an autoscaler add nodes with room for all of these bundles, and wait until they are there.
 
     Returns
@@ -113,13 +132,13 @@ def add_nodes(bundles: Sequence[Mapping[str, float]]) -> bool:
     Raises
     ------
     ResourceError
-        When the nodes are not there within `ADD_S`.
+        When the nodes are not there within `timeout_s`, by default `ADD_S`.
     """
     if autoscaler_state() is None:
         return False
-    group = placement_group([dict(bundle) for bundle in bundles], name="nodes to add")
+    group = placement_group([dict(bundle) for bundle in bundles], name=unique_name("nodes to add"))
     try:
-        return _Wait(group, bundles).until_there()
+        return _Wait(group, bundles, ADD_S if timeout_s is None else timeout_s).until_there()
     finally:
         remove_placement_group(group)
 
@@ -130,6 +149,7 @@ class _Wait:
 
     group: PlacementGroup
     bundles: Sequence[Mapping[str, float]]
+    timeout_s: float
     n_refused: int = 0
     last_line: str = ""
     began: float = field(default_factory=time.monotonic)
@@ -155,9 +175,9 @@ class _Wait:
 
     def _say(self, state: AutoscalerState, now: float) -> None:
         waits_for, does = f"waiting for nodes with room for {described(self.bundles)}", _described(state)
-        if now - self.began > ADD_S:
+        if now - self.began > self.timeout_s:
             raise ResourceError.here(
-                f"{waits_for} took more than {ADD_S:.0f} s.",
+                f"{waits_for} took more than {self.timeout_s:g} s.",
                 f"Expected the autoscaler to add them; it {does}.",
                 "look at `ray status`, ask for less, or for resources that the nodes have.",
             )

@@ -12,7 +12,7 @@ import ray
 from rayline.core.engine import room
 from rayline.core.errors import ParameterError, ResourceError, counted
 from rayline.engine.holders import holders
-from rayline.engine.nodes import add_nodes, can_grow, coming, has_room, nodes_for, usable_nodes
+from rayline.engine.nodes import add_nodes, can_grow, coming, has_room, held_here, nodes_for, usable_nodes
 
 WHERE = "train.fit"
 
@@ -46,10 +46,16 @@ class PlacementPlan:
 
     @classmethod
     def of(
-        cls, num_workers: int, resources: Mapping[str, float] | None, *, use_gpu: bool, spread: bool = False
+        cls,
+        num_workers: int,
+        resources: Mapping[str, float] | None,
+        *,
+        use_gpu: bool,
+        spread: bool = False,
+        timeout_s: float | None = None,
     ) -> Self:
         """Plan this number of workers, on as few nodes as possible or spread over them; unless CPUs are requested, each gets its
-        share of the cluster.
+        share of the cluster. `timeout_s` limits the wait for nodes that an autoscaler adds.
 
         Raises ParameterError when a number is invalid. Raises ResourceError when the cluster, even empty, lacks the requested
         resources.
@@ -64,9 +70,9 @@ class PlacementPlan:
         if use_gpu:
             requested.setdefault("GPU", 1.0)
         strict = "CPU" in requested
-        cluster = nodes_for(num_workers, requested if strict else {**requested, "CPU": 1.0})
+        cluster = nodes_for(num_workers, requested if strict else {**requested, "CPU": 1.0}, timeout_s)
         if (
-            not strict and not _cpus(cluster) and add_nodes([{"CPU": 1.0}])
+            not strict and not _cpus(cluster) and add_nodes([{"CPU": 1.0}], timeout_s)
         ):  # not one for each worker, but some to share
             cluster = usable_nodes()
         whole = requested["CPU"] if strict else _share(cluster, num_workers, requested)
@@ -95,14 +101,15 @@ class PlacementPlan:
         *,
         use_gpu: bool,
         spread: bool = False,
+        timeout_s: float | None = None,
     ) -> Self:
         """Plan the smallest group of a range of workers, each of which takes one CPU unless others are requested.
 
         Raises as `of`.
         """
         if isinstance(num_workers, tuple):
-            return cls.of(num_workers[0], {"CPU": 1.0, **(resources or {})}, use_gpu=use_gpu, spread=spread)
-        return cls.of(num_workers, resources, use_gpu=use_gpu, spread=spread)
+            num_workers, resources = num_workers[0], {"CPU": 1.0, **(resources or {})}
+        return cls.of(num_workers, resources, use_gpu=use_gpu, spread=spread, timeout_s=timeout_s)
 
     def has_other_nodes(self) -> bool:
         """Return whether there is room, or will be, for the same workers on nodes that stay in the cluster."""
@@ -149,14 +156,6 @@ def max_workers(needs: Mapping[str, float], *, spare_cpus: float = 0.0) -> int:
     return max(1, n)
 
 
-def held_here(name: str) -> float:
-    """Return how much of a resource the current task or actor holds; 0 on the driver."""
-    context = ray.get_runtime_context()
-    if context.worker.mode != ray.WORKER_MODE:
-        return 0.0
-    return float(context.get_assigned_resources().get(name, 0.0))
-
-
 def free() -> str:
     """Return the resources that are free in the cluster now."""
     available = ray.available_resources()
@@ -200,9 +199,10 @@ def _too_much(
     needs = ", ".join(f"{n} × {amount:g} = {n * amount:g} {name}" for name, amount in requested.items())
     has = "; ".join(", ".join(f"{node.get(name, 0):g} {name}" for name in requested) for node in cluster.values())
     no_gpu = requested.get("GPU") and not any(node.get("GPU") for node in cluster.values())
+    rest = " beside what this task holds itself" if any(map(held_here, requested)) else ""
     more = ", and an autoscaler that adds none with room for it" if can_grow() else ""
     return ResourceError.here(
         f"{who} not fit into this Ray.",
-        f"Expected {needs}; got {counted(len(cluster), 'node')} with {has}{more}.",
+        f"Expected {needs}; got {counted(len(cluster), 'node')} with {has}{rest}{more}.",
         "do without GPUs: this Ray has none." if no_gpu else "request fewer workers, or fewer resources for each.",
     )

@@ -278,13 +278,14 @@ class RayEngine(Engine):
         resources_per_worker: Mapping[str, float] | None = None,
         use_gpu: bool = False,
         spread: bool = False,
+        timeout_s: float | None = None,
     ) -> AbstractContextManager[None]:
         """Start the workers of a `train` with the same arguments that comes within a context; they call `load` meanwhile.
 
         Raises ResourceError when the cluster, even empty, has no room for them.
         """
         ensure_ray()
-        plan = PlacementPlan.of(num_workers, resources_per_worker, use_gpu=use_gpu, spread=spread)
+        plan = PlacementPlan.of(num_workers, resources_per_worker, use_gpu=use_gpu, spread=spread, timeout_s=timeout_s)
         return KEPT.starting(GroupKey.of(reuse, plan), packed_function(load))
 
     def in_order(
@@ -326,12 +327,17 @@ class RayEngine(Engine):
         return float(ray.cluster_resources().get("GPU", 0.0))
 
     def worker_memory(
-        self, num_workers: int, resources_per_worker: Mapping[str, float] | None, *, use_gpu: bool = False
+        self,
+        num_workers: int,
+        resources_per_worker: Mapping[str, float] | None,
+        *,
+        use_gpu: bool = False,
+        timeout_s: float | None = None,
     ) -> int | None:
         """Return the bytes of memory that each worker may use: as requested, or its part of its node's memory outside the object
         store; None where Ray does not say."""
         ensure_ray()
-        return PlacementPlan.of(num_workers, resources_per_worker, use_gpu=use_gpu).memory_bytes
+        return PlacementPlan.of(num_workers, resources_per_worker, use_gpu=use_gpu, timeout_s=timeout_s).memory_bytes
 
     def share(self, num_workers: int, resources: Mapping[str, float]) -> float:
         """Return the CPUs that each worker gets when a framework starts the workers itself: as requested, or an equal share.

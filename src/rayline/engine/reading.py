@@ -19,9 +19,9 @@ from rayline.core.errors import DataError, RaylineError, ResourceError, SchemaEr
 from rayline.core.waiting import patience
 from rayline.engine.blocks import to_frame
 from rayline.engine.kept_rows import kept_rows
-from rayline.engine.nodes import add_nodes
+from rayline.engine.nodes import add_nodes, held_here
 from rayline.engine.object_refs import BlockSlice
-from rayline.engine.placement import busy, held_here
+from rayline.engine.placement import busy
 from rayline.engine.session import quietly
 
 SAMPLE_ROWS = 1000

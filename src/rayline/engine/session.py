@@ -89,6 +89,12 @@ def connection() -> str:
     return f"{context.get_job_id()} {context.get_node_id()}"
 
 
+def in_task() -> bool:
+    """Return whether this is the process of a task, and not the driver or an actor."""
+    context = ray.get_runtime_context()
+    return context.worker.mode == ray.WORKER_MODE and context.get_actor_id() is None
+
+
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
     """Silence Ray Data on the console; its log file stays complete."""

@@ -35,17 +35,18 @@ from rayline.engine.object_refs import BlockSlice
 from rayline.engine.placement import WHERE, busy, free
 from rayline.engine.train_supervisor import GroupBegun, GroupLost, RankFailed, TrainJob, TrainSupervisor
 from rayline.engine.train_worker import run_worker
-from rayline.engine.worker_group import RETRY_INTERVAL_S
-
-START_S = 120.0
-"""Seconds within which a group of workers has to begin, the first one and each that replaces a lost one."""
+from rayline.engine.worker_group import RETRY_INTERVAL_S, START_S, not_free, not_started
 
 SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # of Ray Train's polls; 2 seconds by default
     "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "31536000",  # for resources to be free: the driver waits, and says so
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
 """Settings of Ray Train, unless the driver's environment has them."""
+
+ELASTIC_SETTINGS = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10"}
+"""Those of an elastic group: Ray Train counts on a node that has just left, waits for it (60 seconds by default), and begins with fewer."""
 
 KEEP = 2
 """The number of checkpoints of a run that stay in storage."""
@@ -83,7 +84,8 @@ class TrainOptions:
 
     def fit(self, job: TrainJob) -> None:
         """Run Ray Train with this configuration, in the supervisor's process."""
-        for name, value in {**SETTINGS, **self.environment}.items():
+        settings = {**SETTINGS, **ELASTIC_SETTINGS} if isinstance(self.num_workers, tuple) else SETTINGS
+        for name, value in {**settings, **self.environment}.items():
             os.environ[name] = value
         logging.getLogger("ray.train").setLevel(logging.ERROR)
 
@@ -124,7 +126,9 @@ class RayTrainRun:
         self._failures = 0  # groups that were lost, and not with their node
         self._lost: Mapping[int, str] = {}  # of the current group
         self._raised: dict[int, Exception] = {}
-        self._deadline = 0.0
+        self._memory = 0.0  # of each worker: by this amount the placement groups of this training are found again
+        self._waits_since: float | None = None  # for a group to begin,
+        self._placed_since: float | None = None  # and for its processes to start, on resources that are there
         self._leaving = LeavingNodes(())  # of the current group
 
     @property
@@ -155,15 +159,16 @@ class RayTrainRun:
             supervisor = TrainSupervisor.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
             job = TrainJob(packed, supervisor, train, test, plan.n_threads, every, call.on_checkpoint is not None)
             options = self._options()
-            stack.callback(_remove_placement_groups, options.resources["memory"])
+            stack.callback(self._remove_placement_groups)
             return self._follow(supervisor, supervisor.run.remote(options.fit, job))
 
     def _options(self) -> TrainOptions:
         assert self._storage is not None
         filesystem, root = self._storage.opened()
-        # A few bytes more than asked for: by this amount the placement groups of this training are found again.
-        memory = self._plan.held.get("memory", 0.0) + 1 + secrets.randbelow(1 << 20)
-        resources = {**self._plan.held, "CPU": max(self._plan.cpus, SMALLEST_CPU), "memory": memory}
+        self._memory = (
+            self._plan.held.get("memory", 0.0) + 1 + secrets.randbelow(1 << 20)
+        )  # a few bytes more than asked for
+        resources = {**self._plan.held, "CPU": max(self._plan.cpus, SMALLEST_CPU), "memory": self._memory}
         failures = -1 if self._is_elastic else self._call.max_failures  # of an elastic group they are counted here
         environment = {name: value for name, value in os.environ.items() if name.startswith("RAY_TRAIN_")}
         return TrainOptions(
@@ -174,14 +179,14 @@ class RayTrainRun:
     def _follow(self, supervisor: Any, running: Any) -> list[Any]:
         """Listen until Ray Train has ended."""
         listening, is_stopping = supervisor.listen.remote(), False
-        self._deadline = time.monotonic() + START_S
+        self._waits_since = time.monotonic()
         with contextlib.ExitStack() as coordination, _ended(supervisor), patience(self._waiting) as is_over:
             while True:
                 ready, _ = ray.wait([listening, running], num_returns=1, timeout=LOOK_S)
                 if self._leaving.look():
                     say(f"workers run on {self._leaving.first}")
                 if not ready:
-                    self._check_deadline()
+                    self._check_wait()
                 elif listening in ready:
                     for message in ray.get(listening):
                         if isinstance(message, GroupBegun):
@@ -202,13 +207,38 @@ class RayTrainRun:
             f"waiting for {self._call.num_workers} workers with {dict(self._plan.held)} and {self._plan.cpus:g} CPU each"
         )
 
-    def _check_deadline(self) -> None:
-        if self._deadline and time.monotonic() > self._deadline:
-            raise ResourceError(
-                f"{WHERE}: a group of {self._call.num_workers} workers did not start within {START_S:.0f} s.",
-                f"Expected {dict(self._plan.held)} and {self._plan.cpus:g} CPU for each; free are {free()}.",
-                "stop the jobs that hold these resources, or request fewer workers or fewer resources for each.",
-            )
+    def _check_wait(self) -> None:
+        """Raise ResourceError when a group has waited too long for its resources, or for its processes on them."""
+        if self._waits_since is None:
+            return
+        now, who = time.monotonic(), f"a group of {self._call.num_workers} workers"
+        timeout_s = self._call.timeout_s or (None if self._group is None else START_S)
+        if not any(entry["state"] == "CREATED" for entry in self._placement_groups().values()):
+            self._placed_since = None
+            if timeout_s is not None and now - self._waits_since > timeout_s:
+                raise not_free(f"the resources of {who}", timeout_s, [*self._plan.held, "CPU"])
+        elif self._placed_since is None:
+            self._placed_since = now
+        elif now - self._placed_since > START_S:
+            raise not_started(who)
+
+    def _placement_groups(self) -> dict[str, Mapping[str, Any]]:
+        return {
+            group: entry
+            for group, entry in placement_group_table().items()
+            if entry["state"] != "REMOVED" and all(b.get("memory") == self._memory for b in entry["bundles"].values())
+        }
+
+    def _remove_placement_groups(self) -> None:
+        """Remove the placement groups of this training: Ray Train removes them when it ends by itself, and not when it is ended. Look
+        again until none has come since: the controller may outlive the supervisor for a moment."""
+        quiet = 0
+        while quiet < QUIET_LOOKS:
+            groups = self._placement_groups()
+            for group in groups:
+                remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group))))
+            quiet = 0 if groups else quiet + 1
+            time.sleep(RETRY_INTERVAL_S if quiet < QUIET_LOOKS else 0)
 
     def _begin(self, begun: GroupBegun, supervisor: Any, coordination: contextlib.ExitStack) -> None:
         """Connect the workers of a group. Raises when the one before it was one too many."""
@@ -218,7 +248,8 @@ class RayTrainRun:
             lost = TrainingError(f"{WHERE}: a group of workers was lost.")
             coordination.__exit__(TrainingError, lost, None)
             self._listener.begin_again()
-        self._group, self._lost, self._raised, self._deadline = begun, {}, {}, 0.0
+        self._group, self._lost, self._raised = begun, {}, {}
+        self._waits_since = self._placed_since = None
         self._leaving = LeavingNodes(begun.nodes)
         host = ray.util.get_node_ip_address()
         rendezvous = coordination.enter_context(self._call.coordinate(len(begun.nodes), host))
@@ -234,7 +265,7 @@ class RayTrainRun:
     def _hear(self, message: Any) -> bool:
         """Return whether the training should stop."""
         if isinstance(message, GroupLost):
-            self._lost, self._deadline = message.failures, time.monotonic() + START_S
+            self._lost, self._waits_since = message.failures, time.monotonic()
         elif isinstance(message, RankFailed):
             self._raised[message.rank] = message.error
             if isinstance(message.error, RaylineError) and not isinstance(message.error, TrainingError):
@@ -300,22 +331,6 @@ def _refuse_several_machines() -> None:
             "Expected storage_path, a shared directory or a URL (s3://…, gs://…).",
             "pass storage_path, or leave backend='ray_train' and the range of workers out.",
         )
-
-
-def _remove_placement_groups(memory: float) -> None:
-    """Remove the placement groups whose bundles have this much memory: Ray Train removes its own when it ends by itself, and
-    not when it is ended. Look again until none has come since: the controller may outlive the supervisor for a moment."""
-    quiet = 0
-    while quiet < QUIET_LOOKS:
-        groups = [
-            group
-            for group, entry in placement_group_table().items()
-            if entry["state"] != "REMOVED" and all(b.get("memory") == memory for b in entry["bundles"].values())
-        ]
-        for group in groups:
-            remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group))))
-        quiet = 0 if groups else quiet + 1
-        time.sleep(RETRY_INTERVAL_S if quiet < QUIET_LOOKS else 0)
 
 
 @contextlib.contextmanager

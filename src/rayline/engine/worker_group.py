@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import ray
 from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError, RayTaskError
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
-from rayline.core.errors import RaylineError, ResourceError, TrainingError, counted, first_line
+from rayline.core.errors import RaylineError, ResourceError, TrainingError, first_line
 from rayline.core.waiting import patience, say
 from rayline.engine.holders import unique_name
-from rayline.engine.nodes import LOOK_S, LeavingNodes, is_leaving, lost_node
+from rayline.engine.nodes import LOOK_S, LeavingNodes, described, is_leaving, lost_node
 from rayline.engine.placement import WHERE, PlacementPlan, busy, free
 from rayline.engine.workers import WorkerActor, WorkerMessage, WorkerStart
 
 START_S = 120.0
-"""Seconds within which the workers of a group have to start."""
-
-PLACE_S = 60.0
-"""Seconds within which the CPUs that the user requested have to be free."""
+"""Seconds within which the processes of a group have to start on resources that are free."""
 
 SHARE_S = 1.0
 """Seconds to wait for free CPUs that the user did not request; after that the group runs without reserving them."""
@@ -54,6 +51,9 @@ class WorkerGroup:
         self.actors: list[Any] = []
         self.worker_addresses: list[str] = []
         self._joining: list[Any] = []
+        self._held: PlacementGroup | None = (
+            None  # of all workers at once: two groups with a part each would wait for one another
+        )
         self._reserved: PlacementGroup | None = None
         self._runs: list[Any] = []
         self._stopping: Any = None
@@ -62,10 +62,15 @@ class WorkerGroup:
     def start(self) -> WorkerGroup:
         """Start the actors; return before they have started."""
         held = dict(self.plan.held)
-        options = {"num_gpus": held.pop("GPU", 0), "memory": held.pop("memory", None), "resources": held or None}
         try:
+            self._held = self._placed(held) if held else None
+            options = {"num_gpus": held.pop("GPU", 0), "memory": held.pop("memory", None), "resources": held or None}
             for rank, node in enumerate(self.plan.nodes):
-                where = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
+                where = (
+                    NodeAffinitySchedulingStrategy(node_id=node, soft=False)
+                    if self._held is None
+                    else PlacementGroupSchedulingStrategy(self._held, placement_group_bundle_index=rank)
+                )
                 actor = WorkerActor.options(scheduling_strategy=where, **options).remote(  # type: ignore[attr-defined]
                     rank, len(self.plan.nodes), self.plan.n_threads
                 )
@@ -86,7 +91,7 @@ class WorkerGroup:
         self._joining = [actor.join.remote(packed) for actor in self.actors]
 
     def end(self) -> None:
-        """Stop the actors and remove the reservation."""
+        """Stop the actors and free what they have reserved."""
         for actor in self.actors:
             ray.kill(actor)
         for run in self._runs:  # Ray prints errors that were never retrieved
@@ -94,6 +99,9 @@ class WorkerGroup:
                 ray.get(run, timeout=DETECTION_TIMEOUT_S)
         self.actors, self._runs = [], []
         self._unreserve()
+        if self._held is not None:
+            remove_placement_group(self._held)
+            self._held = None
 
     # -- between two runs ----------------------------------------------------------------------------------------------
 
@@ -107,14 +115,16 @@ class WorkerGroup:
                 ray.get(self._stopping, timeout=START_S)  # no order to stop may be on its way to the next run
             others = self.actors[1:]
             for rank, actor in enumerate(self.actors):
-                actor.rest.remote(self._n_woken, seconds, others if rank == 0 else [])
+                actor.rest.remote(self._n_woken, seconds, others if rank == 0 else [], self._held)
         except RayError:
             return False
         self._stopping = None
         return True
 
     def wake(self) -> bool:
-        """Return whether all actors are still there, and can be used for another run."""
+        """Return whether all actors are still there, or wait for resources, and can be used for another run."""
+        if self._held is not None and placement_group_table(self._held)["state"] == "PENDING":
+            return True  # `join` goes on with the wait
         self._n_woken += 1
         try:
             return all(ray.get([actor.wake.remote(self._n_woken) for actor in self.actors], timeout=START_S))
@@ -128,40 +138,53 @@ class WorkerGroup:
 
     # -- a run ---------------------------------------------------------------------------------------------------------
 
-    def join(self) -> None:
-        """Wait until all workers have started, and reserve their CPUs."""
-        n, held = len(self.actors), dict(self.plan.held)
+    def join(self, timeout_s: float | None = None) -> None:
+        """Wait until all workers have started, and reserve their CPUs.
+
+        Raises
+        ------
+        ResourceError
+            When the resources of the workers are not free within `timeout_s`, or they do not start on them.
+        WorkerLostError
+            When a worker ends.
+        NodeLeavesError
+            When a node leaves before the resources of all are free.
+        """
+        if self._held is not None:
+            self._await(self._held, timeout_s)
+        n = len(self.actors)
         for rank, joining in enumerate(self._joining):
             try:
-                with patience(lambda: busy(f"waiting for {n} workers with {held}", *held) if held else ""):
-                    self.worker_addresses.append(ray.get(joining, timeout=START_S))
+                self.worker_addresses.append(ray.get(joining, timeout=START_S))
             except GetTimeoutError as error:
-                raise ResourceError(
-                    f"{WHERE}: rank {rank} of {n} did not start within {START_S:.0f} s.",
-                    f"Expected a worker with {held or 'no resources'}; free are {free()}.",
-                    "stop the jobs that hold these resources, or request fewer workers.",
-                ) from error
+                raise not_started(f"rank {rank} of {n}") from error
             except RayError as error:
                 if is_leaving(self.plan.nodes[rank]):  # nothing is lost yet
                     raise NodeLeavesError from error
                 raise WorkerLostError(rank, error) from error
         if self.plan.cpus:
-            self._reserve(n)
+            self._reserved = self._placed({"CPU": self.plan.cpus})
+            if self.plan.strict:
+                self._await(self._reserved, timeout_s)
+            else:
+                self._reserved.wait(SHARE_S)
 
-    def _reserve(self, n: int) -> None:
-        bundles = [{"CPU": self.plan.cpus}] * n
+    def _placed(self, needs: Mapping[str, float]) -> PlacementGroup:
+        """Ask for these resources for each worker, where it is planned."""
         places = [{"ray.io/node-id": node} for node in self.plan.nodes]
-        self._reserved = placement_group(
-            bundles, strategy="PACK", bundle_label_selector=places, name=unique_name(f"{WHERE} workers")
-        )
-        with patience(lambda: busy(f"waiting for {n} × {self.plan.cpus:g} CPU for the workers")):
-            is_there = self._reserved.wait(PLACE_S if self.plan.strict else SHARE_S)
-        if not is_there and self.plan.strict:
-            raise ResourceError(
-                f"{WHERE}: the CPUs of {counted(n, 'worker')} were not free within {PLACE_S:.0f} s.",
-                f"Expected {n} × {self.plan.cpus:g} = {n * self.plan.cpus:g} CPU; free are {free()}.",
-                "stop the jobs that hold them, or request less (resources_per_worker).",
-            )
+        bundles = [dict(needs) for _ in places]
+        name = unique_name(f"{WHERE} workers")
+        return placement_group(bundles, strategy="PACK", bundle_label_selector=places, name=name)
+
+    def _await(self, group: PlacementGroup, timeout_s: float | None) -> None:
+        """Wait until resources that were asked for are there."""
+        needs, until = group.bundle_specs, None if timeout_s is None else time.monotonic() + timeout_s
+        with patience(lambda: busy(f"waiting for {described(needs)} for the workers", *needs[0])):
+            while not group.wait(LOOK_S):
+                if any(map(is_leaving, self.plan.nodes)):
+                    raise NodeLeavesError
+                if timeout_s is not None and until is not None and time.monotonic() > until:
+                    raise not_free(f"{described(needs)} for the workers", timeout_s, needs[0])
 
     def run(self, starts: Sequence[WorkerStart], resume: Any, on_message: Callable[[WorkerMessage], bool]) -> list[Any]:
         """Return the result of each rank.
@@ -226,6 +249,24 @@ class WorkerGroup:
                 error = failure
                 break
         return None if error is None else WorkerLostError(rank, error)
+
+
+def not_free(what: str, timeout_s: float, names: Iterable[str]) -> ResourceError:
+    """Return the error of a wait for resources that others hold."""
+    return ResourceError(
+        f"{WHERE}: {what} were not free within timeout_s={timeout_s:g}.",
+        f"Expected them to be given back; {busy('now', *names) or f'free are {free()}'}.",
+        "allow more time (Scaling(timeout_s=…)), stop the jobs that hold them, or request less (resources_per_worker).",
+    )
+
+
+def not_started(who: str) -> ResourceError:
+    """Return the error of workers that do not start, though what they need is free."""
+    return ResourceError(
+        f"{WHERE}: {who} did not start within {START_S:.0f} s.",
+        "Expected a new process, which imports the framework.",
+        "see in Ray's log why processes do not start, or how busy the machine is.",
+    )
 
 
 class NodeLeavesError(Exception):

@@ -17,6 +17,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import ray
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from rayline.core import scratch
 from rayline.core.errors import RaylineError
@@ -118,6 +119,7 @@ class WorkerActor:
         self._start: WorkerStart | None = None
         self._remembered: tuple[str | None, dict[Any, Any]] = (None, {})
         self._idle, self._others = IdleWorker(self._leave, _release), list[Any]()
+        self._held: PlacementGroup | None = None
 
     def load(self, packed: bytes) -> None:
         """Call a function that imports what a run will need; the run says what is wrong."""
@@ -210,11 +212,11 @@ class WorkerActor:
     # -- between two runs ----------------------------------------------------------------------------------------------
 
     @ray.method(concurrency_group="tell")
-    def rest(self, n_woken: int, seconds: float, others: list[Any]) -> None:
+    def rest(self, n_woken: int, seconds: float, others: list[Any], held: PlacementGroup | None) -> None:
         """Release the last run, and end after this time unless this worker is used again (see `IdleWorker`). `others` are
-        the other ranks, on rank 0."""
+        the other ranks, on rank 0; `held` what all ranks hold together."""
         self._start = self._function = None
-        self._others = others
+        self._others, self._held = others, held
         self._idle.rest(n_woken, seconds, looks=self._rank == 0)
 
     @ray.method(concurrency_group="tell")
@@ -227,6 +229,8 @@ class WorkerActor:
         ray.actor.exit_actor()
 
     def _leave(self) -> None:
+        if self._held is not None:
+            remove_placement_group(self._held)  # and all workers with it
         for actor in (*self._others, ray.get_runtime_context().current_actor):
             actor.leave.remote()
 

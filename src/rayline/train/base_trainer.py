@@ -385,8 +385,12 @@ class BaseTrainer:
             value = getattr(self.scaling, name) if name in flat else getattr(self, name)
             if value != flat.get(name) if name in flat else value is not None:
                 parts.append(f"{name}={value!r}")
-        usual = ("ray_train" if self.scaling.is_elastic else "actors", "pack")
-        if (self.scaling.backend, self.scaling.placement) != usual:  # these have no flat keyword
+        usual = ("ray_train" if self.scaling.is_elastic else "actors", "pack", None)
+        if (
+            self.scaling.backend,
+            self.scaling.placement,
+            self.scaling.timeout_s,
+        ) != usual:  # these have no flat keyword
             parts = [*self._shown_arguments, f"scaling={self.scaling!r}"]
         phases = f".scheduled(<{len(self.phases)} parts, {self.phases[-1].until} iterations>)" if self.phases else ""
         return f"{self._name}({', '.join(parts)}){phases}"

@@ -32,7 +32,9 @@ def refuse_too_large(request: FitRequest, n_rows: int) -> None:
     if workers is None:
         available = memory.available_bytes()
     else:
-        available = registry.engine("ray").worker_memory(workers, scaling.resources_per_worker, use_gpu=scaling.use_gpu)
+        available = registry.engine("ray").worker_memory(
+            workers, scaling.resources_per_worker, use_gpu=scaling.use_gpu, timeout_s=scaling.timeout_s
+        )
     if available is None or needed <= available:
         return
     where = "this process" if workers is None else f"each of {counted(workers, 'worker')}"

@@ -21,6 +21,7 @@ class ProgressLine:
     def __init__(self, title: str, live: Any = None, *, plain: bool = False) -> None:
         self._title, self._live, self._parts, self._shown = title, live, list[str](), 0.0
         self._plain = plain  # no terminal, but somebody reads it
+        self._waits_for = ""  # the last thing that was written about it
         self._spinner: Any = None
 
     def part(self, text: str) -> None:
@@ -34,10 +35,10 @@ class ProgressLine:
             self._show(text, below)
 
     def wait(self, text: str) -> None:
-        """Say what is waited for: in a terminal in the line, elsewhere once in a line of its own."""
+        """Say what is waited for: in a terminal in the line, elsewhere in a line of its own, when it is news."""
         self._show(text)
-        if self._plain:
-            self._plain = False
+        if self._plain and text != self._waits_for:
+            self._waits_for = text
             print(f"{self._title}  {text}", file=sys.stderr, flush=True)  # noqa: T201  # as in `line`
 
     @property

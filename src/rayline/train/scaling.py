@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rayline.core.arguments import integer, known_arguments
+from rayline.core.arguments import integer, known_arguments, positive_seconds
 from rayline.core.errors import ParameterError, at, place
 from rayline.core.representation import representation
 
@@ -50,6 +50,9 @@ class Scaling:
     placement
         "pack": on as few nodes as possible, so that workers exchange less over the network. "spread": evenly over the nodes,
         which have more memory and disks together.
+    timeout_s
+        The most seconds that a training waits for the resources of its workers, as others hold them or an autoscaler adds nodes. When
+        omitted it waits as long as it takes. After 5 seconds a line says what is waited for, and who holds it.
 
     Raises
     ------
@@ -72,6 +75,7 @@ class Scaling:
     storage_path: str | PathLike[str] | None = None
     backend: Backend = "actors"
     placement: WorkerPlacement = "pack"
+    timeout_s: float | None = None
 
     __repr__ = representation
 
@@ -108,6 +112,7 @@ class Scaling:
             raise ParameterError.value("backend", "'actors' or 'ray_train'", self.backend)
         if self.placement not in PLACEMENTS:
             raise ParameterError.value("placement", "'pack' or 'spread'", self.placement)
+        positive_seconds("timeout_s", self.timeout_s)
 
     @property
     def max_workers(self) -> int | None:

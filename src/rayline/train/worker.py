@@ -215,6 +215,7 @@ def train_on_ray(request: FitRequest, **options: Any) -> WorkerOutcome:
         storage_path=scaling.storage_path,
         backend=scaling.backend,
         spread=scaling.placement == "spread",
+        timeout_s=scaling.timeout_s,
         reuse=request.framework if request.adapter.reuses_workers else None,
         coordinate=request.adapter.coordinate,
         together=target.columns[1] if target.task is Task.RANKING else None,
@@ -244,6 +245,7 @@ def starting_workers(trainer: BaseTrainer) -> AbstractContextManager[None]:
         resources_per_worker=scaling.resources_per_worker,
         use_gpu=trainer.wants_gpu,
         spread=scaling.placement == "spread",
+        timeout_s=scaling.timeout_s,
     )
     return context
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from rayline.core.arguments import integer
+from rayline.core.arguments import integer, positive_seconds
 from rayline.core.errors import ParameterError
 from rayline.core.representation import representation
 from rayline.train.callbacks import Callback
@@ -52,10 +52,8 @@ class SearchOptions:
         callbacks = self.callbacks
         if not isinstance(callbacks, Sequence) or not all(isinstance(callback, Callback) for callback in callbacks):
             raise ParameterError.value("callbacks", "a list of objects of rayline.train.Callback", callbacks)
-        for name, seconds in (("time_budget_s", self.time_budget_s), ("timeout_s", self.timeout_s)):
-            is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
-            if seconds is not None and not (is_number and seconds > 0):
-                raise ParameterError.value(name, "seconds, more than 0", seconds)
+        positive_seconds("time_budget_s", self.time_budget_s)
+        positive_seconds("timeout_s", self.timeout_s)
         if self.run_on not in (None, "process", "ray"):
             raise ParameterError.value("run_on", "None, 'process' or 'ray'", self.run_on)
         for name, value, expected in (("verbose", self.verbose, (bool, type(None))), ("resume", self.resume, bool)):
