@@ -1,9 +1,11 @@
-"""What the targets of the Makefile and of .ci/run leave out: no test."""
+"""What the targets of the Makefile and of .ci/run leave out: no test, but one that has passed before in this run of CI."""
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,3 +50,18 @@ def test_slow_tests_are_in_a_piece() -> None:
 def test_ci_runs_targets_that_exist() -> None:
     for target in re.findall(r"^step(?:_within \d+)? ([a-z-]+)", CI, re.MULTILINE):
         commands(target)
+
+
+def test_what_has_passed_is_not_repeated(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/core/test_scores.py"]
+    environment = {**os.environ, "RAYLINE_PASSED": str(tmp_path / "passed")}
+    environment.pop("PYTEST_XDIST_WORKER", None)
+    one = "tests/core/test_scores.py::test_codes_of_several_targets"
+    outputs = [
+        subprocess.run([*command, *more], cwd=ROOT, env=environment, capture_output=True, text=True, check=False).stdout
+        for more in (["-k", "codes_of_several_targets"], [], [])
+    ]
+    assert (tmp_path / "passed").read_text(encoding="utf-8").splitlines()[0] == one
+    for words, output in zip(("1 passed", "1 deselected", " deselected in "), outputs, strict=True):
+        assert words in output
+    assert "passed" not in outputs[2]
