@@ -148,6 +148,8 @@ def test_a_test_set_that_is_held_out(rows: pl.DataFrame, stages: Preprocessor, r
     both = search(data.from_polars(part), stages, test_dataset=data.from_polars(held), **options)
     mixed = search(part, stages, test_dataset=data.from_polars(held), **options)
     assert found(table) == found(both) == found(mixed)
+    assert table.oof.height == both.oof.count() == mixed.oof.count() == held.height
+    assert mixed._prepared.digest() == both._prepared.digest() == table._prepared.digest()
     strange = data.from_polars(held.with_columns(late=pl.lit("never")))
     with pytest.raises(DataError, match="test data"):
         search(data.from_polars(part), stages, test_dataset=strange, **options)

@@ -210,7 +210,7 @@ def test_keywords_and_data_config_are_the_same_search(
 ) -> None:
     prepared: list[Any] = []
     module = sys.modules["rayline.tune.run"]
-    monkeypatch.setattr(module.Search, "run", lambda self, line, started: prepared.append(self.prepared))
+    monkeypatch.setattr(module, "run_search", lambda search, line, started: prepared.append(search.prepared))
     trainer = train.XGBoostTrainer({}, num_boost_round=2)
     space = stages(impute={"strategy": choice(["mean", "median"])})
     data: dict[str, Any] = {"train_dataset": table, "target_columns": ["late"], "cv": 3, "stratify": True}

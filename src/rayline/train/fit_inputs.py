@@ -52,6 +52,11 @@ class ColumnRoles:
         """The columns that are neither features nor targets."""
         return () if self.weight is None else (self.weight,)
 
+    @property
+    def measured_by(self) -> list[str]:
+        """The columns that test rows are measured by: the targets, and the weights if they have some."""
+        return [*self.targets, *([] if self.test_weight is None else [self.test_weight])]
+
 
 @dataclass(frozen=True)
 class FitInputs:

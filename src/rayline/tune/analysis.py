@@ -466,12 +466,10 @@ class Analysis:
         with at("Analysis"):
             top = integer("top", top)
         chosen = trial_record.ranked(self.trials, self.mode)[:top]
-        problem, roles = self._prepared.problem, self._prepared.inputs.roles
-        weight = problem.roles.test_weight
-        columns = [*problem.target.columns, *([] if weight is None else [weight])]
-        scores = [self._scores(trial, mapped=True) for trial in chosen]
+        problem = self._prepared.problem
+        columns, scores = problem.roles.measured_by, [self._scores(trial, mapped=True) for trial in chosen]
         rows = self._folds.of_each(scores, stacking.FinalRows(problem.target, columns), columns)
-        final = stacking.FinalModel.of(trainer, problem.target, roles.paired("group"), roles.paired("event"), weight)
+        final = stacking.FinalModel.of(trainer, problem.target, problem.roles)
         score = stacking.honest_score(final, rows, self.metric, problem.custom)
         members = [self._result(trial) for trial in chosen]
         on_top = final.fit(rows).inference_pipeline

@@ -26,8 +26,9 @@ from rayline.train.callbacks import Callback
 from rayline.train.trainer import Trainer
 from rayline.tune import tables
 from rayline.tune.analysis import Analysis
+from rayline.tune.executor import Search
 from rayline.tune.options import SearchOptions, SearchRequest
-from rayline.tune.run import Search, checked
+from rayline.tune.run import checked, run_search
 from rayline.tune.search import SchedulerLike, SearchLike
 from rayline.tune.trial_record import loss_sign, mean, standard_error
 from rayline.tune.tune_data import DATA_ARGUMENTS, SearchDataArguments, TuneData, search_data
@@ -263,7 +264,7 @@ def compare(
     for name, search in searches.items():
         try:
             with progress.line(f"tune {name}", search.options.verbose) as line:
-                analyses[name] = search.run(line, time.perf_counter())
+                analyses[name] = run_search(search, line, time.perf_counter())
         except TrainingError as error:
             errors[name] = str(error)
         except RaylineError as error:

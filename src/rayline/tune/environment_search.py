@@ -48,7 +48,7 @@ class EnvironmentSearch(SearchDriver):
         space.check(config, None, trainer.replace)
         problem, direction = environment_problem(request)
         groups = TableGroups([pl.DataFrame(schema=problem.schema)])
-        rows = TuneData(None, FitInputs(None, None, problem.roles), problem.roles, groups, (), 0, by_test_set=False)
+        rows = TuneData(None, FitInputs(None, None, problem.roles), groups, (), 0, by_test_set=False)
         n_samples = request.options.num_samples or space.usual_samples(config)
         return PreparedSearch(problem, rows, config, n_samples, (direction,))
 

@@ -21,6 +21,7 @@ from rayline.tune import capacity
 from rayline.tune.capacity import Capacity
 from rayline.tune.drivers import search_driver
 from rayline.tune.options import SearchOptions
+from rayline.tune.result_store import ResultStore
 from rayline.tune.search_driver import PreparedSearch
 from rayline.tune.suggestions import Suggester
 from rayline.tune.trial_log import TrialLog
@@ -30,27 +31,32 @@ HERE = ("CPU", "GPU", "memory")
 
 
 @dataclass(frozen=True)
-class TrialRun:
-    """The input of an executor.
+class Search:
+    """A checked search, ready to run.
 
     Attributes
     ----------
-    prepared
-        The problem, the rows and the search space.
+    prepared, options
+        The problem, the rows and the search space, and all other options.
     suggester, scheduler
-        The source of configurations, and the scheduler that stops trials early (None for no early stopping).
-    log
-        The log that records every trial.
-    known
-        The scores of an earlier run, by key.
+        The source of configurations, and the scheduler that stops trials early or changes them (None for no early stopping).
+    store
+        Where the scores are kept.
+    is_on_ray
+        Whether the trials run on Ray.
     """
 
     prepared: PreparedSearch
+    options: SearchOptions
     suggester: Suggester
     scheduler: Any
-    log: TrialLog
-    options: SearchOptions
-    known: Mapping[str, Any]
+    store: ResultStore
+    is_on_ray: bool
+
+    @property
+    def known(self) -> Mapping[str, Any]:
+        """The scores of an earlier run, by key."""
+        return self.store.known() if self.options.resume else {}
 
 
 class PopulationPool(Protocol):
@@ -87,7 +93,7 @@ class TrialExecutor(ABC):
         """Compute how the trials fit into the machine or the cluster."""
 
     @abstractmethod
-    def run(self, trials: TrialRun) -> None:
+    def run(self, search: Search, log: TrialLog) -> None:
         """Run all trials and report them to the log. Raises TrainingError and ResourceError as `tune.run`. A signal that the log's
         interruption received ends the run without an error."""
 

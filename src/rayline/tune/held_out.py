@@ -125,9 +125,8 @@ class TableHeldOut(HeldOutFolds):
         return sample.whole([*zip(self._tables(sample.columns), map(np.array, scores), strict=True)])
 
     def mixtures(self, scores: Scores) -> Mixtures:
-        problem, weight = self.problem, self.problem.roles.test_weight
-        columns = [*problem.target.columns, *([] if weight is None else [weight])]
-        held = self.of_each(scores, MixtureRowsOf(problem.target, weight), columns)
+        problem, roles = self.problem, self.problem.roles
+        held = self.of_each(scores, MixtureRowsOf(problem.target, roles.test_weight), roles.measured_by)
         return TableMixtures(held, problem.target, problem.metric, problem.custom)
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:

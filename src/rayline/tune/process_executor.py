@@ -21,12 +21,11 @@ from rayline.train.trainer import Trainer
 from rayline.tune import capacity, space
 from rayline.tune.capacity import Capacity
 from rayline.tune.evaluate import FoldEvaluator
-from rayline.tune.executor import PopulationPool, TrialExecutor, TrialRun
+from rayline.tune.executor import PopulationPool, Search, TrialExecutor
 from rayline.tune.fold_racing import ERROR, PAUSE, PAUSED, PENDING, RUNNING, SCORE, STOP, TERMINATED
 from rayline.tune.pbt.runner import PopulationWorker
 from rayline.tune.search_driver import PreparedSearch
 from rayline.tune.search_problem import TrialCandidate
-from rayline.tune.suggestions import Suggester
 from rayline.tune.trial import FoldRunner, TrialPayload, error_text, trial_report
 from rayline.tune.trial_log import StopSearch, TrialLog
 from rayline.tune.trial_record import FoldScore
@@ -154,12 +153,11 @@ class ThreadTrial:
 class ThreadSearch:
     """A search in threads. To a scheduler it acts as Ray Tune's controller."""
 
-    def __init__(self, trials: TrialRun, threads: TrialThreads, run: FoldRunner, concurrency: int) -> None:
-        self._suggester: Suggester = trials.suggester
-        self._scheduler, self._log, self._threads, self._run_fold = trials.scheduler, trials.log, threads, run
-        self._prepared, self._concurrency = trials.prepared, concurrency
-        self._until = time.monotonic() + (trials.options.time_budget_s or float("inf"))
-        self._n_folds = len(trials.prepared.problem.folds)
+    def __init__(self, search: Search, log: TrialLog, threads: TrialThreads, run: FoldRunner, concurrency: int) -> None:
+        self._suggester, self._scheduler, self._prepared = search.suggester, search.scheduler, search.prepared
+        self._log, self._threads, self._run_fold, self._concurrency = log, threads, run, concurrency
+        self._until = time.monotonic() + (search.options.time_budget_s or float("inf"))
+        self._n_folds = len(search.prepared.problem.folds)
         self._trials: list[ThreadTrial] = []
         self._live: list[ThreadTrial] = []
 
@@ -291,15 +289,15 @@ class ProcessExecutor(TrialExecutor):
     def plan(self, trainer: Trainer, max_concurrent: int | None) -> Capacity:
         return capacity.plan(trainer, max_concurrent if trainer.adapter.thread_safe_training else 1, capacity.here())
 
-    def run(self, trials: TrialRun) -> None:
-        problem, n = trials.prepared.problem, self.capacity.concurrency
-        trials.suggester.begin(n, trials.prepared.mode)
-        if trials.scheduler is not None:
-            trials.scheduler.set_search_properties(SCORE, trials.prepared.mode)
-        with self._threads(trials.prepared, trials.log) as (threads, evaluate), trials.log.interruption.heard():
-            run = FoldRunner(problem, evaluate, trials.known)
+    def run(self, search: Search, log: TrialLog) -> None:
+        prepared, n = search.prepared, self.capacity.concurrency
+        search.suggester.begin(n, prepared.mode)
+        if search.scheduler is not None:
+            search.scheduler.set_search_properties(SCORE, prepared.mode)
+        with self._threads(prepared, log) as (threads, evaluate), log.interruption.heard():
+            run = FoldRunner(prepared.problem, evaluate, search.known)
             with contextlib.suppress(StopSearch):  # the interruption says why
-                ThreadSearch(trials, threads, run, n).run()
+                ThreadSearch(search, log, threads, run, n).run()
 
     @contextlib.contextmanager
     def population(self, prepared: PreparedSearch) -> Iterator[PopulationPool]:

@@ -22,7 +22,7 @@ from rayline.tune import capacity, ray_search, shared_cache, space
 from rayline.tune.capacity import Capacity
 from rayline.tune.domains import to_ray
 from rayline.tune.evaluate import FoldEvaluator
-from rayline.tune.executor import PopulationPool, TrialExecutor, TrialRun
+from rayline.tune.executor import PopulationPool, Search, TrialExecutor
 from rayline.tune.fold_racing import SCORE
 from rayline.tune.pbt.runner import FoldResult, PopulationWorker
 from rayline.tune.quiet import quiet
@@ -56,9 +56,9 @@ class RayExecutor(TrialExecutor):
             nodes = engine.nodes(n_workers * max_concurrent, worker)
         return capacity.plan(trainer, max_concurrent, nodes, can_grow=can_grow)
 
-    def run(self, trials: TrialRun) -> None:
-        prepared, log, options = trials.prepared, trials.log, trials.options
-        scheduler = ray_search.ray_scheduler(trials.scheduler)
+    def run(self, search: Search, log: TrialLog) -> None:
+        prepared, options = search.prepared, search.options
+        scheduler = ray_search.ray_scheduler(search.scheduler)
         with (
             _cache_actor(prepared, self.capacity.concurrency) as cache_actor,
             quiet(),
@@ -66,9 +66,9 @@ class RayExecutor(TrialExecutor):
             log.interruption.heard(),
         ):
             report_interval_s = TOGETHER_S if isinstance(scheduler, FIFOScheduler) else 0.0
-            search = SearchRef.of(ray.put(self._data(trials, cache_actor, report_interval_s)))
+            data = SearchRef.of(ray.put(self._data(search, cache_actor, report_interval_s)))
             waiting = _Waiting(self.capacity, log, options.timeout_s)
-            tuner = self._tuner(trials, search, scheduler, str(folder), RayTrialLog(log, waiting))
+            tuner = self._tuner(search, data, scheduler, str(folder), RayTrialLog(log, waiting))
             try:
                 tuner.fit()
             except (StopSearch, NoRoom, tune.TuneError) as error:
@@ -86,13 +86,13 @@ class RayExecutor(TrialExecutor):
                     "a searcher or scheduler of your own may not fit this space; Ray's error is shown above this one.",
                 ) from error
 
-    def _data(self, trials: TrialRun, cache_actor: Any, report_interval_s: float) -> SearchData:
+    def _data(self, search: Search, cache_actor: Any, report_interval_s: float) -> SearchData:
         """Return the data of the search that every actor gets."""
-        prepared = trials.prepared
+        prepared = search.prepared
         return SearchData(
             problem=prepared.problem,
             groups=StoredGroups.of_table(prepared.groups),
-            known=dict(trials.known),
+            known=dict(search.known),
             modes=prepared.modes,
             max_bytes=self.capacity.max_bytes,
             report_interval_s=report_interval_s,
@@ -102,10 +102,10 @@ class RayExecutor(TrialExecutor):
             in_pieces=not prepared.groups.is_here,
         )
 
-    def _tuner(self, trials: TrialRun, search: SearchRef, scheduler: Any, folder: str, log: RayTrialLog) -> Any:
+    def _tuner(self, search: Search, data: SearchRef, scheduler: Any, folder: str, log: RayTrialLog) -> Any:
         """Return the Tuner of Ray Tune. Only a searcher of Ray gets the search space; other configurations are drawn here."""
-        prepared, concurrency, suggester = trials.prepared, self.capacity.concurrency, trials.suggester
-        space: dict[str, Any] = {SEARCH: search}
+        prepared, concurrency, suggester = search.prepared, self.capacity.concurrency, search.suggester
+        space: dict[str, Any] = {SEARCH: data}
         if isinstance(suggester, DrawnSuggester):
             suggester.begin(concurrency, prepared.mode)
             n_trials = suggester.max_trials
@@ -123,7 +123,7 @@ class RayExecutor(TrialExecutor):
                 num_samples=n_trials,
                 search_alg=searcher,
                 scheduler=scheduler,
-                time_budget_s=trials.options.time_budget_s,
+                time_budget_s=search.options.time_budget_s,
                 reuse_actors=True,
                 trial_name_creator=lambda trial: f"trial_{trial.trial_id}",
                 trial_dirname_creator=lambda trial: f"trial_{trial.trial_id}",

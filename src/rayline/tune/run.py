@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import signal
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -22,7 +22,7 @@ from rayline.train.trainer import Trainer
 from rayline.tune import search as searching
 from rayline.tune.analysis import Analysis
 from rayline.tune.drivers import prepare
-from rayline.tune.executor import TrialExecutor, TrialRun, on_ray
+from rayline.tune.executor import Search, TrialExecutor, on_ray
 from rayline.tune.interruption import Interruption
 from rayline.tune.options import SearchOptions, SearchRequest
 from rayline.tune.pbt import population as populations
@@ -31,9 +31,7 @@ from rayline.tune.pbt.runner import PopulationRun
 from rayline.tune.process_executor import ProcessExecutor
 from rayline.tune.result_store import ResultStore
 from rayline.tune.search import SchedulerLike, SearchLike
-from rayline.tune.search_driver import PreparedSearch
 from rayline.tune.search_problem import WHERE
-from rayline.tune.suggestions import Suggester
 from rayline.tune.trial_log import TrialLog
 from rayline.tune.trial_record import Status, Trial
 from rayline.tune.tune_data import SearchDataArguments
@@ -216,10 +214,11 @@ def run(
         trainer = trainer.with_resources(use_gpu, resources_per_trial)
     started = perf_counter()
     with progress.line("tune", verbose) as line:
-        return checked(SearchRequest(trainer, SearchDataArguments(
+        checked_search = checked(SearchRequest(trainer, SearchDataArguments(
             train_dataset, test_dataset, target_columns, X, y, X_test, y_test, sample_weight, group, event,
             preprocessor=preprocessor, cv=cv, groups=groups, stratify=stratify, time=time,
-        ), {} if config is None else config, options, data_config=data_config)).run(line, started)  # fmt: skip
+        ), {} if config is None else config, options, data_config=data_config))  # fmt: skip
+        return run_search(checked_search, line, started)
 
 
 @at(WHERE)
@@ -242,67 +241,55 @@ def checked(request: SearchRequest) -> Search:
     )
 
 
-@dataclass(frozen=True)
-class Search:
-    """A checked search, ready to run."""
+@at(WHERE)
+def run_search(search: Search, line: progress.ProgressLine, started: float) -> Analysis:
+    """Run the trials, and show the progress on this line. Raises ResourceError and TrainingError as `run`."""
+    options, problem = search.options, search.prepared.problem
+    digest = search.prepared.digest() if options.name is not None else secrets.token_hex(16)
+    line.now("starting")
+    executor = _executor(search)
+    # Trackers read histories, and an incomplete analysis is not computed again.
+    is_read = bool(options.callbacks) or isinstance(search.scheduler, Population)
+    problem = replace(problem, digest=digest, n_threads=executor.capacity.n_threads, log_train_metrics=is_read)
+    search = replace(search, prepared=replace(search.prepared, problem=problem))
+    training_run = Run(problem.trainer, problem.target)
+    try:
+        for callback in options.callbacks:
+            callback.on_start(training_run)
+        trials, interruption = _trials(search, executor, line, training_run)
+        _raise_interruption(interruption, trials, options)
+        refuse_failures(trials)
+        analysis = Analysis(
+            trials, search.prepared, search.store, seconds=perf_counter() - started, verbose=options.verbose,
+            interrupted=interruption.signal is not None,
+        )  # fmt: skip
+        training_run.analysis = analysis
+    finally:
+        for callback in options.callbacks:
+            callback.on_end(training_run)
+    line.part(analysis.summary)
+    return analysis
 
-    prepared: PreparedSearch
-    options: SearchOptions
-    suggester: Suggester
-    scheduler: Any
-    store: ResultStore
-    is_on_ray: bool
 
-    @at(WHERE)
-    def run(self, line: progress.ProgressLine, started: float) -> Analysis:
-        """Run the trials, and show the progress on this line. Raises ResourceError and TrainingError as `run`."""
-        options, store, problem = self.options, self.store, self.prepared.problem
-        digest = self.prepared.digest() if options.name is not None else secrets.token_hex(16)
-        line.now("starting")
-        executor = self._executor()
-        is_read = bool(options.callbacks) or isinstance(
-            self.scheduler, Population
-        )  # by trackers; an incomplete analysis is not computed again
-        problem = replace(problem, digest=digest, n_threads=executor.capacity.n_threads, log_train_metrics=is_read)
-        prepared = replace(self.prepared, problem=problem)
-        training_run = Run(problem.trainer, problem.target)
-        try:
-            for callback in options.callbacks:
-                callback.on_start(training_run)
-            trials, interruption = self._trials(prepared, executor, line, training_run)
-            _raise_interruption(interruption, trials, options)
-            refuse_failures(trials)
-            analysis = Analysis(
-                trials, prepared, store, seconds=perf_counter() - started, verbose=options.verbose,
-                interrupted=interruption.signal is not None,
-            )  # fmt: skip
-            training_run.analysis = analysis
-        finally:
-            for callback in options.callbacks:
-                callback.on_end(training_run)
-        line.part(analysis.summary)
-        return analysis
+def _executor(search: Search) -> TrialExecutor:
+    if not search.is_on_ray:
+        return ProcessExecutor(search.prepared, search.options.max_concurrent)
+    from rayline.tune.ray_executor import RayExecutor  # it imports Ray Tune: 1.3 s
 
-    def _trials(
-        self, prepared: PreparedSearch, executor: TrialExecutor, line: progress.ProgressLine, training_run: Run
-    ) -> tuple[list[Trial], Interruption]:
-        """Run the trials, and return them and what interrupted them."""
-        options, store = self.options, self.store
-        known = store.known() if options.resume else {}
-        if isinstance(self.scheduler, Population):
-            with executor.population(prepared) as workers:
-                generations = PopulationRun(prepared, self.scheduler, options, store, line, training_run, known)
-                return generations.run(workers), generations.interruption
-        log = TrialLog(store, line, prepared, self.suggester.total, options, training_run)
-        executor.run(TrialRun(prepared, self.suggester, self.scheduler, log, options, known))
-        return log.trials(), log.interruption
+    return RayExecutor(search.prepared, search.options.max_concurrent)
 
-    def _executor(self) -> TrialExecutor:
-        if not self.is_on_ray:
-            return ProcessExecutor(self.prepared, self.options.max_concurrent)
-        from rayline.tune.ray_executor import RayExecutor  # it imports Ray Tune: 1.3 s
 
-        return RayExecutor(self.prepared, self.options.max_concurrent)
+def _trials(
+    search: Search, executor: TrialExecutor, line: progress.ProgressLine, training_run: Run
+) -> tuple[list[Trial], Interruption]:
+    """Run the trials, and return them and what interrupted them."""
+    if isinstance(search.scheduler, Population):
+        with executor.population(search.prepared) as workers:
+            generations = PopulationRun(search, search.scheduler, line, training_run)
+            return generations.run(workers), generations.interruption
+    log = TrialLog(search.store, line, search.prepared, search.suggester.total, search.options, training_run)
+    executor.run(search, log)
+    return log.trials(), log.interruption
 
 
 def _raise_interruption(interruption: Interruption, trials: Sequence[Trial], options: SearchOptions) -> None:

@@ -17,6 +17,7 @@ from rayline.evaluate import metrics
 from rayline.evaluate.custom_metrics import Custom
 from rayline.inference.stack import member_scores
 from rayline.train.fit import fit
+from rayline.train.fit_inputs import ColumnRoles
 from rayline.train.result import Result
 from rayline.train.trainer import Trainer
 from rayline.train.trainers import SklearnTrainer
@@ -29,32 +30,27 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class FinalModel:
-    """The trainer of the final model of a stack, and the roles of the columns of its rows."""
+    """The trainer of the final model of a stack, its target, and the roles of the columns of its rows."""
 
     trainer: Trainer
     target: Target
-    group: str | None
-    event: str | None
-    weight: str | None
+    roles: ColumnRoles
 
     @classmethod
-    def of(
-        cls, trainer: Trainer | None, target: Target, group: str | None, event: str | None, weight: str | None
-    ) -> Self:
+    def of(cls, trainer: Trainer | None, target: Target, roles: ColumnRoles) -> Self:
         """Return the final model; a linear one for None. Raises ParameterError when there is no linear model for the task."""
         if trainer is not None and not isinstance(trainer, Trainer):
             raise ParameterError.value("trainer", "a trainer, or None for a linear one", trainer, where=WHERE)
-        return cls(_linear(target) if trainer is None else trainer, target, group, event, weight)
+        return cls(_linear(target) if trainer is None else trainer, target, roles)
 
     def fit(self, parts: Sequence[Any]) -> Result:
         """Train on the held-out scores and labels of some folds, for Datasets on a worker. Raises ParameterError when the trainer
         infers another task from the labels."""
-        target, trainer = self.target, self.trainer
+        target, trainer, roles = self.target, self.trainer, self.roles
         is_here = isinstance(parts[0], pl.DataFrame)
         rows = pl.concat(parts) if is_here else parts[0].union(*parts[1:]) if len(parts) > 1 else parts[0]
         if not is_here and trainer.num_workers is None:
             trainer = trainer.scaled(replace(trainer.scaling, num_workers=1))
-        labels = [name for name in target.columns if name not in (self.group, self.event)]
         positive = {
             c: classes[1] for c, classes in zip(target.columns, target.classes, strict=False) if len(classes) == 2
         }
@@ -62,10 +58,10 @@ class FinalModel:
             trainer,
             None,
             rows,
-            target_columns=labels,
-            sample_weight=self.weight,
-            group=self.group,
-            event=self.event,
+            target_columns=list(roles.labels),
+            sample_weight=roles.test_weight,
+            group=roles.paired("group"),
+            event=roles.paired("event"),
             pos_label=positive or None,
             verbose=False,
         )
@@ -105,10 +101,10 @@ def honest_score(final: FinalModel, folds: Sequence[Any], metric: str, custom: C
         model = final.fit([fold_rows for j, fold_rows in enumerate(folds) if j != i]).inference_pipeline
         if not isinstance(rows, pl.DataFrame):
             wanted = {metric: custom[metric].source} if metric in custom else [metric]
-            report = model.evaluate(rows, metrics=wanted, sample_weight=final.weight, replicates=0)
+            report = model.evaluate(rows, metrics=wanted, sample_weight=final.roles.test_weight, replicates=0)
             values.append(report.metrics[metric].value)
             continue
-        weight = None if final.weight is None else rows[final.weight].cast(pl.Float64).to_numpy()
+        weight = None if final.roles.test_weight is None else rows[final.roles.test_weight].cast(pl.Float64).to_numpy()
         scores = model.scores(rows.lazy())
         values.append(
             metrics.evaluate([metric], model.target, scores, final.target.truth(rows), weight, custom)[metric]

@@ -42,7 +42,7 @@ class TableSearch(SearchDriver):
             preprocessor = preprocessor.clone()
         num_samples = _checked_samples(request, preprocessor)
         rows = read(request.data) if request.material is None else request.material
-        roles = rows.roles
+        roles = rows.inputs.roles
         if preprocessor is not None:
             preprocessor.refuse_targets([*roles.targets, *roles.excluded_columns])
             fit_planner.FitPlan(preprocessor.leaves, roles.schema, roles.targets, {}, roles.excluded_columns).run(None)
@@ -100,7 +100,7 @@ def _refuse_foreign(foreign: Sequence[str], target: Target, stages: Stages) -> N
 
 def _target(trainer: Trainer, rows: TuneData, preprocessor: Preprocessor) -> Target:
     """Infer the target from all labels, after the same checks of labels and weights as in a fit."""
-    roles, groups, named = rows.roles, rows.groups.first(rows.n_train), preprocessor.target_stages
+    roles, groups, named = rows.inputs.roles, rows.groups.first(rows.n_train), preprocessor.target_stages
     # Without stages the framework gets the features unchanged, so they can be checked here.
     columns = [*roles.targets, *roles.excluded_columns] if preprocessor.leaves else list(roles.schema)
     schema = pl.Schema({name: roles.schema[name] for name in columns})
@@ -121,7 +121,8 @@ def _check_test_labels(rows: TuneData, target: Target, trainer: Trainer) -> None
     if rows.inputs.test is None:
         return
     objective = trainer.adapter.objective(*trainer.args, **trainer.kwargs)
-    check = _CheckedLabels(target, {name: rows.roles.schema[name] for name in rows.roles.targets}, objective)
+    roles = rows.inputs.roles
+    check = _CheckedLabels(target, {name: roles.schema[name] for name in roles.targets}, objective)
     data: Any = rows.groups if rows.by_test_set else rows.inputs.test
     engine: Any = rows.groups.engine if rows.by_test_set else registry.engine_for(data)
     try:

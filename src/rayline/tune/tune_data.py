@@ -49,9 +49,7 @@ class TuneData:
     given
         The training rows as the user gave them.
     inputs
-        The normalized data arguments.
-    roles
-        The roles of the columns; `test_weight` is the column of weights in the rows that the folds hold out.
+        The normalized data arguments; the `test_weight` of its roles is the column of weights in the rows that the folds hold out.
     groups
         The training rows with their cells, followed by those of the test set if it is held out.
     splits
@@ -64,7 +62,6 @@ class TuneData:
 
     given: Any
     inputs: FitInputs
-    roles: ColumnRoles
     groups: RowGroups
     splits: tuple[tuple[FoldCells, ...], ...]
     n_train: int
@@ -115,10 +112,10 @@ def read(data: SearchDataArguments) -> TuneData:
         groups = train.with_cells([_Constant(0)]).joined(test.with_cells([_Constant(1)]))
         splits: tuple[tuple[FoldCells, ...], ...] = ((FoldCells((0,), (1,)),),)
     else:
-        roles = replace(roles, test_weight=roles.weight)
+        inputs = replace(inputs, roles=replace(roles, test_weight=roles.weight))
         groups, splits = _in_folds(train, _splitter(data, roles.paired("group")), roles)
     given = data.train_dataset if data.train_dataset is not None else data.X
-    return TuneData(given, inputs, roles, groups, splits, len(train.summaries), by_test_set)
+    return TuneData(given, inputs, groups, splits, len(train.summaries), by_test_set)
 
 
 def _in_folds(

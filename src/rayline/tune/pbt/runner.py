@@ -21,12 +21,9 @@ from rayline.train.callbacks import Run
 from rayline.train.training_phases import Phase
 from rayline.tune import progress_table, trial_record
 from rayline.tune.evaluate import Array, FoldEvaluator, History, TrainingPart
-from rayline.tune.executor import PopulationPool
+from rayline.tune.executor import PopulationPool, Search
 from rayline.tune.interruption import Interruption
-from rayline.tune.options import SearchOptions
 from rayline.tune.pbt.population import Population, n_iterations
-from rayline.tune.result_store import ResultStore
-from rayline.tune.search_driver import PreparedSearch
 from rayline.tune.search_problem import SearchProblem
 from rayline.tune.table_cache import fingerprint
 from rayline.tune.trial import error_text
@@ -108,22 +105,17 @@ class PopulationMember:
 
 @dataclass
 class PopulationRun:
-    """The run of a population.
+    """The run of a population."""
 
-    Attributes
-    ----------
-    known
-        The scores of an earlier run, by key.
-    """
-
-    prepared: PreparedSearch
+    search: Search
     population: Population
-    options: SearchOptions
-    store: ResultStore
     line: progress.ProgressLine
     training_run: Run
-    known: Mapping[str, Any]
     interruption: Interruption = field(default_factory=Interruption)
+
+    def __post_init__(self) -> None:
+        self.prepared, self.options, self.store = self.search.prepared, self.search.options, self.search.store
+        self.known = self.search.known
 
     @property
     def is_kept(self) -> bool:
