@@ -27,6 +27,8 @@ class TensorBoard(Tracker):
 
     Raises
     ------
+    ParameterError
+        When `log_dir` is no path.
     MissingExtraError
         When tensorboardX is not installed.
 
