@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,8 +15,12 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from rayline import Preprocessor
+from rayline.core import scan
 from rayline.core.errors import DataError
 from rayline.core.schema import remembered_schema
+from rayline.data import KFold
+from rayline.data.split import cells_by_row, row_hash
+from rayline.data.split.cells_by_row import CellsByRow, NumberRows
 from rayline.data.split.fold_cells import FoldCells
 from rayline.engine.local import LocalEngine
 from rayline.preprocessing.cross_fit import FoldFitter
@@ -172,3 +177,37 @@ def test_an_error_names_the_fold() -> None:
     data = table().with_columns(x=pl.when(pl.col("fold") == 3).then("x"))
     with pytest.raises(DataError, match="'x' has no values"):
         fitter(data).fit(3, Preprocessor(ONE_SCAN).leaves)
+
+
+def test_rows_are_hashed_once_where_they_keep_their_order(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = table(5_000).drop("late", "fold").with_row_index("id")  # no two are equal
+    rows.write_parquet(tmp_path / "rows.parquet", row_group_size=700)
+    monkeypatch.setattr(scan, "CHUNK_ROWS", 512)
+    monkeypatch.setattr(scan, "TABLE_ROWS", 1_024)
+    stages = Preprocessor([("scale", StandardScaler(["x"])), ("codes", OrdinalEncoder(["c"]))])
+    hashed: list[int] = []
+    call = row_hash._Hash.__call__
+    monkeypatch.setattr(row_hash._Hash, "__call__", lambda self, rows: hashed.append(len(rows)) or call(self, rows))
+    for data in (rows, pl.scan_parquet(tmp_path / "rows.parquet")):
+        hashed.clear()
+        once = [p.learned for p in stages.fit_folds(data, 3)]
+        n_hashed = sum(hashed)
+        with monkeypatch.context() as patch:
+            patch.setattr(LocalEngine, "keeps_order", lambda self, data: False)
+            assert [p.learned for p in stages.fit_folds(data, 3)] == once  # to the bit
+        assert (n_hashed, sum(hashed) - n_hashed) == (rows.height, 2 * rows.height)
+
+
+def test_cells_of_rows_stay_in_this_process_and_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = pl.DataFrame({"x": range(100), "y": range(100)})
+    (folds,) = KFold(4).prepare(LocalEngine(), rows)
+    cells = rows.select(folds.cells(rows.columns)).to_series().to_list()
+    assert folds.cells.row_cells is not None
+    assert folds.cells.row_cells.tolist() == cells
+    assert pickle.loads(pickle.dumps(folds)).cells.row_cells is None
+    assert pickle.loads(pickle.dumps(folds)) == folds
+    with pytest.raises(DataError, match="the data changed between two reads"):
+        NumberRows()(rows.vstack(rows).lazy()).select(CellsByRow(folds.cells.row_cells)([])).collect()
+    monkeypatch.setattr(cells_by_row, "MAX_KEPT_ROWS", 99)
+    assert KFold(4).prepare(LocalEngine(), rows)[0].cells.row_cells is None
+    assert not LocalEngine().keeps_order(rows.lazy().filter(pl.col("x") > 3))

@@ -83,6 +83,10 @@ class Scanner(ABC):
     def scan(self, data: Any, scan: Scan) -> dict[int, ScanResults]:
         """Return the merged statistics for each cell, from one pass over the data."""
 
+    def keeps_order(self, data: Any) -> bool:
+        """Return whether every read gives the rows in the same order, because they lie in memory or in files of this process."""
+        return False
+
 
 class Engine(Scanner):
     """Scans and maps one family of table types.

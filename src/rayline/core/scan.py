@@ -90,6 +90,10 @@ class Scan:
         """Whether the rows can be scanned in parts; if not, whole blocks must be passed at once."""
         return all(part is None or part.is_local for part in (self.attach, self.cells))
 
+    @property
+    def _runs_in_slices(self) -> bool:
+        return self.is_local and self.prepare is None and self.cells is None
+
     def columns(self, schema: Mapping[str, pl.DataType]) -> list[str]:
         """Return the raw columns that are needed: all of them when rows are split or stages must be applied first."""
         if self.cells is not None:
@@ -123,7 +127,7 @@ class Scan:
             return self._of_chunk(table.collect(engine="in-memory"), self.requests)
         # A function that needs the table as a whole must run only once: no streaming then.
         streamed = [r for r in self.requests if r.statistic.streams and not r.prefix] if self.is_local else []
-        if not streamed and n_rows is not None and self.attach is not None and self.is_local and self.prepare is None:
+        if not streamed and n_rows is not None and self._runs_in_slices and self.attach is not None:
             chunks = _Chunks(self, self.requests)
             for start in range(0, n_rows, self.chunk_rows):  # the same chunks as below, without a copy
                 rows = self._looked_at(self.attach(raw.slice(start, self.chunk_rows)))
@@ -172,14 +176,14 @@ class Scan:
         return chunks.results(table.collect_schema())
 
     def _of_chunk(self, chunk: pl.DataFrame, requests: Sequence[StatisticRequest]) -> dict[int, ScanResults]:
-        chunk = chunk.rechunk()  # sums are computed per memory chunk, and those depend on where the data comes from
+        # Sums are computed per memory chunk, and those depend on where the data comes from: make one.
         if self.cells is None:
-            return {0: self._results(chunk, requests)}
+            return {0: self._results(chunk.rechunk(), requests)}
         cells = chunk[CELL].unique().to_list()
         if len(cells) <= FEW_CELLS:  # then filtering is cheaper than partitioning
             parts = {cell: chunk.filter(pl.col(CELL) == cell).rechunk() for cell in cells}
         else:
-            parts = {key[0]: part for key, part in chunk.partition_by(CELL, as_dict=True).items()}
+            parts = {key[0]: part.rechunk() for key, part in chunk.partition_by(CELL, as_dict=True).items()}
         return {int(cell): self._results(part.drop(CELL), requests) for cell, part in parts.items()}
 
     def _results(self, chunk: pl.DataFrame, requests: Sequence[StatisticRequest]) -> ScanResults:

@@ -35,7 +35,10 @@ class LocalEngine(Engine):
             needed = table.lazy().select(map(col, scan.columns(table.collect_schema())))
             if isinstance(table, pl.DataFrame):
                 return scan.of(needed, table.height)
-            return scan.of(needed, is_reread=table.explain(optimized=False).startswith(_COLUMNAR))
+            return scan.of(needed, is_reread=_is_columnar(table))
+
+    def keeps_order(self, data: Any) -> bool:
+        return not isinstance(data, pl.LazyFrame) or _is_columnar(data)
 
     def map(self, data: Any, function: TableFunction, placement: Placement | None = None) -> Any:
         size = _batch_size(placement)
@@ -88,6 +91,10 @@ def computing() -> Iterator[None]:
 
 _COLUMNAR = ("DF [", "Parquet SCAN", "IPC SCAN")
 """First words of the query plans from which Polars can read single columns."""
+
+
+def _is_columnar(table: pl.LazyFrame) -> bool:
+    return table.explain(optimized=False).startswith(_COLUMNAR)
 
 
 def _pieces(lazy: pl.LazyFrame, n_rows: int) -> Iterator[pl.DataFrame]:

@@ -21,6 +21,7 @@ from rayline.core.scan import CellExpression, Scan
 from rayline.core.scan_results import ScanResults, merge_folds
 from rayline.core.statistics.base import StatisticRequest
 from rayline.core.statistics.row_counts import RowCount
+from rayline.data.split.cells_by_row import CellsByRow, NumberRows, RowCells
 from rayline.data.split.fold_cells import CellSlice, FoldCells
 from rayline.preprocessing import fit_planner, schema_check
 
@@ -53,6 +54,8 @@ class FoldFitter:
         Columns that no stage may touch, and columns that stages do not see (as in `fitting.fit`).
     known
         What another fitter of the same rows and folds has computed already.
+    row_cells
+        The cell of each row, where it is known and the rows keep their order.
     """
 
     def __init__(
@@ -66,9 +69,10 @@ class FoldFitter:
         targets: Sequence[str] = (),
         excluded_columns: Sequence[str] = (),
         known: KnownStatistics | None = None,
+        row_cells: RowCells | None = None,
     ) -> None:
         self._engine, self._data, self._schema = engine, data, pl.Schema(schema)
-        self._cells, self.folds = cells, list(folds)
+        self._cells, self.folds, self._row_cells = cells, list(folds), row_cells
         self._targets, self._excluded_columns = list(targets), list(excluded_columns)
         self._requests: set[StatisticRequest] = set() if known is None else {*known.requests}
         self._known: list[ScanResults] = [{} for _ in self.folds] if known is None else [dict(a) for a in known.results]
@@ -138,7 +142,10 @@ class FoldFitter:
         if not new:
             return
         needed = {column for request in new for column in request.columns}
-        scan = Scan(new, cells=self._cells)
+        if self._row_cells is None:
+            scan = Scan(new, cells=self._cells)
+        else:
+            scan = Scan(new, cells=CellsByRow(self._row_cells), attach=NumberRows())
         check = schema_check.SchemaCheck(self._schema).only(needed, scan.nan_columns)
         scan = dataclasses.replace(scan, prepare=check)
         # In the order of the cells, and of the training cells alone: the held-out rows leave no trace, not even in the

@@ -300,7 +300,15 @@ class BasePreprocessor:
         engine, schema, targets = self._inputs(data, target_columns)
         fitted = []
         for prepared in splitter(folds).prepare(engine, data, target_columns=targets):
-            fitter = FoldFitter(engine, data, schema, prepared.cells, prepared.folds, targets=targets)
+            fitter = FoldFitter(
+                engine,
+                data,
+                schema,
+                prepared.cells,
+                prepared.folds,
+                targets=targets,
+                row_cells=prepared.cells.row_cells,
+            )
             for fold in range(len(prepared.folds)):
                 one = self.clone()
                 one.store_fit(fitter.fit(fold, self.leaves, target_leaves=self._target_stages), schema, targets)

@@ -336,6 +336,7 @@ def _folds(splitter: Splitter, inputs: FitInputs) -> Iterator[tuple[DataArgument
             folds.folds,
             targets=roles.targets,
             excluded_columns=roles.excluded_columns,
+            row_cells=folds.cells.row_cells,
         )
         wanted = [cells for fold in folds.folds for cells in (fold.train, fold.test)]
         rows = fold_rows.parts(engine, data, folds.cells, wanted)

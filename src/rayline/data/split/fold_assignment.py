@@ -8,13 +8,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 import polars as pl
 
 from rayline.core.errors import DataError, SchemaError, at, place
 from rayline.core.schema import Kind, col, kind_of, refuse_empty
+from rayline.data.split.cells_by_row import RowCells
 from rayline.data.split.order_statistics import ALL
 from rayline.data.split.row_hash import RowHash, Words
 
@@ -72,6 +73,8 @@ class FoldAssignment(ABC):
     """Gives each row its cell: a function from the names of a table's columns to an expression."""
 
     made_at: str
+    row_cells: RowCells | None = None
+    """The cell of each row of the data that the split was prepared on, where it is known; it stays in this process."""
 
     @property
     @abstractmethod
@@ -107,6 +110,14 @@ class ThresholdAssignment(FoldAssignment):
     stratum: RowHash | None
     cuts: tuple[tuple[int, tuple[int, ...]], ...]  # (stratum, thresholds in ascending order), sorted
     made_at: str = field(default_factory=place)
+    row_cells: RowCells | None = field(default=None, compare=False, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "row_cells": None}
+
+    def of_keys(self, keys: Words) -> RowCells:
+        """Return the cells of rows without strata by their keys."""
+        return self._of_keys(pl.Series(keys)).to_numpy().astype(np.uint8)
 
     @property
     def is_local(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any, TypeAlias
 
@@ -14,13 +14,17 @@ from rayline.core.errors import DataError, counted
 from rayline.core.scan import Scan
 from rayline.core.schema import refuse_empty
 from rayline.core.statistics.base import StatisticRequest
+from rayline.data.split.cells_by_row import KeptKeys
 from rayline.data.split.duplicate_rows import RowOccurrenceKey
 from rayline.data.split.fold_assignment import FoldAssignment, KeyAssignment, RowKey, ThresholdAssignment
-from rayline.data.split.order_statistics import KEY, MAX_STRATA, STRATUM, CutPoint, KeyHistogram, OrderStatistics
+from rayline.data.split.order_statistics import KEY, MAX_STRATA, STRATUM, CutPoint, KeyHistogram, Keys, OrderStatistics
 from rayline.data.split.row_hash import RowHash
 
 Sizes: TypeAlias = Mapping[int, Sequence[int]]
 """For each stratum the rows of each cell."""
+
+MAX_CELLS = 256
+"""Cells that are kept for each row, in a byte."""
 
 Ranges: TypeAlias = Mapping[int, tuple[tuple[int, int], ...]]
 
@@ -70,12 +74,15 @@ class KeyDivision:
             When there are no rows, when a cell stays empty, or when the sizes are far from what was asked.
         """
         key = self.key
-        sizes, part_sizes, cuts, ladders = self._by(key, wanted, shares)
+        sizes, part_sizes, cuts, ladders, keys = self._by(key, wanted, shares)
         if self.rows is not None and (part_sizes != sizes or _repeat(ladders, cuts)):
             key = RowOccurrenceKey.of(self.engine, self.data, self.rows)
-            sizes, part_sizes, cuts, ladders = self._by(key, wanted, shares)
+            sizes, part_sizes, cuts, ladders, keys = self._by(key, wanted, shares)
         thresholds = tuple((stratum, tuple(cut.key for cut in each)) for stratum, each in cuts.items())
-        cells: FoldAssignment = ThresholdAssignment(key, self._stratum, thresholds)
+        known = ThresholdAssignment(key, self._stratum, thresholds)
+        if keys is not None and len(shares) < MAX_CELLS:
+            known = replace(known, row_cells=known.of_keys(keys))
+        cells: FoldAssignment = known
         if (
             part_sizes != sizes
             and self.unit
@@ -90,30 +97,38 @@ class KeyDivision:
     def unique_row_key(self) -> RowHash | RowOccurrenceKey:
         """The key where no two rows have the same one, otherwise the numbered rows."""
         assert self.rows is not None
-        ladders = self._scan(self.rows, [0.5])
+        ladders, _ = self._scan(self.rows, [0.5])
         if any(ladder.repeats(ladder.n_rows // 2) for ladder in ladders.values()):
             return RowOccurrenceKey.of(self.engine, self.data, self.rows)
         return self.rows
 
     def _by(
         self, key: RowKey, wanted: Callable[[Mapping[int, int]], Sizes], shares: Sequence[float]
-    ) -> tuple[Sizes, Sizes, dict[int, list[CutPoint]], dict[int, KeyHistogram]]:
-        """The wanted sizes, those that cuts by this key give, the cuts, and the ladders."""
-        ladders = self._scan(key, shares)
+    ) -> tuple[Sizes, Sizes, dict[int, list[CutPoint]], dict[int, KeyHistogram], Keys | None]:
+        """The wanted sizes, those that cuts by this key give, the cuts, the ladders, and the keys of all rows if they are kept."""
+        ladders, keys = self._scan(key, shares)
         n_rows = {stratum: ladder.n_rows for stratum, ladder in ladders.items()}
         sizes = {stratum: list(each) for stratum, each in wanted(n_rows).items()}
         ends = {stratum: list(accumulate(each[:-1])) for stratum, each in sizes.items()}
         cuts = self._cuts(key, ladders, ends, shares)
-        return sizes, {s: _between([cut.below for cut in cuts[s]], n_rows[s]) for s in ladders}, cuts, ladders
+        return sizes, {s: _between([cut.below for cut in cuts[s]], n_rows[s]) for s in ladders}, cuts, ladders, keys
 
     @property
     def _stratum(self) -> RowHash | None:
         return None if self.stratum is None else RowHash((self.stratum,))
 
-    def _scan(self, key: RowKey, shares: Sequence[float], ranges: Ranges | None = None) -> dict[int, KeyHistogram]:
+    def _scan(
+        self, key: RowKey, shares: Sequence[float], ranges: Ranges | None = None
+    ) -> tuple[dict[int, KeyHistogram], Keys | None]:
         options = {"shares": tuple(shares), "ranges": tuple((ranges or {}).items())}
         request = StatisticRequest(OrderStatistics, (KEY, STRATUM), tuple(options.items()))
-        ranks = self.engine.scan(self.data, Scan([request], attach=_Keyed(key, self._stratum)))[0][request]
+        kept = StatisticRequest(KeptKeys, (KEY,))
+        in_order = (
+            isinstance(key, RowHash) and self.stratum is None and not ranges and self.engine.keeps_order(self.data)
+        )
+        scan = Scan([request, kept] if in_order else [request], attach=_Keyed(key, self._stratum))
+        results = self.engine.scan(self.data, scan)[0]
+        ranks, keys = results[request], results.get(kept)
         assert isinstance(ranks, OrderStatistics)
         if ranks.overflow:
             raise DataError.here(
@@ -128,7 +143,7 @@ class KeyDivision:
                 "drop these rows, or fill them.",
             )
         refuse_empty(sum(ladder.n_rows for ladder in ranks.ladders.values()))
-        return dict(sorted(ranks.ladders.items()))
+        return dict(sorted(ranks.ladders.items())), keys.keys if isinstance(keys, KeptKeys) else None
 
     def _cuts(
         self,
@@ -141,7 +156,7 @@ class KeyDivision:
         nearest = {s: [ladder.nearest(rank) for rank in ends[s]] for s, ladder in ladders.items()}
         missed = {s: tuple(ladders[s].bucket(rank) for rank in ends[s]) for s, cuts in nearest.items() if None in cuts}
         if missed:
-            again = self._scan(key, shares, missed)
+            again, _ = self._scan(key, shares, missed)
             nearest |= {s: [again[s].nearest(rank) for rank in ends[s]] for s in missed}
         cuts = {s: [cut for cut in each if cut is not None] for s, each in nearest.items()}
         if any(len(cuts[s]) < len(ends[s]) for s in ends):
