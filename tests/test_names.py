@@ -110,6 +110,9 @@ USUAL_PHRASES = {
     r"search for cycles": "garbage collection",
     r"however many run": "for any number of",
     r"as it is told": "as configured",
+    r"what is known of": "the metrics, the metadata",
+    r"library.s own words": "argument",
+    r"by (its|their) places?\b": "by index, by position",
 }
 """Phrases that are not plain technical English, each with usual ones. No docstring, comment, message or page contains one."""
 

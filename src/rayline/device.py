@@ -14,8 +14,11 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, TypeVar
 
+import numpy as np
+
+from rayline.core.arguments import ParameterCheck
 from rayline.core.errors import ParameterError, ResourceError, at
 from rayline.core.waiting import say
 
@@ -23,6 +26,16 @@ T = TypeVar("T")
 
 UseGPU: TypeAlias = bool | Literal["auto"]
 """True for a GPU or an error, False for the CPU, "auto" for a GPU where there is one."""
+
+TrainOnGPU: TypeAlias = Annotated[
+    bool,
+    ParameterCheck(
+        "True or False: a training runs on the requested device",
+        lambda value: value is None or isinstance(value, (bool, np.bool_)),
+        hint="shares of a GPU are resources_per_worker={'GPU': 0.5}; \"auto\" is for predictions.",
+    ),
+]
+"""Whether each worker of a training gets a GPU."""
 
 PRETENDED = "RAYLINE_PRETENDED_GPUS"
 """The environment variable that tests set to names of PyTorch's devices, such as "cpu,cpu": these then count as GPUs, in this

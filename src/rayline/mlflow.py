@@ -13,6 +13,7 @@ from typing import Any
 import polars as pl
 
 from rayline.core import scratch
+from rayline.core.arguments import known_arguments
 from rayline.core.errors import ArtifactError, needing
 from rayline.core.schema import Kind, kind_of
 from rayline.inference.artifact import load
@@ -26,6 +27,7 @@ FILE = "pipeline.rayline"
 TRUSTED_TYPES = "RAYLINE_TRUSTED_TYPES"
 
 
+@known_arguments
 def log_model(model: ModelLike, name: str = "model", **options: Any) -> Any:
     """Log a pipeline (or a model, or a framework's own object) to the active run.
 
@@ -66,6 +68,7 @@ def log_model(model: ModelLike, name: str = "model", **options: Any) -> Any:
         )
 
 
+@known_arguments
 def load_model(model_uri: str, **options: Any) -> InferencePipeline:
     """Load the pipeline of an MLflow URI, like `rayline.load`.
 
@@ -102,7 +105,7 @@ def load_model(model_uri: str, **options: Any) -> InferencePipeline:
     return load(path, **options)
 
 
-def signature(pipeline: InferencePipeline) -> Any:
+def signature(pipeline: InferencePipeline) -> mlflow.models.ModelSignature:
     """Return the input and output columns as an MLflow signature; every input may be missing."""
     inputs = Schema([ColSpec(_type(dtype), name, required=False) for name, dtype in pipeline.input_schema.items()])
     outputs = Schema([ColSpec(_type(dtype), name) for name, dtype in pipeline.output_schema.items()])

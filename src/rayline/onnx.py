@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from rayline.core.arguments import known_arguments
 from rayline.core.errors import ParameterError, RaylineError, first_line, needing
 from rayline.core.files import replace_content
 from rayline.core.operations.base import Affine, ClipColumn, Drop, Fill, Operation
@@ -38,7 +39,8 @@ from rayline import onnx_postprocessing
 from rayline.onnx_postprocessing import GraphOutput
 
 
-def to_onnx(model: ModelLike, path: str | Path | None = None) -> Any:
+@known_arguments
+def to_onnx(model: ModelLike, path: str | Path | None = None) -> onnx.ModelProto:
     """Return a pipeline (or a model, or a framework's own object) as an ONNX model, and write it to `path` if given.
 
     Raises

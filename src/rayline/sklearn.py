@@ -300,7 +300,7 @@ class RaylineTransformer(TransformerMixin, _Tables):
     Parameters
     ----------
     preprocessor
-        Its stages; a clone is fitted. Target stages have no place here.
+        Its stages; a clone is fitted. Target stages do not apply.
 
     Attributes
     ----------

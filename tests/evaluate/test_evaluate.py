@@ -350,7 +350,7 @@ def test_files_of_a_report(binary: InferencePipeline, table: pl.DataFrame, tmp_p
     import fsspec
 
     assert fsspec.filesystem("memory").exists("/reports/page.html")
-    with pytest.raises(rl.ParameterError, match="is not a path"):
+    with pytest.raises(rl.ParameterError, match="path has a wrong value"):
         report.save(None)  # type: ignore[arg-type]
     for wrong in (None, 5):
         with pytest.raises(rl.ParameterError, match="kind has a wrong value"):

@@ -22,7 +22,7 @@ ROW = {"a": 2.0, "b": -0.5, "base_value": 1.0, "score": 2.5}
     "given", [ROW, [ROW], pl.DataFrame([ROW]), pl.DataFrame([ROW]).to_pandas(), pl.DataFrame([ROW]).to_arrow()]
 )
 def test_bars_lead_from_the_base_value_to_the_score(given: Any) -> None:
-    axis = plot_contributions(given)
+    axis: Any = plot_contributions(given)  # Matplotlib types the members of an axis loosely
     bars = [(round(p.get_x(), 9), round(p.get_x() + p.get_width(), 9)) for p in axis.patches]
     assert bars == [(1.0, 0.5), (0.5, 2.5)]
     assert [t.get_text() for t in axis.get_yticklabels()] == ["b", "a"]
@@ -40,7 +40,7 @@ def test_small_contributions_are_one_bar() -> None:
 def test_dependence_is_a_line_and_categories_are_dots() -> None:
     numbers = pl.DataFrame({"x": [1, 2, 3], "probability_no": [0.9, 0.8, 0.5], "probability_yes": [0.1, 0.2, 0.5]})
     curves = pl.concat([numbers.with_columns(row=pl.lit(i)) for i in range(2)])
-    axis = plot_dependence(numbers, ice=curves)
+    axis: Any = plot_dependence(numbers, ice=curves)
     assert [list(line.get_ydata()) for line in axis.lines] == [[0.1, 0.2, 0.5]] * 3
     days = numbers.with_columns(x=pl.date_range(pl.date(2024, 1, 1), pl.date(2024, 1, 3)))
     assert len(plot_dependence(days).lines) == 1

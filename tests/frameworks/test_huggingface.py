@@ -229,7 +229,7 @@ def test_wrong_arguments_are_refused(tiny: str) -> None:
     with pytest.raises(rl.ParameterError, match="num_train_epochs"):
         train.HuggingFaceTrainer(tiny, training_args={"num_train_epoch": 1})
     with pytest.raises(rl.ParameterError, match="text-classification"):
-        train.HuggingFaceTrainer(tiny, task="divination")
+        train.HuggingFaceTrainer(tiny, task="divination")  # type: ignore[arg-type]
     with pytest.raises(rl.ParameterError, match="needs its tokenizer"):
         train.HuggingFaceTrainer(transformers.BertForSequenceClassification.from_pretrained(tiny))
     table = texts()

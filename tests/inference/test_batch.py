@@ -53,7 +53,7 @@ def test_one_bad_row_need_not_sink_the_rest(strict: rl.InferencePipeline) -> Non
     with pytest.raises(rl.SchemaError, match="'city'"):
         strict.transform(bad.drop("city"), on_error="null")
     with pytest.raises(rl.ParameterError, match="on_error"):
-        strict.transform(table, on_error="ignore")
+        strict.transform(table, on_error="ignore")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("size", [1, 7, 500])

@@ -15,6 +15,7 @@ import pytest
 import ray
 
 import rayline as rl
+from rayline.inference.batch import OnError
 from tests import toy
 from tests.inference import hostile
 from tests.inference.test_batch import refusing
@@ -64,7 +65,7 @@ def test_trees_give_the_same_bits_in_every_block(ray_session: Any, kind: str) ->
 
 
 @pytest.mark.parametrize("on_error", ["null", "collect"])
-def test_a_bad_row_is_told_apart_on_ray_too(ray_session: Any, on_error: str) -> None:
+def test_a_bad_row_is_told_apart_on_ray_too(ray_session: Any, on_error: OnError) -> None:
     strict = refusing()
     bad = TABLE.with_columns(city=pl.when(pl.col("id").is_in([3, 170])).then(pl.lit("Atlantis")).otherwise("city"))
     made = rows(strict.transform(dataset(ray_session, bad), keep_columns=["id"], on_error=on_error)).sort("id")

@@ -101,6 +101,7 @@ def test_nothing_else_is(saved: Path) -> None:
 def test_what_is_no_key_is_refused_on_the_way(saved: Path, tmp_path: Path) -> None:
     private, public = pem(KEY)
     rsa = generate_private_key(65537, 2048)
+    wrong: Any
     for wrong in (b"", b"nonsense", public, KEY.public_key(), tmp_path / "none.pem", 7, rsa, pem(rsa)[0]):
         with pytest.raises(rl.ParameterError, match="sign_with"):
             toy.pipeline().save(tmp_path / "y.rayline", sign_with=wrong)

@@ -18,6 +18,7 @@ from rayline.core import registry
 from rayline.inference import calibration
 from rayline.postprocess import Calibrate, Clip, Conformal, Round, Threshold
 from rayline.postprocess.base import PostprocessingStage
+from rayline.postprocess.calibration import CalibrationMethod
 from tests.postprocess import tables
 
 BINARY = [Calibrate("isotonic"), Threshold("f1", pos_label="yes"), Conformal(0.8)]
@@ -116,7 +117,7 @@ def test_several_targets(targets: list[str], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["isotonic", "temperature"])
-def test_several_classes(method: str, tmp_path: Path) -> None:
+def test_several_classes(method: CalibrationMethod, tmp_path: Path) -> None:
     pipeline, rows = tables.multiclass()
     made = pipeline.calibrated([Calibrate(method), Conformal(0.8)], rows)
     shares = made.predict_proba(rows).to_numpy()

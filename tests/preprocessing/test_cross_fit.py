@@ -39,6 +39,7 @@ from rayline.stages import (
     StandardScaler,
     TargetEncoder,
 )
+from rayline.stages.impute import ImputeStrategy
 from rayline.testing.edge_cases import example_table
 
 N = 240
@@ -196,7 +197,8 @@ def test_impute_scale_encode_is_one_scan_on_any_columns(data: st.DataObject) -> 
     from the raw one."""
     table = example_table(40)
     numbers, words = ["amount", "count", "price", "small"], ["city", "value", "flag", "day", "note"]
-    strategy = data.draw(st.sampled_from(["mean", "median", "most_frequent"]))
+    strategies: list[ImputeStrategy] = ["mean", "median", "most_frequent"]
+    strategy = data.draw(st.sampled_from(strategies))
     some = st.lists(st.sampled_from(numbers), unique=True, min_size=1)
     imputed, scaled = data.draw(st.none() | some), data.draw(st.none() | some)
     hot = data.draw(st.none() | st.lists(st.sampled_from([*numbers, *words]), unique=True, min_size=1))

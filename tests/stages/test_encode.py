@@ -16,6 +16,7 @@ from sklearn import preprocessing as sk
 from rayline.core.errors import DataError, ParameterError, SchemaError
 from rayline.inference.pipeline import Preprocessor
 from rayline.stages import LabelEncoder, OneHotEncoder, OneHotEncoding, OrdinalEncoder
+from rayline.stages.encode import OneHotUnknown
 
 from .one_stage import run as encode
 
@@ -35,8 +36,9 @@ def test_one_hot_is_scikit_learns(
 ) -> None:
     how = {"min_frequency": min_frequency, "max_categories": max_categories, "drop": drop}
     table, more = pl.DataFrame({"c": values}), pl.DataFrame({"c": new})
-    for handle_unknown, theirs in (("ignore", "ignore"), ("infrequent_if_exist", "infrequent_if_exist")):
-        encoder = sk.OneHotEncoder(sparse_output=False, handle_unknown=theirs, **how).fit(
+    handling: tuple[OneHotUnknown, ...] = ("ignore", "infrequent_if_exist")
+    for handle_unknown in handling:
+        encoder = sk.OneHotEncoder(sparse_output=False, handle_unknown=handle_unknown, **how).fit(
             table.to_pandas().astype(object).to_numpy()
         )
         with pytest.MonkeyPatch.context() as patch:

@@ -11,6 +11,7 @@ import pytest
 from rayline.core.errors import DataError, ParameterError, SchemaError
 from rayline.inference.pipeline import Preprocessor
 from rayline.stages import GroupImputer, MissingIndicator, SimpleImputer, StandardScaler
+from rayline.stages.impute import GroupStrategy
 
 
 def fill(stage: Any, table: pl.DataFrame) -> pl.DataFrame:
@@ -57,7 +58,7 @@ def test_missing_indicator() -> None:
     ("strategy", "expected"),
     [("mean", [3.0, 5.0, 3.5]), ("median", [1.0, 5.0, 3.0]), ("most_frequent", [1.0, 5.0, 1.0])],
 )
-def test_group_imputer(strategy: str, expected: list[float]) -> None:
+def test_group_imputer(strategy: GroupStrategy, expected: list[float]) -> None:
     table = pl.DataFrame({"g": ["a", "a", "a", "b", "b"], "x": [1.0, 1.0, 7.0, 5.0, None]})
     new = pl.DataFrame({"g": ["a", "b", "z"], "x": [None, None, None]}, schema=table.schema)
     assert Preprocessor([("fill", GroupImputer(by="g", strategy=strategy))]).fit(table).transform(new)[

@@ -14,6 +14,7 @@ from sklearn.impute import KNNImputer as Theirs
 from rayline.core.errors import DataError, ParameterError, SchemaError
 from rayline.inference.pipeline import Preprocessor
 from rayline.stages import SMOTE, KNNImputer
+from rayline.stages.neighbors import NeighborWeights
 
 RNG = np.random.default_rng(5)
 
@@ -26,7 +27,7 @@ def with_gaps(n: int, share: float = 0.2) -> pl.DataFrame:
 
 @pytest.mark.parametrize("weights", ["uniform", "distance"])
 @pytest.mark.parametrize("n_neighbors", [1, 5, 400])
-def test_as_scikit_learn(weights: str, n_neighbors: int) -> None:
+def test_as_scikit_learn(weights: NeighborWeights, n_neighbors: int) -> None:
     table, new = with_gaps(300), with_gaps(80, 0.4)
     ours = Preprocessor([("k", KNNImputer(n_neighbors=n_neighbors, weights=weights))]).fit(table)
     theirs = Theirs(n_neighbors=n_neighbors, weights=weights).fit(table.to_numpy())

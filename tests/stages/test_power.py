@@ -16,6 +16,7 @@ from sklearn import preprocessing as sk
 from rayline.core.errors import DataError
 from rayline.inference.pipeline import Preprocessor
 from rayline.stages import PowerTransformer
+from rayline.stages.power import PowerMethod
 from tests.stages.numbers import NEW, TABLE
 
 from .one_stage import check_single_rows
@@ -23,7 +24,7 @@ from .one_stage import check_single_rows
 
 @pytest.mark.parametrize("method", ["yeo-johnson", "box-cox"])
 @pytest.mark.parametrize("standardize", [True, False])
-def test_power_transformer(method: str, standardize: bool) -> None:
+def test_power_transformer(method: PowerMethod, standardize: bool) -> None:
     table, new = (t if method == "yeo-johnson" else t.select("b") for t in (TABLE, NEW))
     theirs = sk.PowerTransformer(method=method, standardize=standardize).fit(table.to_numpy())
     fitted = Preprocessor([("p", PowerTransformer(method=method, standardize=standardize))]).fit(table)
@@ -44,7 +45,7 @@ def test_power_transformer(method: str, standardize: bool) -> None:
 @pytest.mark.parametrize("method", ["yeo-johnson", "box-cox"])
 @settings(max_examples=12)
 @given(values=st.lists(st.floats(0.01, 100.0), min_size=3, max_size=20))
-def test_the_power_is_a_zero_of_the_likelihoods_slope(method: str, values: list[float]) -> None:
+def test_the_power_is_a_zero_of_the_likelihoods_slope(method: PowerMethod, values: list[float]) -> None:
     x = np.array(values if method == "box-cox" else [*values, -values[0]])
     assume(np.ptp(x) >= 0.01 * np.abs(x).max())
     fitted = Preprocessor([("p", PowerTransformer(method=method))]).fit(pl.DataFrame({"x": x}))
@@ -96,7 +97,7 @@ FAR = [
 
 @pytest.mark.parametrize("values", FAR, ids=str)
 @pytest.mark.parametrize(("method", "sign"), [("yeo-johnson", 1.0), ("yeo-johnson", -1.0), ("box-cox", 1.0)])
-def test_columns_far_from_zero(method: str, sign: float, values: list[float]) -> None:
+def test_columns_far_from_zero(method: PowerMethod, sign: float, values: list[float]) -> None:
     """Against extended precision, in which the powers neither overflow nor vanish."""
     table = pl.DataFrame({"x": [sign * v for v in values]})
     p = Preprocessor([("p", PowerTransformer(method=method))]).fit(table)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import polars as pl
 import pytest
@@ -26,7 +28,7 @@ def table(n_categories: int) -> pl.DataFrame:
 
 @pytest.mark.parametrize("smooth", ["auto", 0.0, 20.0])
 @pytest.mark.parametrize("target", ["y", "x"])
-def test_the_formula_is_scikit_learns(smooth: float | str, target: str) -> None:
+def test_the_formula_is_scikit_learns(smooth: float | Literal["auto"], target: str) -> None:
     rows = table(30)
     how = {"target_type": "binary" if target == "y" else "continuous", "smooth": smooth}
     theirs = Theirs(**how).fit(rows.select("c").to_numpy().astype(object), rows[target].to_numpy())
@@ -38,7 +40,7 @@ def test_the_formula_is_scikit_learns(smooth: float | str, target: str) -> None:
 
 @pytest.mark.parametrize("smooth", ["auto", 3.0])
 @pytest.mark.parametrize("n_classes", [2, 4])
-def test_classes_are_scikit_learns(smooth: float | str, n_classes: int) -> None:
+def test_classes_are_scikit_learns(smooth: float | Literal["auto"], n_classes: int) -> None:
     rows = table(30).with_columns(y=pl.Series([f"class {i}" for i in RNG.integers(0, n_classes, N)]))
     theirs = Theirs(smooth=smooth).fit(rows.select("c").to_numpy().astype(object), rows["y"].to_numpy().astype(object))
     ours = Preprocessor([("t", TargetEncoder(["c"], smooth=smooth))]).fit(rows, target_columns=["y"])

@@ -58,7 +58,7 @@ def test_early_stopping_says_what_it_does_not_know() -> None:
     with pytest.raises(rl.ParameterError, match="patience"):
         EarlyStopping("auc", patience=0)
     with pytest.raises(rl.ParameterError, match="mode"):
-        EarlyStopping("auc", mode="up")
+        EarlyStopping("auc", mode="up")  # type: ignore[arg-type]
 
 
 def test_checkpoints_keep_the_newest(tmp_path: Path) -> None:

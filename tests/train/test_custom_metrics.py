@@ -145,7 +145,7 @@ def test_a_statistic_is_a_metric_everywhere(table: pl.DataFrame, monkeypatch: py
 
     with pytest.raises(rl.ParameterError, match="name, mode"):
         fit(table, "late", [Nameless])
-    with pytest.raises(rl.ParameterError, match="'min' or 'max'"):
+    with pytest.raises(rl.ParameterError, match="one of 'min', 'max'"):
         evaluate.metric(missed, mode="lowest")  # type: ignore[call-overload]
 
 

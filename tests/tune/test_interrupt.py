@@ -100,7 +100,7 @@ def test_sigterm_ends_the_process_after_the_trials(data: Any, ray_session: Any) 
 
 def test_what_is_finished_is_returned_when_asked_for(data: Any) -> None:
     with pytest.raises(ParameterError, match="on_interrupt"):
-        tune.run(train.Trainer("faulty"), data, SPACE, on_interrupt="ignore")
+        tune.run(train.Trainer("faulty"), data, SPACE, on_interrupt="ignore")  # type: ignore[arg-type]
     found = tune.run(
         train.Trainer("faulty"), data, SPACE, num_samples=1, callbacks=[Interrupting(2)], on_interrupt="return",
         max_concurrent=1,

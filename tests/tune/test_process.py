@@ -328,7 +328,7 @@ def test_where_a_search_runs(table: pl.DataFrame, monkeypatch: pytest.MonkeyPatc
     assert not where(booster(), rows, run_on="process")
     with pytest.raises(ParameterError, match='run_on="process", and the trainer has num_workers=1'):
         where(booster(num_workers=1), rows, run_on="process")
-    with pytest.raises(ParameterError, match="None, 'process' or 'ray'"):
+    with pytest.raises(ParameterError, match="one of 'process', 'ray', None"):
         run(table, run_on="cluster")
 
 

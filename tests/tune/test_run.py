@@ -22,6 +22,7 @@ import rayline as rl
 from rayline import Preprocessor, train, tune
 from rayline.core.errors import ParameterError, ResourceError, TrainingError
 from rayline.data import KFold, StratifiedKFold
+from rayline.tune.search import SchedulerName
 from rayline.tune.trial_record import Status
 from tests.tune import conftest
 
@@ -174,7 +175,7 @@ def test_resume_repeats_nothing(
 
 # Median: tests/tune/test_dataset.py, with the bits of the table.
 @pytest.mark.parametrize("scheduler", ["asha", pytest.param("hyperband", marks=pytest.mark.slow)])
-def test_racing_stops_bad_trials_early(table: pl.DataFrame, scheduler: str) -> None:
+def test_racing_stops_bad_trials_early(table: pl.DataFrame, scheduler: SchedulerName) -> None:
     data = {"train_dataset": table.drop("city"), "cv": StratifiedKFold(5), "target_columns": ["late"]}
     space = {"eta": tune.grid_search([0.5, 0.3, 0.1, 1e-6, 1e-7, 1e-8, 1e-9, 1e-10])}
     raced = tune.run(booster(), data, space, num_samples=1, scheduler=scheduler, max_concurrent=1)
@@ -407,7 +408,7 @@ def test_compare_ensemble_and_pictures(table: pl.DataFrame, preprocessor: Prepro
     assert "best config" in repr(analysis)
     assert "<table" in analysis._repr_html_()
     with pytest.raises(ParameterError, match="did you mean"):
-        analysis.plot("slice")
+        analysis.plot("slice")  # type: ignore[arg-type]
 
 
 def test_what_cannot_be_is_refused(table: pl.DataFrame) -> None:

@@ -63,6 +63,51 @@ if TYPE_CHECKING:
     pipeline.predict(pl.DataFrame(), use_gpu="cuda")  # wrong
     data.map_batches(pl.DataFrame(), pipeline.predict, use_gpu="gpu")  # wrong
     rl.load("late.rayline", use_gpu="always")  # wrong
+    stages.SimpleImputer(strategy="mode")  # wrong
+    stages.GroupImputer(by="c", strategy="constant")  # wrong
+    stages.MissingIndicator(features="missing_only")  # wrong
+    stages.KNNImputer(weights="distances")  # wrong
+    stages.Normalizer(norm="l3")  # wrong
+    stages.PowerTransformer(method="yeo_johnson")  # wrong
+    stages.QuantileTransformer(output_distribution="gauss")  # wrong
+    stages.KBinsDiscretizer(encode="one-hot")  # wrong
+    stages.KBinsDiscretizer(strategy="k-means")  # wrong
+    stages.KBinsDiscretizer(quantile_method="median")  # wrong
+    stages.SplineTransformer(extrapolation="zero")  # wrong
+    stages.SplineTransformer(handle_missing="drop")  # wrong
+    stages.OneHotEncoder(handle_unknown="ingore")  # wrong
+    stages.OneHotEncoder(drop="last")  # wrong
+    stages.OneHotEncoder(missing="drop")  # wrong
+    stages.OrdinalEncoder(handle_unknown="ignore")  # wrong
+    stages.OrdinalEncoder(unknown_value="last")  # wrong
+    stages.TargetEncoder(target_type="classes")  # wrong
+    stages.TargetEncoder(smooth="none")  # wrong
+    stages.SelectKBest(score="chi2")  # wrong
+    stages.TfidfVectorizer(norm="max")  # wrong
+    stages.CheckMissing(action="missing")  # wrong
+    stages.CheckRange(action="raise")  # wrong
+    postprocess.Calibrate("platt")  # wrong
+    postprocess.Conformal(method="jackknife")  # wrong
+    postprocess.Threshold("f2")  # wrong
+    train.Scaling(placement="even")  # wrong
+    train.EarlyStopping("test-logloss", mode="lower")  # wrong
+    train.WandB(mode="off")  # wrong
+    train.XGBoostTrainer({}, class_weight="balance")  # wrong
+    train.XGBoostTrainer({}, use_gpu="auto")  # wrong
+    train.TorchTrainer(inputs="rows")  # wrong
+    train.HuggingFaceTrainer("model", task="ner")  # wrong
+    tune.run(trainer, mode="lower")  # wrong
+    tune.run(trainer, mode=["min", "lower"])  # wrong
+    tune.run(trainer, on_interrupt="stop")  # wrong
+    tune.run(trainer, run_on="cluster")  # wrong
+    tune.run(trainer, search="hyperopt")  # wrong
+    tune.compare({"a": trainer}, scheduler="bohb")  # wrong
+    pipeline.transform(pl.DataFrame(), on_error="skip")  # wrong
+    pipeline.write_predictions(pl.DataFrame(), "predictions", on_error="skip")  # wrong
+    pipeline.importance("gains")  # wrong
+    pipeline.importance(by="column")  # wrong
+    data.map_batches(pl.DataFrame(), pipeline.predict, batch_format="arrow")  # wrong
+    data.read_parquet("late.parquet", missing_columns="ignore")  # wrong
 
     # -- a wrong type, of each named alias -------------------------------------------------------------------------------
     train.fit(trainer, train_dataset=pl.DataFrame(), target_columns=3)  # wrong

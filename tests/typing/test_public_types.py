@@ -33,6 +33,21 @@ def report() -> str:
     ).stdout
 
 
+@pytest.fixture(scope="module")
+def diagnostics(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, int, str, str]]:
+    """What Pyright, which editors use, reports: file, line, severity, message."""
+    pytest.importorskip("basedpyright", reason="Pyright is not among the requirements of the tests")
+    config = tmp_path_factory.mktemp("pyright") / "pyrightconfig.json"
+    files = [str(HERE / "accepted.py"), str(HERE / "rejected.py")]
+    config.write_text(json.dumps({"include": files, "extraPaths": [str(ROOT / "src")], "typeCheckingMode": "standard"}))
+    command = [sys.executable, "-m", "basedpyright", "-p", str(config), "--pythonpath", sys.executable, "--outputjson"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    return [
+        (Path(one["file"]).name, one["range"]["start"]["line"] + 1, one["severity"], one["message"])
+        for one in json.loads(done.stdout)["generalDiagnostics"]
+    ]
+
+
 def lines(path: Path, pattern: str) -> set[int]:
     return {number for number, line in enumerate(path.read_text().splitlines(), 1) if re.search(pattern, line)}
 
@@ -42,6 +57,14 @@ def test_every_public_name_has_a_type(report: str) -> None:
     assert {int(line) for line in revealed} == lines(HERE / "accepted.py", r"^ +reveal_type\(")
     assert not [line for line, kind in revealed.items() if kind == "Any"]
     assert "accepted.py" not in re.sub(r".*note: .*", "", report)
+
+
+def test_an_editor_sees_the_same(diagnostics: list[tuple[str, int, str, str]]) -> None:
+    revealed = {line: text for name, line, kind, text in diagnostics if name == "accepted.py" and kind == "information"}
+    assert {*revealed} == lines(HERE / "accepted.py", r"^ +reveal_type\(")
+    assert [text for text in revealed.values() if re.search(r'is "(Any|Unknown)"$', text)] == []
+    errors = {(name, line) for name, line, kind, _ in diagnostics if kind == "error"}
+    assert errors == {("rejected.py", line) for line in lines(HERE / "rejected.py", r"# wrong$")}
 
 
 def test_the_script_uses_every_public_name() -> None:

@@ -49,7 +49,7 @@ _LOGICAL_PLAN = register(
 _INPUT_DATA = register(
     "ray.data._internal.logical.operators.input_data_operator:InputData",
     RAY,
-    use="Make a Dataset of blocks that are in the object store already, with what is known of them.",
+    use="Make a Dataset of blocks that are in the object store already, with their metadata.",
     fallback="ray.data.from_arrow_refs, which runs a task for each block.",
 )
 

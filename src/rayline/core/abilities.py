@@ -610,7 +610,7 @@ class GpuComputing(Ability):
         return ""
 
     def gpu_arguments(self, *args: Any, **kwargs: Any) -> str:
-        """Return the trainer's argument that asks for a GPU in the library's own words, such as "device='cuda'".
+        """Return the library's own argument that asks for a GPU, such as "device='cuda'".
 
         Returns
         -------

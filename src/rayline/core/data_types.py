@@ -1,16 +1,20 @@
 """The types of public arguments, by name: what a type checker and an editor show for tables, Datasets, labels and metrics.
 
-They are descriptions only: nothing here is checked at run time, and none of the libraries is imported.
+None of the libraries is imported. `core.arguments` checks what it can of them at run time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
+from numbers import Real
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+
+from rayline.core.arguments import ParameterCheck
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -70,6 +74,20 @@ class ArrowArray(Protocol):
     def null_count(self) -> Any: ...
 
 
+class PrivateKey(Protocol):
+    """An `Ed25519PrivateKey` of the package cryptography."""
+
+    @property
+    def sign(self) -> Any: ...
+
+
+class PublicKey(Protocol):
+    """An `Ed25519PublicKey` of the package cryptography."""
+
+    @property
+    def verify(self) -> Any: ...
+
+
 Table: TypeAlias = (
     pl.DataFrame | pl.LazyFrame | PandasFrame | ArrowTable | Mapping[str, Any] | Sequence[Mapping[str, Any]]
 )
@@ -90,8 +108,8 @@ Labels: TypeAlias = Column | Table
 Features: TypeAlias = Data | npt.NDArray[Any]
 """Rows of features: a table, a Dataset, or a matrix."""
 
-Label: TypeAlias = str | int | float | np.generic
-"""A class of a target (a bool is an int)."""
+Label: TypeAlias = str | bool | int | float | np.generic
+"""A class of a target."""
 
 MetricLike: TypeAlias = str | Callable[..., Any]
 """A name, a function of labels and predictions, a scorer of scikit-learn, or a class of `MetricStatistic`."""
@@ -108,8 +126,41 @@ NativeModel: TypeAlias = Any
 NativeCallback: TypeAlias = Any
 """A callback of a framework, whose classes have none in common either."""
 
-PosLabel: TypeAlias = Label | Mapping[str, Label]
+ClassWeight: TypeAlias = Annotated[
+    Literal["balanced"] | Mapping[Any, float],
+    ParameterCheck(
+        "'balanced', or a dict from label to weight",
+        lambda value: isinstance(value, Mapping) or (isinstance(value, str) and value == "balanced"),
+        words=("balanced",),
+    ),
+]
+"""Weights of the classes: balanced, or by label."""
+
+Seconds: TypeAlias = Annotated[
+    float,
+    ParameterCheck(
+        "seconds, more than 0",
+        lambda value: isinstance(value, Real) and not isinstance(value, bool) and value > 0,
+    ),
+]
+"""A time above 0."""
+
+Mode: TypeAlias = Literal["min", "max"]
+"""The direction of a metric: whether a smaller or a larger value is better."""
+
+PosLabel: TypeAlias = Annotated[
+    Label | Mapping[str, Label],
+    ParameterCheck(
+        "a label, or a dict from target to label", lambda value: isinstance(value, Mapping) or hash(value) is not None
+    ),
+]
 """The positive class; for several targets by column."""
+
+SigningKey: TypeAlias = PrivateKey | bytes | str | Path
+"""A private key, the bytes of its PEM file, or the file's path."""
+
+TrustedKey: TypeAlias = PublicKey | bytes | str | Path
+"""A public key, the bytes of its PEM file, or the file's path."""
 
 Axes: TypeAlias = "matplotlib.axes.Axes"
 """An axis of Matplotlib."""

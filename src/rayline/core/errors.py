@@ -187,13 +187,15 @@ class ParameterError(RaylineError, ValueError):
         )
 
     @classmethod
-    def value(cls, name: str, expected: str, got: Any, *, where: str = "") -> Self:
+    def value(cls, name: str, expected: str, got: Any, *, where: str = "", hint: str = "") -> Self:
         """Return the error for a parameter with a value that it does not accept."""
         shown = repr(got)
         if len(shown) > LONGEST:
             shown = f"{shown[:LONGEST]}… ({type(got).__name__})"
         return cls(
-            _located(f"{name} has a wrong value.", where), f"Expected {expected}; got {shown}.", f"change {name}."
+            _located(f"{name} has a wrong value.", where),
+            f"Expected {expected}; got {shown}.",
+            hint or f"change {name}.",
         )
 
 

@@ -4,12 +4,31 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, TypedDict
 
 import polars as pl
 
+from rayline.core.arguments import ParameterCheck
 from rayline.core.data_types import Metrics, SliceColumns
+
+ImportanceKind: TypeAlias = Literal["gain", "shap", "permutation"]
+"""How an importance is measured; `InferencePipeline.importance` describes each."""
+
+ImportanceUnit: TypeAlias = Literal["raw", "feature"]
+"""What an importance is of: a raw column, or a feature of the model."""
+
+
+Confidence: TypeAlias = Annotated[
+    float,
+    ParameterCheck(
+        "a number between 0 and 1, as 0.95",
+        lambda value: isinstance(value, Real) and 0 < float(value) < 1,
+        hint="pass replicates=0 for metrics without intervals.",
+    ),
+]
+"""The confidence of intervals."""
 
 
 class EvaluationKeywords(TypedDict, total=False):
@@ -18,7 +37,7 @@ class EvaluationKeywords(TypedDict, total=False):
     metrics: Metrics | None
     by: SliceColumns | None
     sample_weight: str | None
-    confidence: float
+    confidence: Confidence
     replicates: int
     seed: int
     target_columns: Mapping[str, str] | Sequence[str] | str | None

@@ -15,6 +15,7 @@ import importlib.metadata
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
+from rayline.core.arguments import known_arguments
 from rayline.core.errors import MissingExtraError, ParameterError
 
 C = TypeVar("C", bound=type)
@@ -232,6 +233,7 @@ def register_stage(cls: C) -> C:
     return cls
 
 
+@known_arguments
 def register_function(name: str, function: Callable[[Any], Any]) -> None:
     """Make a function of a Polars expression usable by name in FunctionTransformer.
 
@@ -307,6 +309,8 @@ def register_framework(cls: C) -> C:
     ...     name = "mine"
     """
     name = getattr(cls, "name", None)
+    if not isinstance(cls, type):
+        raise ParameterError.value("cls", "a class derived from Framework", cls, where="register_framework")
     if not isinstance(name, str) or not name:
         raise ParameterError(
             f"register_framework: {cls.__name__} has no name.", "Expected a class attribute `name`.", 'add name = "…".'

@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 import polars as pl
 
+from rayline.core import arguments
+from rayline.core.arguments import class_checks
 from rayline.core.column_choice import Columns, Selected, choose
 from rayline.core.errors import DataError, NotFittedError, ParameterError, SchemaError, at, place, shorten
 from rayline.core.json_values import value_from_json, value_to_json
@@ -32,56 +34,26 @@ from rayline.core.statistics.base import Statistic, StatisticRequest
 from rayline.core.statistics.counts import TooManyValuesError
 from rayline.core.statistics.row_counts import WordCount
 
-
-class ParameterCheck:
-    """The values that a parameter accepts: a test, and its description for the error message."""
-
-    def __init__(self, words: str, test: Callable[[Any], bool]) -> None:
-        self.words, self.test = words, test
-
-
-def one_of(*values: Any) -> ParameterCheck:
-    return ParameterCheck(
-        f"one of {', '.join(map(repr, values))}",
-        lambda v: any(v is w or (type(v) is type(w) and v == w) for w in values),
-    )
-
-
-def a_bool() -> ParameterCheck:
-    return ParameterCheck("True or False", lambda v: isinstance(v, bool))
+ParameterCheck = arguments.ParameterCheck  # for authors of stages: with `param` it declares a parameter
 
 
 def an_int(low: int | None = None, high: int | None = None, *, none: bool = False) -> ParameterCheck:
-    words = f"an integer{_bounds(low, high)}{' or None' if none else ''}"
-    return ParameterCheck(words, lambda v: (none and v is None) or (_is_int(v) and _within(v, low, high)))
+    expected = f"an integer{_bounds(low, high)}{' or None' if none else ''}"
+    return ParameterCheck(expected, lambda v: (none and v is None) or (_is_int(v) and _within(v, low, high)))
 
 
 def a_number(low: float | None = None, high: float | None = None, *, none: bool = False) -> ParameterCheck:
-    words = f"a number{_bounds(low, high)}{' or None' if none else ''}"
+    expected = f"a number{_bounds(low, high)}{' or None' if none else ''}"
     return ParameterCheck(
-        words, lambda v: (none and v is None) or ((_is_int(v) or isinstance(v, float)) and _within(v, low, high))
+        expected, lambda v: (none and v is None) or ((_is_int(v) or isinstance(v, float)) and _within(v, low, high))
     )
 
 
-def a_string(*, none: bool = False) -> ParameterCheck:
-    return ParameterCheck(f"a string{' or None' if none else ''}", lambda v: (none and v is None) or isinstance(v, str))
-
-
-def anything() -> ParameterCheck:
-    return ParameterCheck("any value", lambda v: True)
-
-
 def param(default: Any, check: ParameterCheck) -> Any:
-    """Declare a parameter of a stage: its default and the check of its values."""
+    """Declare a parameter of a stage whose annotation does not say all: its default and the check of its values."""
     if isinstance(default, (list, dict)):
         return field(default_factory=lambda: type(default)(default), metadata={"check": check})
     return field(default=default, metadata={"check": check})
-
-
-def keep_empty() -> Any:
-    """Declare the keyword-only parameter that controls how columns without values are treated."""
-    check = ParameterCheck("True, False or None", lambda v: v is None or isinstance(v, bool))
-    return field(default=None, metadata={"check": check})
 
 
 class EmptyColumnError(DataError):
@@ -176,14 +148,16 @@ class ParameterizedStage(ABC, metaclass=_StageMeta):
             cls.__repr__ = ParameterizedStage.__repr__  # type: ignore[method-assign]
 
     def __post_init__(self) -> None:
+        checks = parameter_checks(type(self))
         for f in dataclasses.fields(self):
-            check = f.metadata.get("check")
             value = getattr(self, f.name)
             if isinstance(value, (np.number, np.bool_, np.str_)):
                 value = value.item()  # as JSON can hold it
                 object.__setattr__(self, f.name, value)
-            if isinstance(check, ParameterCheck) and not check.test(value):
-                raise ParameterError.value(f.name, check.words, value, where=type(self).__name__)
+            check = checks.get(f.name)
+            if check is not None and not check.accepts(value):
+                with at(type(self).__name__):
+                    raise check.error(f.name, value)
 
     def parameters(self) -> dict[str, Any]:
         """Return the constructor's arguments.
@@ -283,6 +257,20 @@ class ParameterizedStage(ABC, metaclass=_StageMeta):
         """
         stage = cls(**value_from_json(data["parameters"]))
         return stage if data["learned"] is None else stage.fitted(value_from_json(data["learned"]))
+
+
+@functools.cache
+def parameter_checks(stage: type[ParameterizedStage]) -> dict[str, ParameterCheck]:
+    """Return the check of each parameter: that of `param`, otherwise what its annotation says. A default passes in any case: an
+    author may write `x: int = None`."""
+    checks = {}
+    for f in dataclasses.fields(stage):
+        check = f.metadata.get("check")
+        if check is None and (check := class_checks(stage).get(f.name)) and not check.accepts(f.default):
+            check = None
+        if f.init and check is not None:
+            checks[f.name] = check
+    return checks
 
 
 @dataclass(frozen=True)
@@ -837,7 +825,7 @@ class NumberStage(ColumnStage):
     accepts: ClassVar = (Kind.NUMERIC, Kind.BOOLEAN)
 
     _: KW_ONLY
-    keep_empty_features: bool | None = keep_empty()
+    keep_empty_features: bool | None = None
 
 
 def no_values(stage: type[Stage], column: str) -> EmptyColumnError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import polars as pl
 
@@ -17,7 +17,8 @@ from rayline.core.engine import Placement
 from rayline.core.errors import ParameterError, at
 from rayline.device import UseGPU
 
-FORMATS = ("numpy", "pandas", "pyarrow", "polars")
+BatchFormat: TypeAlias = Literal["numpy", "pandas", "pyarrow", "polars"]
+"""The type of a batch that a function is given."""
 
 WHERE = "data.map_batches"
 
@@ -30,7 +31,7 @@ def map_batches(
     *,
     use_gpu: UseGPU | None = None,
     batch_size: int | None = None,
-    batch_format: str = "numpy",
+    batch_format: BatchFormat = "numpy",
     num_cpus: float | None = None,
     num_gpus: float | None = None,
     concurrency: int | None = None,
@@ -83,10 +84,6 @@ def map_batches(
     >>> data.map_batches(ds, pipeline.predict, use_gpu=True)  # doctest: +SKIP
     """
     device.check(use_gpu)
-    if not callable(function):
-        raise ParameterError.value("function", "a function of a batch, such as model.predict", function, where=WHERE)
-    if not isinstance(batch_format, str) or batch_format not in FORMATS:
-        raise ParameterError.value("batch_format", f"one of {FORMATS}", batch_format, where=WHERE)
     Placement(batch_size, num_cpus, num_gpus, concurrency)  # checked before a model is moved
     owner: Any = getattr(function, "__self__", None)
     on_ray = registry.is_dataset(data)

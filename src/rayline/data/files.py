@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import polars as pl
 import pyarrow as pa
@@ -97,16 +97,18 @@ class Typed:
         return block.select([*self.schema.names, *rest])
 
 
+MissingColumns: TypeAlias = Literal["raise", "null"]
+"""What follows when a file lacks a column that another has: an error, or missing values."""
+
+
 def common_schema(
-    paths: Sequence[Path], schema_of: Callable[[Path], pa.Schema], *, missing_columns: str
+    paths: Sequence[Path], schema_of: Callable[[Path], pa.Schema], *, missing_columns: MissingColumns
 ) -> pa.Schema | None:
     """The columns of all files, each with the one type that holds what it is in any of them; None without files.
 
     Raises DataError when a file is empty or cannot be read. Raises SchemaError when a file lacks a column (unless
     `missing_columns` is "null"), or has another type of it.
     """
-    if missing_columns not in ("raise", "null"):
-        raise ParameterError.value("missing_columns", "'raise' or 'null'", missing_columns)
     types: dict[str, tuple[pa.DataType, Path]] = {}
     schemas: list[tuple[Path, pa.Schema]] = []
     for path in paths[:MAX_FILES]:

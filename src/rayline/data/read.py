@@ -14,8 +14,10 @@ import ray.data
 from rayline.core import registry
 from rayline.core.arguments import known_arguments
 from rayline.core.arrow_tables import to_arrow
+from rayline.core.data_types import ArrowTable
 from rayline.core.errors import DataError, ParameterError, SchemaError, at, first_line
 from rayline.data import files
+from rayline.data.files import MissingColumns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +28,7 @@ Paths: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 @known_arguments
 @at("read_parquet")
-def read_parquet(paths: Paths, *, missing_columns: str = "raise", **options: Any) -> Dataset:
+def read_parquet(paths: Paths, *, missing_columns: MissingColumns = "raise", **options: Any) -> Dataset:
     """Read Parquet files as a lazy dataset.
 
     Parameters
@@ -76,7 +78,7 @@ def read_csv(
     *,
     null_values: Sequence[str] | None = None,
     schema: Mapping[str, pl.DataType | type[pl.DataType]] | None = None,
-    missing_columns: str = "raise",
+    missing_columns: MissingColumns = "raise",
     **options: Any,
 ) -> Dataset:
     """Read CSV files as a lazy dataset. Works like `read_parquet`, with the arguments of `ray.data.read_csv`.
@@ -239,7 +241,7 @@ def from_polars(table: pl.DataFrame | pl.LazyFrame | Sequence[pl.DataFrame | pl.
 
 @known_arguments
 @at("from_arrow")
-def from_arrow(table: pa.Table | Sequence[pa.Table], **options: Any) -> Dataset:
+def from_arrow(table: ArrowTable | Sequence[ArrowTable], **options: Any) -> Dataset:
     """Make a dataset from an Arrow table, or several. Works like `from_pandas`, with the arguments of `ray.data.from_arrow`.
 
     Parameters

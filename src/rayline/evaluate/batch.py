@@ -25,8 +25,8 @@ class ScoredBatch:
     ----------
     target
         The target of the model.
-    place
-        Which of its columns this batch is about, counted from 0.
+    target_index
+        The index of the column of the target that this batch is about.
     scores
         What the model gave for the rows (see `Framework.predict`).
     truth
@@ -52,7 +52,7 @@ class ScoredBatch:
     """
 
     target: Target
-    place: int
+    target_index: int
     scores: Array
     truth: Array
     weight: Array | None = None
@@ -74,12 +74,12 @@ class ScoredBatch:
         Parameters
         ----------
         rows
-            Their places: integers of shape (m,), booleans of shape (n,), or a slice.
+            Their indices: integers of shape (m,), booleans of shape (n,), or a slice.
 
         Returns
         -------
         ScoredBatch
-            m rows of the same target; what is None here is None there.
+            m rows of the same target; attributes that are None stay None.
         """
         names = ("weight", "bucket", "pair", "covered", "width")
         fields: dict[str, Any] = {
@@ -92,7 +92,7 @@ class ScoredBatch:
     @property
     def classes(self) -> tuple[Any, ...]:
         """The classes, in the order of their codes; empty for a regression."""
-        return self.target.classes[self.place] if self.target.classes else ()
+        return self.target.classes[self.target_index] if self.target.classes else ()
 
     @property
     def y_true(self) -> Array:
@@ -105,13 +105,13 @@ class ScoredBatch:
         return self._labels(self.codes) if self.classes else self.values
 
     def _labels(self, codes: Array) -> Array:
-        labels = pl.Series(list(self.classes), dtype=self.target.dtypes[self.place])
+        labels = pl.Series(list(self.classes), dtype=self.target.dtypes[self.target_index])
         return labels.gather(pl.Series(codes.astype(np.int64))).to_numpy()
 
     @cached_property
     def codes(self) -> Array:
         """The codes of the predicted classes."""
-        codes: Array = self.target.codes(self.scores)[self.place]
+        codes: Array = self.target.codes(self.scores)[self.target_index]
         return codes.astype(np.int64, copy=False)
 
     @cached_property
@@ -120,7 +120,7 @@ class ScoredBatch:
         n_values = len(self.target.value_names)
         values = self.target.values(self.scores).reshape(len(self.scores), n_values)
         if len(self.target.quantiles) < 2:
-            values = values[:, self.place]
+            values = values[:, self.target_index]
         return np.asarray(values, dtype=np.float64)
 
     @cached_property
@@ -130,7 +130,7 @@ class ScoredBatch:
         Raises ParameterError for a model without probabilities.
         """
         table = self.target.probabilities(self.scores)
-        start = sum(len(classes) for classes in self.target.classes[: self.place])
+        start = sum(len(classes) for classes in self.target.classes[: self.target_index])
         probabilities: Array = np.clip(table[:, start : start + len(self.classes)].to_numpy(), 0.0, 1.0)
         return probabilities
 
@@ -179,7 +179,7 @@ class ScoredBatch:
             margins = self.scores["margin"]
             if self.target.task is Task.MULTICLASS:
                 return np.asarray(margins[:, code])
-            column = margins.reshape(len(margins), len(self.target.columns), -1)[:, self.place, -1]
+            column = margins.reshape(len(margins), len(self.target.columns), -1)[:, self.target_index, -1]
             return np.asarray(column if code == 1 else -column)
         if len(self.classes) == 2:
             return self.positive if code == 1 else 1.0 - self.positive
@@ -228,7 +228,7 @@ class ScoredBatch:
         n_codes
             The number of codes.
         values
-            Numbers of shape (n,), to be summed in place of ones.
+            Numbers of shape (n,), to be summed instead of ones.
 
         Returns
         -------

@@ -22,7 +22,7 @@ def is_same_but_order(one: Target, other: Target) -> bool:
 
 
 def codes_in_order(codes: Array, target: Target, wanted: Target) -> Array:
-    """Return class codes of `own` as those of `wanted`, shape (n,) or (n, targets)."""
+    """Return class codes of `target` as those of `wanted`, shape (n,) or (n, targets)."""
     if target.classes == wanted.classes:
         return codes
     columns = codes.reshape(len(codes), len(target.columns))
@@ -31,7 +31,7 @@ def codes_in_order(codes: Array, target: Target, wanted: Target) -> Array:
 
 
 def scores_in_order(scores: Array, target: Target, wanted: Target) -> Array:
-    """Return scores of `own` (see `Framework.predict`) as those of a target with the classes in the order of `wanted`."""
+    """Return scores of `target` (see `Framework.predict`) as those of a target with the classes in the order of `wanted`."""
     if target.classes == wanted.classes:
         return scores
     names = scores.dtype.names

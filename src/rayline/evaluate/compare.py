@@ -16,7 +16,7 @@ from rayline.core import design
 from rayline.core.arguments import known_arguments
 from rayline.core.data_types import Axes, Data, Metrics, SliceColumns
 from rayline.core.errors import NotBetterError, ParameterError, at
-from rayline.core.evaluation import Estimate
+from rayline.core.evaluation import Confidence, Estimate
 from rayline.evaluate import class_order, plots
 from rayline.evaluate.bootstrap import REPLICATES, estimate
 from rayline.evaluate.charts import Chart
@@ -208,7 +208,7 @@ def compare(
     metrics: Metrics | None = None,
     by: SliceColumns | None = None,
     sample_weight: str | None = None,
-    confidence: float = 0.95,
+    confidence: Confidence = 0.95,
     replicates: int = REPLICATES,
     seed: int = 0,
     target_columns: Mapping[str, str] | Sequence[str] | str | None = None,

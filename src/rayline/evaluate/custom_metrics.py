@@ -15,11 +15,13 @@ from typing import Any, Self, TypeAlias, overload
 import numpy as np
 import numpy.typing as npt
 
+from rayline.core.arguments import known_arguments
+from rayline.core.data_types import Mode
 from rayline.core.errors import ParameterError, RaylineError, TrainingError, first_line, shorten
 from rayline.core.statistics.base import Statistic
 from rayline.core.target import Task
 from rayline.evaluate.batch import ScoredBatch
-from rayline.evaluate.metric import Metric, Mode, Part, Parts
+from rayline.evaluate.metric import Metric, Part, Parts
 
 Array = npt.NDArray[Any]
 
@@ -253,6 +255,7 @@ Custom: TypeAlias = Mapping[str, Metric]
 def metric(function: Callable[..., Any], *, mode: Mode, name: str | None = None) -> CustomMetric: ...
 @overload
 def metric(*, mode: Mode, name: str | None = None) -> Callable[[Callable[..., Any]], CustomMetric]: ...
+@known_arguments
 def metric(function: Callable[..., Any] | None = None, *, mode: Mode, name: str | None = None) -> Any:
     """Declare a function of labels and predictions as a metric, with its direction. Usable as a decorator.
 
@@ -284,8 +287,6 @@ def metric(function: Callable[..., Any] | None = None, *, mode: Mode, name: str 
     >>> missed.name, missed.mode
     ('missed', 'min')
     """
-    if mode not in ("min", "max"):
-        raise ParameterError.value("mode", "'min' or 'max'", mode, where="evaluate.metric")
     if function is not None and (not callable(function) or isinstance(function, type)):
         raise ParameterError(
             f"evaluate.metric: {function!r:.200} is not a function.",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from numbers import Real
 from typing import Any
 
 import polars as pl
@@ -13,7 +12,7 @@ import polars as pl
 from rayline.core import registry
 from rayline.core.arguments import integer
 from rayline.core.errors import DataError, ParameterError, SchemaError, at
-from rayline.core.evaluation import PipelineMethod
+from rayline.core.evaluation import Confidence, PipelineMethod
 from rayline.core.row_weights import check_weight_column
 from rayline.core.scan import Scan
 from rayline.core.schema import refuse_types
@@ -90,14 +89,14 @@ def check(
     metrics: Any = None,
     by: Any = None,
     sample_weight: str | None = None,
-    confidence: float = 0.95,
+    confidence: Confidence = 0.95,
     replicates: int = REPLICATES,
     seed: int = 0,
     target_columns: Mapping[str, str] | Sequence[str] | str | None = None,
 ) -> EvaluationOptions:
     """Return the arguments in one form. Raises ParameterError and SchemaError before any row is read."""
     first = next(iter(pipelines.values()))
-    _check_bootstrap(confidence, replicates, seed)
+    _check_bootstrap(replicates, seed)
     slices = _slices(by)
     labels = _label_columns(target_columns, first.target.columns)
     schema = registry.engine_for(data).schema(data)
@@ -115,15 +114,7 @@ def check(
     return EvaluationOptions(chosen, slices, sample_weight, float(confidence), int(replicates), int(seed), labels)
 
 
-def _check_bootstrap(confidence: Any, replicates: Any, seed: Any) -> None:
-    if confidence is None:
-        raise ParameterError.here(
-            "confidence is None.",
-            "Expected a number between 0 and 1, as 0.95.",
-            "pass replicates=0 for metrics without intervals.",
-        )
-    if not isinstance(confidence, Real) or not 0 < float(confidence) < 1:
-        raise ParameterError.value("confidence", "a number between 0 and 1, as 0.95", confidence)
+def _check_bootstrap(replicates: Any, seed: Any) -> None:
     integer("replicates", replicates, minimum=0, maximum=MAX_REPLICATES)
     integer("seed", seed, minimum=0, maximum=2**63)
 

@@ -187,7 +187,11 @@ class EvaluationStatistics(Statistic):
             target_batches = batches(target, scores, truth, weight, own_buckets, N_BUCKETS)
             if f"{COVERED}{name}:0" in frame.columns:
                 target_batches = [
-                    replace(b, covered=_array(frame, COVERED, name, b.place), width=_array(frame, WIDTH, name, b.place))
+                    replace(
+                        b,
+                        covered=_array(frame, COVERED, name, b.target_index),
+                        width=_array(frame, WIDTH, name, b.target_index),
+                    )
                     for b in target_batches
                 ]
             scored[name] = target_batches

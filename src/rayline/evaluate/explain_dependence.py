@@ -48,7 +48,7 @@ class PartialDependence(PipelineMethod):
 
 @dataclass(frozen=True)
 class GridPredictor:
-    """Predicts raw rows with each value of a grid in place of their own (a `RowMapper`).
+    """Predicts raw rows with each value of a grid instead of their own (a `RowMapper`).
 
     Its columns are named by the number of the value and that of the output, as "3_0".
     """

@@ -13,7 +13,7 @@ import polars as pl
 from rayline.core import registry
 from rayline.core.arguments import integer
 from rayline.core.errors import ParameterError, SchemaError, at
-from rayline.core.evaluation import PipelineMethod
+from rayline.core.evaluation import ImportanceKind, ImportanceUnit, PipelineMethod
 from rayline.core.row_weights import check_weight_column, row_weights
 from rayline.core.scan import Scan
 from rayline.core.schema import col, refuse_empty
@@ -26,8 +26,6 @@ from rayline.inference.pipeline import InferencePipeline
 Array = npt.NDArray[Any]
 
 WHERE = "InferencePipeline.importance"
-
-KINDS = ("gain", "shap", "permutation")
 
 MAX_PERMUTED_ROWS = 100_000
 """Rows of a permutation importance: the first ones."""
@@ -43,9 +41,9 @@ class Importance(PipelineMethod):
 @at(WHERE)
 def importance(
     pipeline: InferencePipeline,
-    kind: str,
+    kind: ImportanceKind,
     *,
-    by: str,
+    by: ImportanceUnit,
     rows: Any,
     metric: Any,
     n_repeats: int,
@@ -54,10 +52,6 @@ def importance(
     seed: int,
 ) -> dict[str, float] | None:
     """Return the importance of each column; see `InferencePipeline.importance`."""
-    if kind not in KINDS:
-        raise ParameterError.value("kind", f"one of {KINDS}", kind, where=WHERE)
-    if by not in ("raw", "feature"):
-        raise ParameterError.value("by", "'raw' or 'feature'", by, where=WHERE)
     if kind == "gain":
         return pipeline.gain_importance() if by == "raw" else pipeline.model.importance()
     if by == "feature":

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from rayline.core import registry
+from rayline.core.arguments import known_arguments
 from rayline.core.data_types import Axes, Table
 from rayline.core.design import COLORS, QUIET
 from rayline.core.errors import ParameterError, SchemaError, at, counted
@@ -22,8 +23,9 @@ MAX_CURVES = 200
 """Curves of single rows in a picture."""
 
 
+@known_arguments
 @at("plot_contributions")
-def plot_contributions(explanation: Table, ax: Axes | None = None, *, prefix: str = "") -> Any:
+def plot_contributions(explanation: Table, ax: Axes | None = None, *, prefix: str = "") -> Axes:
     """Draw what each column contributes to the score of one row: from the base value to the score, the largest first.
 
     Parameters
@@ -108,10 +110,11 @@ def _contributions(row: Mapping[str, Any], prefix: str) -> tuple[tuple[float, fl
     return (float(row[names[0]]), float(row[names[1]])), parts[:MAX_BARS] + others
 
 
+@known_arguments
 @at("plot_dependence")
 def plot_dependence(
     table: pl.DataFrame, ax: Axes | None = None, *, ice: pl.DataFrame | None = None, of: str | None = None
-) -> Any:
+) -> Axes:
     """Draw how the mean prediction changes with a column, and the curves of single rows behind it.
 
     Parameters

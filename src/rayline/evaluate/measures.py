@@ -17,7 +17,7 @@ OfGroup = Callable[[Array, Array, int | None], float]
 def of_groups(
     measure: OfGroup, relevance: Array, group: Array, scores: Array, weight: Array, k: int | None = None
 ) -> tuple[Array, Array, npt.NDArray[np.int64]]:
-    """Return of each group the measure, the mean weight, and the place of one of its rows."""
+    """Return of each group the measure, the mean weight, and the index of one of its rows."""
     order = np.argsort(group, kind="stable")
     starts = np.flatnonzero(np.diff(group[order], prepend=np.nan) != 0)
     parts = np.split(order, starts[1:])
@@ -61,7 +61,7 @@ def average_precision_of_group(relevance: Array, scores: Array, k: int | None) -
 
 
 def reciprocal_rank_of_group(relevance: Array, scores: Array, k: int | None) -> float:
-    """Return 1 / the place of the first row with a relevance above 0; of equal scores the irrelevant come first."""
+    """Return 1 / the rank of the first row with a relevance above 0; of equal scores the irrelevant come first."""
     hit = relevance > 0
     if not hit.any():
         return 0.0

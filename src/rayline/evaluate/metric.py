@@ -27,6 +27,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from rayline.core.data_types import Mode
 from rayline.core.errors import DataError
 from rayline.core.statistics import score_weights
 from rayline.core.statistics.base import Statistic
@@ -36,7 +37,6 @@ from rayline.evaluate.score_table import ScoreTable
 from rayline.evaluate.sums import BucketMaximum, BucketMoments, BucketSums
 
 Array = npt.NDArray[Any]
-Mode: TypeAlias = Literal["min", "max"]
 Needs: TypeAlias = Literal["labels", "ranks", "probabilities", "values", "quantiles", "interval", "groups", "times"]
 
 CLASSIFICATION = frozenset((Task.BINARY, Task.MULTICLASS))

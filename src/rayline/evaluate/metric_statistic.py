@@ -11,11 +11,12 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
+from rayline.core.data_types import Mode
 from rayline.core.errors import ParameterError, RaylineError, TrainingError, first_line
 from rayline.core.statistics.base import Statistic
 from rayline.core.target import Task
 from rayline.evaluate.batch import ScoredBatch
-from rayline.evaluate.metric import Metric, Mode, Needs, Part, Parts
+from rayline.evaluate.metric import Metric, Needs, Part, Parts
 
 Array = npt.NDArray[Any]
 

@@ -21,13 +21,14 @@ from typing import Any
 import numpy.typing as npt
 
 from rayline.compat.sklearn import scorer_function
+from rayline.core.data_types import Mode
 from rayline.core.errors import ParameterError, at
 from rayline.core.scores import has_probabilities
 from rayline.core.target import Target, Task
 from rayline.evaluate import classification, paired, regression
 from rayline.evaluate.custom_metrics import Custom, CustomMetric, takes
 from rayline.evaluate.measured_rows import MeasuredRows
-from rayline.evaluate.metric import Metric, Mode, SumMetric
+from rayline.evaluate.metric import Metric, SumMetric
 from rayline.evaluate.metric_statistic import MetricStatistic, StatisticMetric
 from rayline.evaluate.paired import GroupMetric
 
@@ -153,7 +154,7 @@ def given(wanted: Any, custom: Custom | None = None) -> tuple[tuple[str, ...], d
         A name, a function `(y_true, y_pred)`, a scorer of scikit-learn, a class derived from `MetricStatistic`, a list of
         these, or a dict from names that results are shown under to them.
     custom
-        Functions that are known by name already.
+        Functions that are registered under a name.
 
     Raises
     ------

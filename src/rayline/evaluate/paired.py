@@ -105,14 +105,14 @@ class GroupMetric(PairedMetric):
     measure
         A function of relevance, scores and k.
     k
-        The number of first places that count; None for all.
+        The number of first ranks that count; None for all.
     """
 
     measure: Callable[[Array, Array, int | None], float] = measures.ndcg_of_group
     k: int | None = None
 
     def at(self, name: str, k: int) -> Self:
-        """Return the same metric of the first k places."""
+        """Return the same metric of the first k ranks."""
         return replace(self, name=name, k=k)
 
     def measured(self, rows: Array, multiplicity: Array) -> Array:

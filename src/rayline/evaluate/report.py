@@ -45,6 +45,11 @@ class EvaluationReport(Report):
     notes
         What a reader must know: metrics that are not defined, and values of sketches with their bounds.
 
+    Raises
+    ------
+    ParameterError
+        When an argument has another type.
+
     Examples
     --------
     >>> import polars as pl
@@ -184,12 +189,6 @@ class EvaluationReport(Report):
         ArtifactError
             When the disk refuses.
         """
-        if not isinstance(path, (str, Path)):
-            raise ParameterError(
-                f"report.save: {path!r:.200} is not a path.",
-                "Expected the path of a file, a string or a Path.",
-                f"end it with one of {[*_SUFFIXES]}.",
-            )
         plain = storage.plain_path(path)
         suffix = plain.suffix.lower()
         if suffix not in _SUFFIXES:

@@ -74,7 +74,7 @@ class ScoreRows:
         return cls((piece,), n_labels, n_buckets, odds)
 
     def split(self, order: Array, ends: Sequence[int]) -> list[Self]:
-        """Return the rows in some order, divided at these places."""
+        """Return the rows in some order, divided at these indices."""
         parts = [piece.take(order) for piece in self.pieces]
         starts = [0, *ends[:-1]]
         return [

@@ -44,7 +44,7 @@ class Slices:
 
     @cached_property
     def order(self) -> Array:
-        """The places of the rows, slice by slice."""
+        """The indices of the rows, slice by slice."""
         return np.argsort(self.codes.astype(np.uint16), kind="stable")  # in linear time
 
     @cached_property

@@ -1,1 +1,1 @@
-"""Adapters, one file each: the only place that knows a framework."""
+"""Adapters, one file each: the only modules that depend on a framework."""

@@ -73,7 +73,7 @@ class HuggingFace(Framework):
         model: Any,
         tokenizer: Any = None,
         *,
-        task: str | None = None,
+        task: Literal["text-classification", "text-regression"] | None = None,
         training_args: Mapping[str, Any] | None = None,
         max_length: int | None = None,
         mixed_precision: bool = False,

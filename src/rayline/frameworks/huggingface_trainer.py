@@ -73,7 +73,7 @@ UNUSED: Mapping[str, tuple[tuple[Any, ...], str]] = {
 
 
 def refuse_unused(arguments: Mapping[str, Any]) -> None:
-    """Raise ParameterError on arguments that `transformers` knows and that would have no effect here."""
+    """Raise ParameterError on arguments of `transformers` that would have no effect."""
     for name, value in arguments.items():
         allowed, why = UNUSED.get(name, ((value,), ""))
         if value not in allowed and not (isinstance(value, (list, dict)) and not value):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ class LightGBM(Framework):
         params: Mapping[str, Any] | None = None,
         num_boost_round: int = 100,
         *,
-        feval: Any = None,
+        feval: Callable[..., Any] | Sequence[Callable[..., Any]] | None = None,
         init_model: Any = None,
         callbacks: Sequence[Any] | None = None,
     ) -> Any:

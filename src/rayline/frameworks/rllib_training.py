@@ -35,7 +35,7 @@ class ReportingEnvRunner(SingleAgentEnvRunner):
 
 @contextlib.contextmanager
 def environment_errors(settings: Any) -> Iterator[None]:
-    """Raise the error of an environment, here or on a worker, as TrainingError."""
+    """Raise the error of an environment, in this process or on a worker, as TrainingError."""
     settings.rayline_error_key = f"rayline-rllib-{secrets.token_hex(8)}"
     if settings.env_runner_cls is None:
         settings.env_runners(env_runner_cls=ReportingEnvRunner)

@@ -66,7 +66,7 @@ class Torch(Framework):
         mixed_precision: bool = False,
         compile: bool | Mapping[str, Any] = False,  # PyTorch's name
         patience: int | None = None,
-        inputs: str = "matrix",
+        inputs: Literal["columns", "matrix"] = "matrix",
         train_loop: Callable[..., Any] | None = None,
         lightning_module: Any = None,
         trainer_args: Mapping[str, Any] | None = None,

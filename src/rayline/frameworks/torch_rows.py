@@ -60,7 +60,7 @@ class EpochRows(Protocol):
         """Return a batch on the feed's device."""
 
     def epoch(self, steps: int) -> tuple[Array | None, Iterator[TensorBatch]]:
-        """Return the weight of each batch, where it is known in advance, and a number of batches of all rows, shuffled by PyTorch's
+        """Return the weight of each batch, where it does not depend on the rows, and a number of batches of all rows, shuffled by PyTorch's
         seed."""
 
     def in_order(self, n_rows: int) -> Iterator[TensorBatch]:

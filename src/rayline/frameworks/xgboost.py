@@ -80,13 +80,13 @@ class XGBoost(Framework):
         params: Mapping[str, Any] | None = None,
         num_boost_round: int = 10,
         *,
-        obj: Any = None,
+        obj: Callable[..., Any] | None = None,
         maximize: bool | None = None,
         early_stopping_rounds: int | None = None,
         verbose_eval: bool | int = False,
         xgb_model: Any = None,
         callbacks: Sequence[Any] | None = None,
-        custom_metric: Any = None,
+        custom_metric: Callable[..., Any] | None = None,
     ) -> Any:
         params, context = self._params(context, params or {}), context.in_groups()
         gpu = Device(params["device"], is_gpu=True) if context.use_gpu else CPU

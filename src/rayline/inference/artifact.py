@@ -27,6 +27,8 @@ from typing import Any
 
 from rayline import device
 from rayline.core import scratch, storage
+from rayline.core.arguments import known_arguments
+from rayline.core.data_types import SigningKey, TrustedKey
 from rayline.core.errors import ParameterError, at, nearest
 from rayline.core.files import checked_path
 from rayline.core.forks import refuse_after_fork
@@ -39,7 +41,9 @@ from rayline.inference.pipeline import InferencePipeline, Preprocessor
 __all__ = ["FORMAT_VERSION", "digest_of", "load", "read_manifest", "save", "sign", "signer_of"]
 
 
-def save(pipeline: InferencePipeline, path: str | Path, *, directory: bool = False, sign_with: Any = None) -> None:
+def save(
+    pipeline: InferencePipeline, path: str | Path, *, directory: bool = False, sign_with: SigningKey | None = None
+) -> None:
     """Write the pipeline to `path`, atomically: an interrupted save leaves the old artifact or the new one.
 
     Parameters
@@ -126,12 +130,13 @@ def sign(path: str | Path, key: Any, *, expected_digest: str | None = None) -> s
     return str(manifest.signer_of(path))
 
 
+@known_arguments
 @at("load")
 def load(
     path: str | Path,
     *,
     expected_digest: str | None = None,
-    trusted_keys: Sequence[Any] | None = None,
+    trusted_keys: Sequence[TrustedKey] | None = None,
     max_bytes: int = archive.MAX_BYTES,
     use_gpu: UseGPU | None = None,
     **options: Any,

@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 
 from rayline.core import registry, scratch, storage, strict_json
+from rayline.core.data_types import SigningKey
 from rayline.core.errors import ArtifactError, MissingExtraError, ParameterError, RaylineError, at, first_line
 from rayline.core.files import checked_path
 from rayline.core.json_values import schema_from_json, schema_to_json, value_from_json, value_to_json
@@ -28,7 +29,9 @@ TOLERANCE = 1e-5
 """The relative difference allowed for golden scores, because processors and library versions differ."""
 
 
-def write_artifact(pipeline: Scorer[Any], path: str | Path, *, directory: bool = False, sign_with: Any = None) -> None:
+def write_artifact(
+    pipeline: Scorer[Any], path: str | Path, *, directory: bool = False, sign_with: SigningKey | None = None
+) -> None:
     """Write an artifact; see `rayline.inference.artifact.save`."""
     checked_path(path)
     is_url, url = storage.is_url(path), str(path)
@@ -41,7 +44,7 @@ def write_artifact(pipeline: Scorer[Any], path: str | Path, *, directory: bool =
             storage.upload(local, url, last=manifest.DIGEST)
 
 
-def _members(pipeline: Scorer[Any], folder: Path, sign_with: Any) -> dict[str, archive.Content]:
+def _members(pipeline: Scorer[Any], folder: Path, sign_with: SigningKey | None) -> dict[str, archive.Content]:
     """Return the members by name, `digest` and `manifest.json` first; the model's files are written into the folder."""
     model = pipeline.model
     try:

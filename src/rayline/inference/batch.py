@@ -8,13 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 import polars as pl
 
 from rayline.core import registry
-from rayline.core.arguments import integer
+from rayline.core.arguments import ParameterCheck, integer
 from rayline.core.column_choice import refuse_existing_columns
 from rayline.core.engine import Placement
 from rayline.core.errors import ParameterError, RaylineError, SchemaError, at, first_line
@@ -30,7 +30,18 @@ ERROR = "prediction_error"
 
 WHERE = "InferencePipeline.transform"
 
-ON_ERROR = ("raise", "null", "collect")
+WithInterval: TypeAlias = Annotated[
+    bool,
+    ParameterCheck(
+        "True or False",
+        lambda value: value is None or isinstance(value, (bool, np.bool_)),
+        hint="the coverage is learned: pipeline.calibrated([Conformal(coverage=0.9)], rows).",
+    ),
+]
+"""Whether predictions come with intervals or sets."""
+
+OnError: TypeAlias = Literal["raise", "null", "collect"]
+"""How a row that cannot be predicted is handled."""
 
 
 class BatchPredictor:
@@ -57,13 +68,10 @@ class BatchPredictor:
         *,
         labels: bool = True,
         proba: bool = False,
-        interval: bool = False,
+        interval: WithInterval = False,
         keep: tuple[str, ...] | None = (),
-        on_error: str = "raise",
+        on_error: OnError = "raise",
     ) -> None:
-        if on_error not in ON_ERROR:
-            raise ParameterError.value("on_error", f"one of {ON_ERROR}", on_error, where=WHERE)
-        check_interval(interval)
         if interval and not pipeline.has_intervals:
             raise no_intervals(pipeline)
         self.pipeline, self.labels, self.proba, self.keep, self.on_error = pipeline, labels, proba, keep, on_error
@@ -136,16 +144,6 @@ class BatchPredictor:
         if missing:
             raise SchemaError.missing(missing, frame.columns, where=f"{WHERE} (keep_columns)")
         return frame.select(map(col, self.keep))
-
-
-def check_interval(interval: Any) -> None:
-    """Raise ParameterError when `interval` is no boolean, such as the coverage, which is learned."""
-    if interval is not None and not isinstance(interval, (bool, np.bool_)):
-        raise ParameterError(
-            f"InferencePipeline.predict: interval={interval!r:.80}.",
-            "Expected True or False.",
-            "the coverage is learned: pipeline.calibrated([Conformal(coverage=0.9)], rows).",
-        )
 
 
 def no_intervals(pipeline: Scorer[Any]) -> ParameterError:

@@ -112,7 +112,7 @@ def model_card(
         raise ParameterError.value("pipeline", "an InferencePipeline", pipeline, where="model_card")
     if path is not None:
         checked_path(path)
-    if history is not None and not isinstance(history, pl.DataFrame):
+    if history is not None and not (isinstance(history, pl.DataFrame) and "iteration" in history.columns):
         raise ParameterError.value("history", "a Polars table, such as result.history", history, where="model_card")
     title = name or f"Model of {', '.join(pipeline.target.columns)}"
     plain = None if path is None else storage.plain_path(path)

@@ -1,4 +1,4 @@
-"""The parts of a model card for rows with known labels: summaries of columns, and plots of the model's performance."""
+"""The sections of a model card for rows with labels: summaries of columns, and plots of the model's performance."""
 
 from __future__ import annotations
 

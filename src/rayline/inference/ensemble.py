@@ -81,7 +81,7 @@ def combine(
     weights
         One positive number each; only their proportions matter.
     metrics
-        What is known of the whole, by name.
+        The metrics of the ensemble, by name.
     """
     if not pipelines or len(pipelines) != len(weights) or not all(map(_is_weight, weights)):
         raise ParameterError.value(

@@ -10,7 +10,7 @@ import polars as pl
 from rayline.core import registry
 from rayline.core.arguments import known_arguments
 from rayline.core.data_types import Data, DataT, Label, MetricLike, Metrics, SliceColumns
-from rayline.core.evaluation import Report
+from rayline.core.evaluation import Confidence, ImportanceKind, ImportanceUnit, Report
 from rayline.inference.scorer import P, Scorer
 from rayline.preprocessing.lineage import by_source
 
@@ -27,9 +27,9 @@ class EvaluatedScorer(Scorer[P]):
 
     def importance(
         self,
-        kind: str = "gain",
+        kind: ImportanceKind = "gain",
         *,
-        by: str = "raw",
+        by: ImportanceUnit = "raw",
         rows: Data | None = None,
         metric: MetricLike | None = None,
         n_repeats: int = 5,
@@ -236,7 +236,7 @@ class EvaluatedScorer(Scorer[P]):
         metrics: Metrics | None = None,
         by: SliceColumns | None = None,
         sample_weight: str | None = None,
-        confidence: float = 0.95,
+        confidence: Confidence = 0.95,
         replicates: int = 500,
         seed: int = 0,
         target_columns: Mapping[str, str] | Sequence[str] | str | None = None,

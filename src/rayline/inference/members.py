@@ -36,7 +36,7 @@ class Members:
 
     @property
     def every(self) -> list[InferencePipeline]:
-        """All pipelines that are part of it."""
+        """All pipelines that it consists of."""
         return list(self.pipelines)
 
     def of(self, every: Sequence[InferencePipeline]) -> Self:

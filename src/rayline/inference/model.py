@@ -60,7 +60,7 @@ class Model:
     target
         Names, task and classes of what is predicted.
     metrics
-        What is known of its quality, by name.
+        Its metrics, by name.
     examples
         A few raw rows of the training data, for documentation and for the golden check of a saved pipeline.
     data
@@ -93,11 +93,11 @@ class Model:
         examples: pl.DataFrame | None = None,
         data: Mapping[str, Any] | None = None,
     ) -> None:
-        for name, value in (("schema", schema), ("metrics", metrics or {}), ("data", data or {})):
-            if not isinstance(value, Mapping):
-                raise ParameterError.value(name, "a dict", value, where="Model")
         self.framework, self.native, self.target = framework, native, target
-        self.schema = pl.Schema(schema)
+        try:
+            self.schema = pl.Schema(schema)
+        except TypeError as error:
+            raise ParameterError.value("schema", "Polars types by feature", schema, where="Model") from error
         self.metrics = dict(metrics or {})
         self.examples, self.data = examples, dict(data or {})
         self.use_gpu: UseGPU | None = None
@@ -228,7 +228,7 @@ class Model:
         Parameters
         ----------
         data
-            What is to be predicted. Only its type matters here; no row or null is looked at.
+            The rows to predict; only the type of the table is used.
         use_gpu
             As in `on_gpu`; None for what the model itself prefers.
         num_gpus

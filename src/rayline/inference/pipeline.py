@@ -12,7 +12,7 @@ from typing import Any, TypeAlias, overload
 
 from rayline.core import design, registry
 from rayline.core.arguments import column_names, known_arguments
-from rayline.core.data_types import Data, DataT, NativeModel
+from rayline.core.data_types import Data, DataT, NativeModel, SigningKey
 from rayline.core.engine import Placement
 from rayline.core.errors import ParameterError, at, shorten
 from rayline.core.files import checked_path
@@ -20,7 +20,7 @@ from rayline.core.operations.base import Row
 from rayline.device import UseGPU
 from rayline.inference import calibration
 from rayline.inference.artifact_members import write_artifact
-from rayline.inference.batch import BatchPredictor, check_interval, write_predictions
+from rayline.inference.batch import BatchPredictor, OnError, WithInterval, write_predictions
 from rayline.inference.evaluated_scorer import EvaluatedScorer
 from rayline.inference.model import Model
 from rayline.inference.svg_plots import number
@@ -121,6 +121,11 @@ class InferencePipeline(EvaluatedScorer[Preprocessor]):
     postprocessing
         Fitted stages of `rayline.postprocess`; `calibrated` learns them.
 
+    Raises
+    ------
+    ParameterError
+        When an argument has another type.
+
     Examples
     --------
     >>> import polars as pl
@@ -161,11 +166,11 @@ class InferencePipeline(EvaluatedScorer[Preprocessor]):
 
     @overload
     def predict(
-        self, rows: Sequence[Mapping[str, Any]], *, interval: bool = ..., use_gpu: UseGPU | None = ...
+        self, rows: Sequence[Mapping[str, Any]], *, interval: WithInterval = ..., use_gpu: UseGPU | None = ...
     ) -> list[dict[str, Any]]: ...
     @overload
-    def predict(self, rows: DataT, *, interval: bool = ..., use_gpu: UseGPU | None = ...) -> DataT: ...
-    def predict(self, rows: Data, *, interval: bool = False, use_gpu: UseGPU | None = None) -> Any:
+    def predict(self, rows: DataT, *, interval: WithInterval = ..., use_gpu: UseGPU | None = ...) -> DataT: ...
+    def predict(self, rows: Data, *, interval: WithInterval = False, use_gpu: UseGPU | None = None) -> Any:
         """Return decoded predictions for raw rows.
 
         Parameters
@@ -204,8 +209,7 @@ class InferencePipeline(EvaluatedScorer[Preprocessor]):
             pipeline, n_gpus = self.placed_for(rows, use_gpu, None)
         return pipeline._predict(rows, n_gpus, interval=interval)
 
-    def _predict(self, rows: Any, n_gpus: float | None, *, interval: bool) -> Any:
-        check_interval(interval)
+    def _predict(self, rows: Any, n_gpus: float | None, *, interval: WithInterval) -> Any:
         if self._takes_rows(rows) and not (interval and not self.has_intervals):
             if interval:
                 return [self._row_with_interval(row) for row in rows]
@@ -262,8 +266,8 @@ class InferencePipeline(EvaluatedScorer[Preprocessor]):
         *,
         keep_columns: Sequence[str] | None = None,
         proba: bool = False,
-        interval: bool = False,
-        on_error: str = "raise",
+        interval: WithInterval = False,
+        on_error: OnError = "raise",
         batch_size: int | None = None,
         use_gpu: UseGPU | None = None,
         num_cpus: float | None = None,
@@ -330,8 +334,8 @@ class InferencePipeline(EvaluatedScorer[Preprocessor]):
         rows_per_file: int = 1_000_000,
         keep_columns: Sequence[str] | None = None,
         proba: bool = False,
-        interval: bool = False,
-        on_error: str = "raise",
+        interval: WithInterval = False,
+        on_error: OnError = "raise",
         use_gpu: UseGPU | None = None,
         num_cpus: float | None = None,
         num_gpus: float | None = None,
@@ -466,7 +470,7 @@ class InferencePipeline(EvaluatedScorer[Preprocessor]):
 
     # -- files -----------------------------------------------------------------------------------------------------
 
-    def save(self, path: str | Path, *, directory: bool = False, sign_with: Any = None) -> None:
+    def save(self, path: str | Path, *, directory: bool = False, sign_with: SigningKey | None = None) -> None:
         """Write an artifact that `rayline.load` reads, atomically: an interrupted save leaves the old file.
 
         Parameters

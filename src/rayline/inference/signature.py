@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rayline.core import strict_json
+from rayline.core.data_types import SigningKey, TrustedKey
 from rayline.core.errors import ArtifactError, ParameterError, first_line, needing, place
 
 with needing("A signature of an artifact", "cryptography", "signing"):
@@ -23,7 +24,7 @@ _PURPOSE = b"rayline artifact 1\n"
 """The prefix of the signed bytes, so that a signature made for another purpose is not valid for an artifact."""
 
 
-def sign(manifest: bytes, key: Any) -> bytes:
+def sign(manifest: bytes, key: SigningKey) -> bytes:
     """Return the member `signature.json` for a manifest. Raises ParameterError when `key` is not a private Ed25519 key."""
     private = _key(key, Ed25519PrivateKey, "sign_with")
     signature = private.sign(_PURPOSE + manifest)
@@ -31,7 +32,7 @@ def sign(manifest: bytes, key: Any) -> bytes:
     return strict_json.dumps(about)
 
 
-def verify(manifest: bytes, signature: bytes | None, trusted_keys: Sequence[Any]) -> None:
+def verify(manifest: bytes, signature: bytes | None, trusted_keys: Sequence[TrustedKey]) -> None:
     """Raise ArtifactError unless one of the trusted keys signed the manifest, ParameterError when one is no key."""
     if isinstance(trusted_keys, (str, bytes, Path)) or not isinstance(trusted_keys, Sequence) or not trusted_keys:
         raise ParameterError.value("trusted_keys", "a list of at least one public key", trusted_keys, where="load")

@@ -92,7 +92,7 @@ def stack(
     final
         The pipeline on top. It predicts the target of the whole.
     metrics
-        What is known of the whole, by name.
+        The metrics of the stack, by name.
     """
     nested = [p for p in (*pipelines, final) if p.model.framework in NESTED]
     if not pipelines or nested:

@@ -173,7 +173,7 @@ def confusion_table(labels: Sequence[str], counts: Sequence[Sequence[int]], *, x
 def intervals(rows: Sequence[tuple[str, float, float, float]], *, x: str, middle: float | None = None) -> str:
     """Rows of a name, a value and the ends of its interval: a dot on a line each; `middle` is a dashed line behind them.
 
-    A row whose value is not a number keeps its place, with the words "not defined". Without an interval (its ends are NaN)
+    A row whose value is not a number is drawn as "not defined". Without an interval (its ends are NaN)
     there is a bar from 0.
     """
     left = 16 + min(190, round(CHARACTER * max((len(_cut(name, 30)) for name, *_ in rows), default=1)))

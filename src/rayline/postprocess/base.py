@@ -66,7 +66,7 @@ class Outcome:
         return replace(self, **changes)
 
     def take(self, rows: Array) -> Outcome:
-        """Return the answers of some rows, by their places."""
+        """Return the predictions of some rows, by their indices."""
         arrays = {name: getattr(self, name) for name in ("codes", "members", "lower", "upper", "sets")}
         taken: dict[str, Any] = {name: None if array is None else array[rows] for name, array in arrays.items()}
         groups = None if self.groups is None else self.groups.gather(rows)
@@ -190,7 +190,7 @@ class CalibrationRows:
         return round(float(self.counts.sum()))
 
     def take(self, rows: Array) -> CalibrationRows:
-        """Return some of the rows, by their places."""
+        """Return some of the rows, by their indices."""
         folds = None if self.folds is None else self.folds[rows]
         return CalibrationRows(self.outcome.take(rows), self.truth[rows], self.weight[rows], self.counts[rows], folds)
 
@@ -207,7 +207,7 @@ class CalibrationRows:
 
 
 class PostprocessingStage(ParameterizedStage):
-    """A stage after the model: it changes predictions, or adds what is known of their uncertainty."""
+    """A stage after the model: it changes predictions, or adds their uncertainty."""
 
     fitted_by: ClassVar[str] = "pass it to pipeline.calibrated([…], rows) or analysis.calibrated([…])"
 
@@ -290,12 +290,12 @@ class PostprocessingStage(ParameterizedStage):
         """
 
     def summary(self, target: Target) -> str:
-        """Return what the fitted stage learned, in words for people.
+        """Return what the fitted stage learned as a readable sentence.
 
         Parameters
         ----------
         target
-            The target, whose classes the words name.
+            The target, whose classes the sentence names.
 
         Returns
         -------

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
 from rayline.core.errors import DataError, counted
 from rayline.core.scores import normalized
-from rayline.core.stage import one_of, param
 from rayline.core.target import Target, Task
 from rayline.postprocess.base import Array, CalibrationRows, Outcome, PostprocessingStage, RowOutcome
 from rayline.postprocess.calibration_maps import (
@@ -26,12 +25,15 @@ from rayline.postprocess.calibration_maps import (
     temperature,
 )
 
-FITS: dict[str, Callable[[Array, Array, Array], CalibrationMap]] = {
+FITS: dict[CalibrationMethod, Callable[[Array, Array, Array], CalibrationMap]] = {
     "isotonic": isotonic,
     "sigmoid": sigmoid,
     "beta": beta,
     "temperature": temperature,
 }
+
+CalibrationMethod: TypeAlias = Literal["isotonic", "sigmoid", "beta", "temperature"]
+"""The kind of the map from scores to probabilities."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Calibrate(PostprocessingStage):
     1.0
     """
 
-    method: str = param("isotonic", one_of(*FITS))
+    method: CalibrationMethod = "isotonic"
 
     def check(self, target: Target) -> None:
         if not target.task.is_classification:

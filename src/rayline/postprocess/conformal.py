@@ -6,13 +6,13 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import polars as pl
 
 from rayline.core.errors import DataError, ParameterError, counted
-from rayline.core.stage import ParameterCheck, one_of, param
+from rayline.core.stage import ParameterCheck, param
 from rayline.core.target import Target, Task
 from rayline.postprocess.base import (
     MISSING_GROUP,
@@ -33,6 +33,9 @@ _BY = ParameterCheck(
 _COVERAGE = ParameterCheck(
     "a share between 0 and 1, such as 0.9", lambda v: isinstance(v, float) and not isinstance(v, bool) and 0.0 < v < 1.0
 )
+
+ConformalMethod: TypeAlias = Literal["split", "cv+"]
+"""The method that intervals are computed by."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ class Conformal(PostprocessingStage):
 
     coverage: float = param(0.9, _COVERAGE)
     by: str | Sequence[str] | None = param(None, _BY)
-    method: str = param("split", one_of("split", "cv+"))
+    method: ConformalMethod = "split"
 
     @property
     def group_columns(self) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rayline.core.errors import ParameterError
-from rayline.core.stage import a_number, an_int, param
+from rayline.core.stage import an_int, param
 from rayline.core.target import Target
 from rayline.postprocess.base import Array, Outcome, PostprocessingStage, RowOutcome
 
@@ -77,8 +77,8 @@ class Clip(_NumberStage):
     [{'prediction': 5.0}]
     """
 
-    low: float | None = param(None, a_number(none=True))
-    high: float | None = param(None, a_number(none=True))
+    low: float | None = None
+    high: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

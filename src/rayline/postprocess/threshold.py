@@ -6,13 +6,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from rayline.core.data_types import PosLabel
 from rayline.core.errors import DataError, ParameterError
-from rayline.core.stage import ParameterCheck, anything, param
+from rayline.core.stage import ParameterCheck, param
 from rayline.core.target import Target, Task
 from rayline.postprocess.base import Array, CalibrationRows, Outcome, PostprocessingStage, RowOutcome
 
@@ -90,8 +90,8 @@ class Threshold(PostprocessingStage):
     [{'prediction': 'yes'}]
     """
 
-    rule: str | float = param(0.5, _RULE)
-    pos_label: PosLabel | None = param(None, anything())
+    rule: Literal["f1", "cost"] | float = param(0.5, _RULE)
+    pos_label: PosLabel | None = None
     cost: Mapping[str, float] | Sequence[Sequence[float]] | None = param(None, _COST)
 
     def __post_init__(self) -> None:

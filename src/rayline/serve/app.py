@@ -19,6 +19,7 @@ from typing import Any, Unpack
 
 from fastapi import FastAPI
 
+from rayline.core.arguments import known_arguments
 from rayline.core.errors import DataError, SchemaError
 from rayline.core.operations.base import Row
 from rayline.core.version import VERSION
@@ -331,6 +332,7 @@ class App(FastAPI):
         self._memory.release(held)
 
 
+@known_arguments
 def create_app(model: ModelLike, options: ServerOptions | None = None, **changes: Unpack[ServerKeywords]) -> App:
     """Return an ASGI app that answers with the predictions of a model.
 

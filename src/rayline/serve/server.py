@@ -13,6 +13,7 @@ from typing import Any, Unpack
 
 import uvicorn
 
+from rayline.core.arguments import known_arguments
 from rayline.inference.pipeline import ModelLike
 from rayline.serve.app import App, create_app
 from rayline.serve.http_connection import CoalescingConnection, relax_gc
@@ -28,6 +29,7 @@ KEEP_ALIVE_S = 75
 """Seconds that a connection may stay open without a request; longer than the timeout of common proxies."""
 
 
+@known_arguments
 def run(
     model: ModelLike,
     *,

@@ -13,7 +13,7 @@ from rayline.core.errors import DataError, ParameterError, place
 from rayline.core.operations.base import ColumnOperation, Operation, Row, RowFunction
 from rayline.core.operations.categorical import CategoryCodes, MapCodes
 from rayline.core.schema import Kind, col, kind_of
-from rayline.core.stage import ColumnStage, ParameterCheck, a_bool, a_string, param
+from rayline.core.stage import ColumnStage, ParameterCheck, param
 from rayline.core.statistics.base import Statistic
 from rayline.core.statistics.counts import MAX_CATEGORIES, ValueCounts
 from rayline.core.statistics.sketches import MIN_SHARE
@@ -68,7 +68,7 @@ class FrequencyEncoder(ColumnStage):
     kinds: ClassVar = (Kind.CATEGORY,)
     accepts: ClassVar = _ENCODABLE
 
-    normalize: bool = param(True, a_bool())
+    normalize: bool = True
 
     def column_statistics(self, dtype: pl.DataType) -> list[type[Statistic]]:
         return [ValueCounts]
@@ -145,7 +145,7 @@ class RareCategories(ColumnStage):
     lossy_reason: ClassVar = "the original names of the merged categories"
 
     min_frequency: float = param(0.01, _FREQUENCY)
-    name: str = param("other", a_string())
+    name: str = "other"
 
     def column_statistics(self, dtype: pl.DataType) -> list[type[Statistic]]:
         return [ValueCounts]
@@ -274,6 +274,8 @@ class Categorizer(ColumnStage):
 
     Raises
     ------
+    ParameterError
+        When `columns` are neither names nor a selector.
     DataError
         In fit, when a column has no values.
 

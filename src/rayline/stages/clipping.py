@@ -45,7 +45,7 @@ class Binarizer(ColumnStage):
     kinds: ClassVar = (Kind.NUMERIC,)
     accepts: ClassVar = (Kind.NUMERIC, Kind.BOOLEAN)
 
-    threshold: float = param(0.0, a_number())
+    threshold: float = 0.0
 
     def column_to_operations(self, column: str, learned: Mapping[str, Any]) -> list[Operation]:
         x = ["number", ["col", column]]
@@ -90,8 +90,8 @@ class Clipper(NumberStage):
 
     lower_quantile: float | None = param(0.01, a_number(0, 1, none=True))
     upper_quantile: float | None = param(0.99, a_number(0, 1, none=True))
-    low: float | None = param(None, a_number(none=True))
-    high: float | None = param(None, a_number(none=True))
+    low: float | None = None
+    high: float | None = None
 
     def column_statistics(self, dtype: pl.DataType) -> list[type[Statistic]]:
         needs_quantiles = (self.low is None and self.lower_quantile is not None) or (

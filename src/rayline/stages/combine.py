@@ -12,10 +12,10 @@ import polars as pl
 from rayline.core import registry
 from rayline.core.errors import ParameterError, SchemaError, at
 from rayline.core.operations.base import ColumnOperation, Drop, Operation, Row, RowFunction
-from rayline.core.operations.expression import Assign, Formula, check, columns_of, kind
+from rayline.core.operations.expression import Assign, Formula, FormulaLike, check, columns_of, kind
 from rayline.core.operations.polars_to_formula import formula_of
 from rayline.core.schema import Kind, col
-from rayline.core.stage import FitContext, ParameterCheck, Stage, a_bool, a_string, an_int, param
+from rayline.core.stage import FitContext, ParameterCheck, Stage, an_int, param
 from rayline.core.statistics.base import StatisticRequest
 
 _NUMBERS = (Kind.NUMERIC, Kind.BOOLEAN)
@@ -62,7 +62,7 @@ class PolynomialFeatures(Stage):
     }
 
     degree: int = param(2, an_int(2, 10))
-    interaction_only: bool = param(False, a_bool())
+    interaction_only: bool = False
 
     def _products(self, columns: Sequence[str]) -> dict[str, Formula]:
         choose = itertools.combinations if self.interaction_only else itertools.combinations_with_replacement
@@ -124,7 +124,7 @@ class Ratio(Stage):
     per: str = param(
         "", ParameterCheck("the name of the column to divide by", lambda v: isinstance(v, str) and bool(v))
     )
-    zero: float | None = param(None, ParameterCheck("a number or None", lambda v: v is None or type(v) in (int, float)))
+    zero: float | None = None
 
     def learn(self, context: FitContext, results: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
         with at("Ratio"):
@@ -181,8 +181,8 @@ class Expression(Stage):
     [60.0]
     """
 
-    output: str = param("", a_string())
-    formula: Any = None
+    output: str = ""
+    formula: FormulaLike | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -250,7 +250,7 @@ class Concatenator(Stage):
     accepts: ClassVar = _NUMBERS
     by_column: ClassVar = True
 
-    output: str = param("features", a_string())
+    output: str = "features"
 
     def learn(self, context: FitContext, results: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
         if self.output not in context.columns:

@@ -14,7 +14,7 @@ from rayline.core.errors import ParameterError, needing
 from rayline.core.operations.base import Drop, Operation, Row, RowFunction
 from rayline.core.operations.expression import Assign, Formula
 from rayline.core.schema import Kind, col
-from rayline.core.stage import ColumnStage, FitContext, ParameterCheck, a_bool, a_string, param
+from rayline.core.stage import ColumnStage, FitContext, ParameterCheck, param
 from rayline.core.statistics.base import Statistic, StatisticRequest
 
 _EPOCH = dt.datetime(1970, 1, 1)
@@ -90,9 +90,9 @@ class DatetimeEncoder(ColumnStage):
     accepts: ClassVar = (Kind.DATETIME,)
 
     parts: Sequence[str] = param(_DEFAULT, ParameterCheck(f"a list of some of {', '.join(PARTS)}", _are_parts))
-    cyclic: bool = param(False, a_bool())
-    holidays: str | None = param(None, a_string(none=True))
-    keep: bool = param(False, a_bool())
+    cyclic: bool = False
+    holidays: str | None = None
+    keep: bool = False
 
     @property
     def keep_input(self) -> bool:  # type: ignore[override]

@@ -7,7 +7,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 import polars as pl
@@ -16,7 +16,7 @@ from rayline.core.errors import place
 from rayline.core.operations.base import Changes, ColumnOperation, Operation, Row, RowFunction
 from rayline.core.operations.categorical import CategoryCodes, LargestCategory, MapValues, OneHot
 from rayline.core.schema import col
-from rayline.core.stage import FitContext, NumberStage, ParameterCheck, Stage, one_of, param
+from rayline.core.stage import FitContext, NumberStage, ParameterCheck, Stage, param
 from rayline.core.statistics.base import Statistic, StatisticRequest
 from rayline.core.statistics.moments import MinMax
 from rayline.core.statistics.quantiles import Quantiles
@@ -34,6 +34,16 @@ def _are_edges(value: Any) -> bool:
 def _are_bins(value: Any) -> bool:
     numbers = list(value.values()) if isinstance(value, dict) else [value]
     return all(type(n) is int and 2 <= n <= 65_536 for n in numbers)
+
+
+BinEncoding: TypeAlias = Literal["ordinal", "onehot"]
+"""The output of a bin: its number, or a column of its own."""
+
+BinStrategy: TypeAlias = Literal["quantile", "uniform", "kmeans"]
+"""How the edges of the bins are chosen."""
+
+QuantileMethod: TypeAlias = Literal["averaged_inverted_cdf", "linear"]
+"""NumPy's names of the computation of a quantile between two values."""
 
 
 @dataclass(frozen=True)
@@ -84,10 +94,12 @@ class KBinsDiscretizer(NumberStage):
     unsupported_params: ClassVar = {**Stage.unsupported_params, "sample_weight": "weights belong to training"}
 
     n_bins: int | dict[str, int] = param(5, ParameterCheck("an integer from 2 to 65536, or a dict of such", _are_bins))
-    encode: str = param("ordinal", one_of("ordinal", "onehot"))
-    strategy: str = param("quantile", one_of("quantile", "uniform", "kmeans"))
-    edges: Any = param(None, ParameterCheck("ascending numbers, a dict of such lists, or None", _are_edges))
-    quantile_method: str = param("averaged_inverted_cdf", one_of("averaged_inverted_cdf", "linear"))
+    encode: BinEncoding = "ordinal"
+    strategy: BinStrategy = "quantile"
+    edges: Sequence[float] | dict[str, list[float]] | None = param(
+        None, ParameterCheck("ascending numbers, a dict of such lists, or None", _are_edges)
+    )
+    quantile_method: QuantileMethod = "averaged_inverted_cdf"
 
     def column_statistics(self, dtype: pl.DataType) -> list[type[Statistic]]:
         return [MinMax if self.strategy == "uniform" else Quantiles]

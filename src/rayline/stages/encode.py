@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 import polars as pl
@@ -13,7 +13,7 @@ from rayline.core.errors import DataError, ParameterError, place, shorten
 from rayline.core.operations.base import Operation
 from rayline.core.operations.categorical import CategoryCodes, MapCodes, OneHot
 from rayline.core.schema import Kind
-from rayline.core.stage import ColumnStage, FitContext, ParameterCheck, an_int, one_of, param
+from rayline.core.stage import ColumnStage, FitContext, ParameterCheck, an_int, param
 from rayline.core.statistics.base import Statistic
 from rayline.core.statistics.counts import ValueCounts
 from rayline.core.text_analysis import named_by
@@ -36,10 +36,6 @@ _CATEGORIES = ParameterCheck(
 )
 
 
-_CODE = ParameterCheck(
-    'a number, "next" or None',
-    lambda v: v is None or v == "next" or (isinstance(v, (int, float)) and not isinstance(v, bool)),
-)
 _DTYPES: dict[str, pl.DataType] = {
     "float64": pl.Float64(),
     **{str(t).lower(): t() for t in (pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32, pl.UInt64)},
@@ -55,6 +51,16 @@ def _dtype_name(dtype: Any) -> Any:
     if isinstance(dtype, type):
         return {int: "int64", float: "float64"}.get(dtype, dtype.__name__)
     return getattr(dtype, "name", dtype)
+
+
+OneHotUnknown: TypeAlias = Literal["ignore", "error", "infrequent_if_exist"]
+"""How `OneHotEncoder` encodes a category that it has not seen."""
+
+OneHotMissing: TypeAlias = Literal["category", "ignore"]
+"""How `OneHotEncoder` encodes missing values: as a category, or as zeros."""
+
+OrdinalUnknown: TypeAlias = Literal["use_encoded_value", "error"]
+"""How `OrdinalEncoder` encodes a category that it has not seen."""
 
 
 @dataclass(frozen=True)
@@ -115,17 +121,17 @@ class OneHotEncoder(ColumnStage):
             return "categories without a column"
         return "" if self.min_frequency is None and self.max_categories is None else "the infrequent categories"
 
-    handle_unknown: str = param("ignore", one_of("ignore", "error", "infrequent_if_exist"))
+    handle_unknown: OneHotUnknown = "ignore"
     min_frequency: float | None = param(None, _MIN_FREQUENCY)
     max_categories: int | None = param(None, an_int(1, none=True))
-    drop: str | dict[str, Any] | None = param(
+    drop: Literal["first", "if_binary"] | dict[str, Any] | None = param(
         None,
         ParameterCheck(
             "'first', 'if_binary', a category for each column, or None",
             lambda v: v in (None, "first", "if_binary") or isinstance(v, dict),
         ),
     )
-    missing: str = param("category", one_of("category", "ignore"))
+    missing: OneHotMissing = "category"
     categories: dict[str, list[Any]] | None = param(None, _CATEGORIES)
 
     def column_statistics(self, dtype: pl.DataType) -> list[type[Statistic]]:
@@ -246,13 +252,15 @@ class OrdinalEncoder(ColumnStage):
     accepts: ClassVar = (Kind.CATEGORY, Kind.TEXT, Kind.NUMERIC, Kind.BOOLEAN, Kind.DATETIME)
 
     categories: dict[str, list[Any]] | None = param(None, _CATEGORIES)
-    handle_unknown: str = param("use_encoded_value", one_of("use_encoded_value", "error"))
-    unknown_value: float | str | None = param(-1.0, _CODE)
-    encoded_missing_value: float | str | None = param(None, _CODE)
+    handle_unknown: OrdinalUnknown = "use_encoded_value"
+    unknown_value: float | Literal["next"] | None = -1.0
+    encoded_missing_value: float | Literal["next"] | None = None
 
     min_frequency: float | None = param(None, _MIN_FREQUENCY)
     max_categories: int | None = param(None, an_int(1, none=True))
-    dtype: Any = param("float64", one_of(*_DTYPES))
+    dtype: str | type | pl.DataType | np.dtype[Any] = param(
+        "float64", ParameterCheck(f"one of {', '.join(map(repr, _DTYPES))}", lambda v: v in [*_DTYPES])
+    )
 
     unsupported_params: ClassVar = {
         name: hint for name, hint in ColumnStage.unsupported_params.items() if name != "dtype"
@@ -273,7 +281,7 @@ class OrdinalEncoder(ColumnStage):
 
     @property
     def _number(self) -> pl.DataType:
-        return _DTYPES[self.dtype]
+        return _DTYPES[str(self.dtype)]
 
     def _refuse_large(self, parameter: str, value: Any) -> None:
         """Raise ParameterError when `dtype` cannot hold a number."""
@@ -385,7 +393,9 @@ class LabelEncoder(ColumnStage):
     accepts: ClassVar = (Kind.CATEGORY, Kind.TEXT, Kind.NUMERIC, Kind.BOOLEAN, Kind.DATETIME)
     labels: ClassVar = True
 
-    classes: Any = param(None, ParameterCheck("a list of at least two different labels, or None", _are_classes))
+    classes: Sequence[Any] | None = param(
+        None, ParameterCheck("a list of at least two different labels, or None", _are_classes)
+    )
 
     def column_statistics(self, dtype: pl.DataType) -> list[type[Statistic]]:
         return [ValueCounts]

@@ -12,7 +12,7 @@ import polars as pl
 from rayline.core.errors import SchemaError
 from rayline.core.operations.base import Changes, Drop, Operation, Row, RowFunction, Step
 from rayline.core.schema import SPARSE, Kind, col
-from rayline.core.stage import ColumnStage, FitContext, Stage, a_string, an_int, param
+from rayline.core.stage import ColumnStage, FitContext, Stage, an_int, param
 from rayline.core.statistics.base import StatisticRequest
 from rayline.core.text_analysis import as_text, key_of, keys_of, row_as_text
 
@@ -135,7 +135,7 @@ class FeatureHasher(Stage):
 
     References
     ----------
-    Weinberger et al., "Feature hashing for large scale multitask learning", ICML (2009); here without signs.
+    Weinberger et al., "Feature hashing for large scale multitask learning", ICML (2009), without its signs.
 
     Examples
     --------
@@ -152,7 +152,7 @@ class FeatureHasher(Stage):
     by_column: ClassVar = True
 
     n_features: int = param(1 << 18, an_int(1, 1 << 31))
-    output: str = param("hashed", a_string())
+    output: str = "hashed"
 
     def learn(self, context: FitContext, results: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
         self.refuse_existing_columns([self.output], context, removed=context.columns)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import polars as pl
 
+from rayline.core.data_types import Label
 from rayline.core.errors import DataError, ParameterError, SchemaError, place
 from rayline.core.operations.base import Changes, Drop, Fill, Operation, Row, RowFunction
 from rayline.core.operations.categorical import CategoryCodes, gather
@@ -18,10 +19,7 @@ from rayline.core.stage import (
     FitContext,
     ParameterCheck,
     Stage,
-    anything,
-    keep_empty,
     no_values,
-    one_of,
     param,
 )
 from rayline.core.statistics.base import Statistic, StatisticRequest
@@ -30,6 +28,15 @@ from rayline.core.statistics.moments import Moments
 from rayline.core.statistics.multi_column import GroupMoments, PairCounts
 from rayline.core.statistics.quantiles import Quantiles
 from rayline.core.statistics.row_counts import MissingCount
+
+ImputeStrategy: TypeAlias = Literal["mean", "median", "most_frequent", "constant"]
+"""What `SimpleImputer` puts in place of missing values."""
+
+GroupStrategy: TypeAlias = Literal["mean", "median", "most_frequent"]
+"""What `GroupImputer` puts in place of missing values."""
+
+IndicatedColumns: TypeAlias = Literal["missing-only", "all"]
+"""The columns that `MissingIndicator` marks."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +84,10 @@ class SimpleImputer(ColumnStage):
 
     lossy_reason: ClassVar = "which values were missing"
 
-    strategy: str = param("mean", one_of("mean", "median", "most_frequent", "constant"))
-    fill_value: Any = param(None, anything())
+    strategy: ImputeStrategy = "mean"
+    fill_value: Label | None = None
     _: KW_ONLY
-    keep_empty_features: bool | None = keep_empty()
+    keep_empty_features: bool | None = None
 
     def select(self, schema: Mapping[str, pl.DataType], **how: Any) -> list[str]:
         chosen = Stage.select(self, schema, **how)
@@ -175,7 +182,7 @@ class MissingIndicator(ColumnStage):
     kinds: ClassVar = tuple(Kind)
     keep_input: ClassVar = True
 
-    features: str = param("missing-only", one_of("missing-only", "all"))
+    features: IndicatedColumns = "missing-only"
 
     def column_statistics(self, dtype: pl.DataType) -> list[type[Statistic]]:
         return [MissingCount] if self.features == "missing-only" else []
@@ -268,9 +275,9 @@ class GroupImputer(Stage):
     by: str = param(
         "", ParameterCheck("the name of the column that has the groups", lambda v: isinstance(v, str) and bool(v))
     )
-    strategy: str = param("mean", one_of("mean", "median", "most_frequent"))
+    strategy: GroupStrategy = "mean"
     _: KW_ONLY
-    keep_empty_features: bool | None = keep_empty()
+    keep_empty_features: bool | None = None
 
     def required_statistics(self, context: FitContext) -> list[StatisticRequest]:
         return [self._request(context, column) for column in self._chosen(context)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ from rayline.core.errors import DataError, ParameterError
 from rayline.core.operations.base import Changes, Drop, Fill, Operation, Row, RowFunction
 from rayline.core.operations.categorical import CategoryCodes
 from rayline.core.schema import Kind, col
-from rayline.core.stage import FitContext, ParameterCheck, Stage, a_string, an_int, keep_empty, no_values, one_of, param
+from rayline.core.stage import FitContext, ParameterCheck, Stage, an_int, no_values, param
 from rayline.core.statistics.base import StatisticRequest
 from rayline.core.statistics.counts import ValueCounts
 from rayline.core.statistics.moments import Moments
@@ -24,6 +24,9 @@ from rayline.core.statistics.row_sample import RowSample
 
 Matrix = npt.NDArray[np.float64]
 _CELLS = 1 << 20  # distances that are held at a time
+
+NeighborWeights: TypeAlias = Literal["uniform", "distance"]
+"""The weights of the donors of a missing value."""
 
 
 @dataclass(frozen=True)
@@ -82,10 +85,10 @@ class KNNImputer(Stage):
     }
 
     n_neighbors: int = param(5, an_int(1, 1000))
-    weights: str = param("uniform", one_of("uniform", "distance"))
+    weights: NeighborWeights = "uniform"
     max_donors: int = param(2000, an_int(1, 100_000))
     _: KW_ONLY
-    keep_empty_features: bool | None = keep_empty()
+    keep_empty_features: bool | None = None
 
     def required_statistics(self, context: FitContext) -> list[StatisticRequest]:
         if not context.columns:
@@ -309,7 +312,7 @@ class SMOTE(Stage):
         "random_state": "it is seed here",
     }
 
-    by: str | None = param(None, a_string(none=True))
+    by: str | None = None
     ratio: float = param(
         1.0, ParameterCheck("a number above 0, up to 1", lambda v: type(v) in (int, float) and 0 < v <= 1)
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import polars as pl
@@ -13,11 +13,14 @@ import polars as pl
 from rayline.core.errors import DataError
 from rayline.core.operations.base import Affine, Drop, Operation
 from rayline.core.operations.expression import Assign, Formula
-from rayline.core.stage import ColumnStage, FitContext, NumberStage, a_bool, a_number, one_of, param
+from rayline.core.stage import ColumnStage, FitContext, NumberStage
 from rayline.core.statistics.base import Statistic, StatisticRequest
 from rayline.core.statistics.moments import MinMax
 from rayline.core.statistics.quantiles import Quantiles
 from rayline.core.statistics.row_counts import CountBelow
+
+PowerMethod: TypeAlias = Literal["yeo-johnson", "box-cox"]
+"""The family of power functions."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Log(NumberStage):
     [0.0, 2.303]
     """
 
-    offset: float = param(1.0, a_number())
+    offset: float = 1.0
 
     def column_requests(self, column: str, context: FitContext) -> list[StatisticRequest]:
         return [context.request(MinMax, column), context.request(CountBelow, column, bound=-float(self.offset))]
@@ -116,8 +119,8 @@ class PowerTransformer(NumberStage):
     [-1.11, -0.2, 1.31]
     """
 
-    method: str = param("yeo-johnson", one_of("yeo-johnson", "box-cox"))
-    standardize: bool = param(True, a_bool())
+    method: PowerMethod = "yeo-johnson"
+    standardize: bool = True
 
     def column_statistics(self, dtype: pl.DataType) -> list[type[Statistic]]:
         return [Quantiles]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import polars as pl
@@ -13,9 +13,12 @@ import polars as pl
 from rayline.core.errors import needing
 from rayline.core.operations.base import ColumnOperation, Operation, Row, RowFunction
 from rayline.core.schema import col
-from rayline.core.stage import NumberStage, an_int, one_of, param
+from rayline.core.stage import NumberStage, an_int, param
 from rayline.core.statistics.base import Statistic
 from rayline.core.statistics.quantiles import Quantiles
+
+OutputDistribution: TypeAlias = Literal["uniform", "normal"]
+"""The distribution of the transformed values."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +175,7 @@ class QuantileTransformer(NumberStage):
     """
 
     n_quantiles: int = param(1000, an_int(2))
-    output_distribution: str = param("uniform", one_of("uniform", "normal"))
+    output_distribution: OutputDistribution = "uniform"
 
     def column_statistics(self, dtype: pl.DataType) -> list[type[Statistic]]:
         return [Quantiles]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self, TypeAlias
 
 import numpy as np
 import polars as pl
@@ -19,11 +19,8 @@ from rayline.core.stage import (
     FitContext,
     ParameterCheck,
     Stage,
-    a_bool,
     a_number,
-    a_string,
     an_int,
-    one_of,
     param,
 )
 from rayline.core.statistics.base import Statistic, StatisticRequest
@@ -46,6 +43,10 @@ def _refuse_infinite(stage: Stage, columns: Sequence[str], covariance: Covarianc
     for column, size in zip(columns, np.diag(covariance.comoment), strict=False):
         if not math.isfinite(size):
             raise _infinite(stage, column)
+
+
+FeatureScore: TypeAlias = Literal["auto", "f_classif", "f_regression"]
+"""The statistic by which `SelectKBest` ranks columns."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class PCA(Stage):
             "leave it out: the covariance is decomposed exactly",
         ),
     }
-    whiten: bool = param(False, a_bool())
+    whiten: bool = False
 
     def required_statistics(self, context: FitContext) -> list[StatisticRequest]:
         return [context.request(Covariance, *context.columns)] if context.columns else []
@@ -240,7 +241,7 @@ class VarianceThreshold(ColumnStage):
 
 @dataclass(frozen=True)
 class CorrelationFilter(Stage):
-    """Remove numeric columns that are correlated with an earlier column that is kept, in the order of the table.
+    """Remove numeric columns that are correlated with an earlier remaining column, in the order of the table.
 
     Parameters
     ----------
@@ -335,8 +336,8 @@ class SelectKBest(Stage):
     lossy_reason: ClassVar = "the columns that it removes, which are restored without values"
 
     k: int = param(10, an_int(1))
-    score: str = param("auto", one_of("auto", "f_classif", "f_regression"))
-    target: str | None = param(None, a_string(none=True))
+    score: FeatureScore = "auto"
+    target: str | None = None
 
     def required_statistics(self, context: FitContext) -> list[StatisticRequest]:
         return [self._request(context, column) for column in context.columns]

@@ -11,10 +11,10 @@ import polars as pl
 from rayline.core.errors import ParameterError, SchemaError, at
 from rayline.core.operations.base import Operation
 from rayline.core.operations.categorical import CategoryCodes
-from rayline.core.operations.expression import Formula, check, columns_of, formula_to_polars, kind
+from rayline.core.operations.expression import Formula, FormulaLike, check, columns_of, formula_to_polars, kind
 from rayline.core.operations.polars_to_formula import formula_of
 from rayline.core.schema import col
-from rayline.core.stage import FitContext, ParameterCheck, Stage, a_string, an_int, param
+from rayline.core.stage import FitContext, ParameterCheck, Stage, an_int, param
 from rayline.core.statistics.base import StatisticRequest
 from rayline.core.statistics.counts import ValueCounts
 from rayline.core.statistics.multi_column import row_hash
@@ -52,7 +52,7 @@ class DropRows(Stage):
 
     resamples: ClassVar = True
 
-    where: Any = None
+    where: FormulaLike | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -115,7 +115,7 @@ class _Resample(Stage):
 
     resamples: ClassVar = True
 
-    by: str | None = param(None, a_string(none=True))
+    by: str | None = None
     ratio: float = param(
         1.0, ParameterCheck("a number above 0, up to 1", lambda v: type(v) in (int, float) and 0 < v <= 1)
     )

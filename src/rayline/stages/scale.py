@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import polars as pl
 
@@ -15,10 +15,13 @@ from rayline.core.errors import ParameterError
 from rayline.core.operations.base import Affine, ClipColumn, Drop, Operation
 from rayline.core.operations.expression import Assign, Formula
 from rayline.core.schema import Kind
-from rayline.core.stage import FitContext, NumberStage, ParameterCheck, Stage, a_bool, one_of, param
+from rayline.core.stage import FitContext, NumberStage, ParameterCheck, Stage, param
 from rayline.core.statistics.base import Statistic, StatisticRequest
 from rayline.core.statistics.moments import MinMax, Moments
 from rayline.core.statistics.quantiles import Quantiles
+
+RowNorm: TypeAlias = Literal["l2", "l1", "max"]
+"""The norm of a row that becomes 1."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,8 @@ class StandardScaler(NumberStage):
 
     column_operation: ClassVar = Affine
 
-    with_mean: bool = param(True, a_bool())
-    with_std: bool = param(True, a_bool())
+    with_mean: bool = True
+    with_std: bool = True
 
     def column_statistics(self, dtype: pl.DataType) -> list[type[Statistic]]:
         return [Moments]
@@ -125,7 +128,7 @@ class MinMaxScaler(NumberStage):
         return None if self.clip else Affine
 
     feature_range: tuple[float, float] = param((0.0, 1.0), ParameterCheck("two numbers, the smaller first", _is_range))
-    clip: bool = param(False, a_bool())
+    clip: bool = False
 
     def column_statistics(self, dtype: pl.DataType) -> list[type[Statistic]]:
         return [MinMax]
@@ -179,7 +182,7 @@ class MaxAbsScaler(NumberStage):
     def column_operation(self) -> type[Operation] | None:  # type: ignore[override]
         return None if self.clip else Affine
 
-    clip: bool = param(False, a_bool())
+    clip: bool = False
 
     def column_statistics(self, dtype: pl.DataType) -> list[type[Statistic]]:
         return [MinMax]
@@ -239,12 +242,12 @@ class RobustScaler(NumberStage):
 
     column_operation: ClassVar = Affine
 
-    with_centering: bool = param(True, a_bool())
-    with_scaling: bool = param(True, a_bool())
+    with_centering: bool = True
+    with_scaling: bool = True
     quantile_range: tuple[float, float] = param(
         (25.0, 75.0), ParameterCheck("two percentages, the smaller first", _is_quantile_range)
     )
-    unit_variance: bool = param(False, a_bool())
+    unit_variance: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -308,7 +311,7 @@ class Normalizer(Stage):
     accepts: ClassVar = (Kind.NUMERIC, Kind.BOOLEAN)
     by_column: ClassVar = True
 
-    norm: str = param("l2", one_of("l2", "l1", "max"))
+    norm: RowNorm = "l2"
 
     def learn(self, context: FitContext, results: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
         return {"columns": list(context.columns)}

@@ -22,6 +22,8 @@ class DropColumns(Stage):
 
     Raises
     ------
+    ParameterError
+        When `columns` are neither names nor a selector.
     SchemaError
         In fit, when a column does not exist.
 
@@ -57,6 +59,8 @@ class SelectColumns(Stage):
 
     Raises
     ------
+    ParameterError
+        When `columns` are neither names nor a selector.
     SchemaError
         In fit, when a column does not exist.
 

@@ -8,7 +8,7 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ import polars as pl
 from rayline.core.errors import DataError, ParameterError, place
 from rayline.core.operations.base import Changes, Operation, Row, RowFunction, Step
 from rayline.core.schema import col
-from rayline.core.stage import FitContext, NumberStage, ParameterCheck, a_bool, an_int, one_of, param
+from rayline.core.stage import FitContext, NumberStage, ParameterCheck, an_int, param
 from rayline.core.statistics.base import Statistic, StatisticRequest
 from rayline.core.statistics.moments import MinMax
 from rayline.core.statistics.quantiles import Quantiles
@@ -36,6 +36,13 @@ def _are_knots(value: Any) -> bool:
         and all(a < b for a, b in itertools.pairwise(v))
         for v in lists
     )
+
+
+Extrapolation: TypeAlias = Literal["constant", "linear", "continue", "periodic", "error"]
+"""The values of a spline outside its knots."""
+
+SplineMissing: TypeAlias = Literal["keep", "zeros"]
+"""The values of a spline of a missing value."""
 
 
 @dataclass(frozen=True)
@@ -95,12 +102,12 @@ class SplineTransformer(NumberStage):
 
     n_knots: int = param(5, an_int(2, 1000))
     degree: int = param(3, an_int(0, 20))
-    knots: Any = param(
+    knots: Literal["uniform", "quantile"] | Sequence[float] | dict[str, list[float]] = param(
         "uniform", ParameterCheck('"uniform", "quantile", ascending numbers, or a dict of such lists', _are_knots)
     )
-    extrapolation: str = param("constant", one_of("constant", "linear", "continue", "periodic", "error"))
-    include_bias: bool = param(True, a_bool())
-    handle_missing: str = param("keep", one_of("keep", "zeros"))
+    extrapolation: Extrapolation = "constant"
+    include_bias: bool = True
+    handle_missing: SplineMissing = "keep"
 
     def column_statistics(self, dtype: pl.DataType) -> list[type[Statistic]]:
         return [Quantiles if self.knots == "quantile" else MinMax]

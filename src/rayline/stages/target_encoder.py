@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self, TypeAlias
 
 import numpy as np
 import polars as pl
@@ -13,13 +13,16 @@ from rayline.core.errors import DataError, SchemaError, place, shorten
 from rayline.core.operations.base import Drop, Operation
 from rayline.core.operations.categorical import CategoryCodes, MapCodes, gather
 from rayline.core.schema import Kind, col, kind_of
-from rayline.core.stage import FitContext, ParameterCheck, Stage, a_string, an_int, one_of, param
+from rayline.core.stage import FitContext, ParameterCheck, Stage, an_int, param
 from rayline.core.statistics.base import StatisticRequest
 from rayline.core.statistics.multi_column import GroupClasses, GroupMoments, fold_of
 from rayline.core.text_analysis import named_by
 
 MAX_CLASSES = 1_000
 """Classes of a target, each of which gives a column."""
+
+TargetType: TypeAlias = Literal["auto", "continuous", "binary", "multiclass"]
+"""The kind of the target that the categories are encoded by."""
 
 
 @dataclass(frozen=True)
@@ -82,15 +85,15 @@ class TargetEncoder(Stage):
         "categories": "leave it out: they are learned",
     }
 
-    target: str | None = param(None, a_string(none=True))
-    smooth: float | str = param(
+    target: str | None = None
+    smooth: float | Literal["auto"] = param(
         "auto",
         ParameterCheck(
             'a number of at least 0, or "auto"', lambda v: v == "auto" or (type(v) in (int, float) and v >= 0)
         ),
     )
     cv: int = param(5, an_int(2, 100))
-    target_type: str = param("auto", one_of("auto", "continuous", "binary", "multiclass"))
+    target_type: TargetType = "auto"
 
     def required_statistics(self, context: FitContext) -> list[StatisticRequest]:
         return [self._request(context, column) for column in context.columns]

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import polars as pl
 
 from rayline.core.errors import DataError, ParameterError
 from rayline.core.operations.base import Operation
 from rayline.core.schema import Kind
-from rayline.core.stage import ColumnStage, FitContext, ParameterCheck, Stage, a_bool, an_int, one_of, param
+from rayline.core.stage import ColumnStage, FitContext, ParameterCheck, Stage, an_int, param
 from rayline.core.statistics.base import StatisticRequest
 from rayline.core.statistics.counts import MAX_CATEGORIES
 from rayline.core.statistics.ngrams import DocumentFrequency, GramCounts
@@ -65,6 +65,9 @@ _STOP_WORDS = ParameterCheck(
 )
 _RANGE = ParameterCheck("two integers from 1 to 10, the smaller first", _is_range)
 
+TextNorm: TypeAlias = Literal["l2", "l1"]
+"""The norm of a text's vector that becomes 1."""
+
 
 @dataclass(frozen=True)
 class _TextStage(ColumnStage):
@@ -74,7 +77,7 @@ class _TextStage(ColumnStage):
     accepts: ClassVar = (Kind.TEXT, Kind.CATEGORY)
 
     ngram_range: tuple[int, int] = param((1, 1), _RANGE)
-    lowercase: bool = param(True, a_bool())
+    lowercase: bool = True
     token_pattern: str = param(WORDS, _PATTERN)
     stop_words: Sequence[str] | None = param(None, _STOP_WORDS)
 
@@ -179,9 +182,9 @@ class Vectorizer(_TextStage):
     """
 
     n_features: int = param(1 << 18, an_int(1, 1 << 31))
-    use_idf: bool = param(True, a_bool())
-    sublinear_tf: bool = param(False, a_bool())
-    norm: str | None = param("l2", one_of("l2", "l1", None))
+    use_idf: bool = True
+    sublinear_tf: bool = False
+    norm: TextNorm | None = "l2"
 
     def column_requests(self, column: str, context: FitContext) -> list[StatisticRequest]:
         request = context.request(DocumentFrequency, column, n_features=self.n_features, **self.options())
@@ -241,8 +244,8 @@ class HashingVectorizer(_TextStage):
     """
 
     n_features: int = param(1 << 18, an_int(1, 1 << 31))
-    binary: bool = param(False, a_bool())
-    norm: str | None = param("l2", one_of("l2", "l1", None))
+    binary: bool = False
+    norm: TextNorm | None = "l2"
 
     def column_to_operations(self, column: str, learned: Mapping[str, Any]) -> list[Operation]:
         return [Vectorize(column, self.analyzer(learned), self.n_features, norm=self.norm, binary=self.binary)]
@@ -255,7 +258,7 @@ class _Vocabulary(_TextStage):
     min_df: float = param(1, ParameterCheck("a count, or a share of the texts below 1", lambda v: _is_df(v)))  # noqa: PLW0108  # defined below
     max_df: float = param(1.0, ParameterCheck("a count, or a share of the texts up to 1.0", lambda v: _is_df(v)))  # noqa: PLW0108
     max_features: int | None = param(None, an_int(1, none=True))
-    binary: bool = param(False, a_bool())
+    binary: bool = False
 
     def column_requests(self, column: str, context: FitContext) -> list[StatisticRequest]:
         return [context.request(GramCounts, column, **self.options())]
@@ -374,9 +377,9 @@ class TfidfVectorizer(_Vocabulary):
     [0.426, 0.852, 0.303]
     """
 
-    use_idf: bool = param(True, a_bool())
-    sublinear_tf: bool = param(False, a_bool())
-    norm: str | None = param("l2", one_of("l2", "l1", None))
+    use_idf: bool = True
+    sublinear_tf: bool = False
+    norm: TextNorm | None = "l2"
 
     def column_to_operations(self, column: str, learned: Mapping[str, Any]) -> list[Operation]:
         idf: dict[str, Any] = {"n_rows": learned["n_rows"], "rows_with": learned["rows_with"]} if self.use_idf else {}
@@ -414,7 +417,7 @@ class Tokenizer(ColumnStage):
     kinds: ClassVar = (Kind.TEXT,)
     accepts: ClassVar = (Kind.TEXT, Kind.CATEGORY)
 
-    lowercase: bool = param(True, a_bool())
+    lowercase: bool = True
     token_pattern: str = param(WORDS, _PATTERN)
 
     def learn_column(self, column: str, dtype: pl.DataType, *statistics: Any) -> dict[str, Any]:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import polars as pl
 
 from rayline.core.errors import DataError, counted, place, shorten
 from rayline.core.operations.base import ColumnOperation, Operation, Row, RowFunction
 from rayline.core.schema import Kind, col
-from rayline.core.stage import ColumnStage, a_number, one_of, param
+from rayline.core.stage import ColumnStage
 from rayline.core.statistics.base import Statistic
 from rayline.core.statistics.counts import ValueCounts
 from rayline.core.statistics.moments import MinMax
@@ -25,8 +25,11 @@ LOG = logging.getLogger("rayline.checks")
 """The logger of the action "warn"."""
 
 
-def _action() -> Any:
-    return param("error", one_of("error", "missing", "warn"))
+CheckAction: TypeAlias = Literal["error", "missing", "warn"]
+"""What happens to a value that breaks a rule."""
+
+MissingAction: TypeAlias = Literal["error", "warn"]
+"""What happens at a missing value."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,7 @@ class CheckMissing(ColumnStage):
     DataError
         In transform, on a missing value with `action="error"`.
     ParameterError
-        On an unknown `action`; "missing" is none here.
+        On an unknown `action`, such as "missing".
 
     Examples
     --------
@@ -144,7 +147,7 @@ class CheckMissing(ColumnStage):
 
     kinds: ClassVar = tuple(Kind)
 
-    action: str = param("error", one_of("error", "warn"))
+    action: MissingAction = "error"
 
     def column_to_operations(self, column: str, learned: Mapping[str, Any]) -> list[Operation]:
         return [RequireValues(column, "known", [], self.action, place())]
@@ -188,9 +191,9 @@ class CheckRange(ColumnStage):
     def lossy_reason(self) -> str:  # type: ignore[override]
         return "" if self.action != "missing" else "values out of range that became missing"
 
-    low: float | None = param(None, a_number(none=True))
-    high: float | None = param(None, a_number(none=True))
-    action: str = _action()
+    low: float | None = None
+    high: float | None = None
+    action: CheckAction = "error"
 
     def column_statistics(self, dtype: pl.DataType) -> list[type[Statistic]]:
         return [MinMax] if self.low is None and self.high is None else []
@@ -237,7 +240,7 @@ class CheckCategories(ColumnStage):
     kinds: ClassVar = (Kind.CATEGORY,)
     accepts: ClassVar = (Kind.CATEGORY, Kind.TEXT)
 
-    action: str = _action()
+    action: CheckAction = "error"
 
     def column_statistics(self, dtype: pl.DataType) -> list[type[Statistic]]:
         return [ValueCounts]

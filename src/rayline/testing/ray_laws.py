@@ -29,6 +29,7 @@ from rayline.inference.artifact import load
 from rayline.testing import common_laws
 from rayline.testing.contract_case import FrameworkCase, error_of
 from rayline.train.result import Result
+from rayline.tune.options import RunOn
 
 KEEP = "RAYLINE_KEEP_WORKERS_S"
 
@@ -252,7 +253,7 @@ def _counted(case: FrameworkCase, folder: Path) -> contextlib.AbstractContextMan
 # -- a search -----------------------------------------------------------------------------------------------------------
 
 
-def _tuned(case: FrameworkCase, place: str, rows: Any) -> tune.Analysis:
+def _tuned(case: FrameworkCase, run_on: RunOn, rows: Any) -> tune.Analysis:
     """Two trials of two folds, over parameters of the trainer and of a stage where there are both."""
     space = case.preprocessor_space
     if case.tuned is not None:
@@ -260,7 +261,7 @@ def _tuned(case: FrameworkCase, place: str, rows: Any) -> tune.Analysis:
         space = {**({"preprocessor": stages} if space else {}), **case.tuned}
     arguments = {"train_pipeline": case.preprocessor(), "train_dataset": rows, "cv": 2, "target_columns": [case.target]}
     metric = None if case.task == "regression" or _has_probabilities(case) else "accuracy"
-    return tune.run(case.trainer(), arguments, space, metric, num_samples=1, run_on=place, verbose=False)
+    return tune.run(case.trainer(), arguments, space, metric, num_samples=1, run_on=run_on, verbose=False)
 
 
 # -- a framework that dies once ----------------------------------------------------------------------------------------

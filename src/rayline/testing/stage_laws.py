@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import pickle
 from collections.abc import Callable, Sequence
@@ -14,7 +13,7 @@ import polars as pl
 from rayline.core.errors import NotFittedError, ParameterError, RaylineError, SchemaError
 from rayline.core.operations.base import Operation, apply_all, row_function
 from rayline.core.schema import Kind, kind_of
-from rayline.core.stage import ParameterCheck, Stage
+from rayline.core.stage import Stage, parameter_checks
 from rayline.inference.pipeline import Preprocessor
 from rayline.stages.encode import OneHotEncoder
 from rayline.stages.impute import SimpleImputer
@@ -223,10 +222,9 @@ def _wrong_parameters_are_refused(case: StageCase) -> None:
     """Names that do not exist and values of a wrong type raise ParameterError."""
     cls = type(case.stage)
     _refuses(ParameterError, lambda: case.stage.replace(no_such_parameter=1), "an unknown parameter")
-    for field in dataclasses.fields(cls):
-        check = field.metadata.get("check")
-        if isinstance(check, ParameterCheck) and not check.test(nonsense := object()):
-            _refuses(ParameterError, partial(case.stage.replace, **{field.name: nonsense}), f"{field.name}={nonsense}")
+    for name, check in parameter_checks(cls).items():
+        if not check.accepts(nonsense := object()):
+            _refuses(ParameterError, partial(case.stage.replace, **{name: nonsense}), f"{name}={nonsense}")
     assert case.stage.replace().parameters().keys() == case.stage.parameters().keys()
 
 

@@ -11,16 +11,18 @@ from typing import Any, Self
 
 from rayline import device
 from rayline.core import registry
-from rayline.core.arguments import integer
-from rayline.core.data_types import Metrics, PosLabel
+from rayline.core.arguments import arguments_of, integer, known_arguments
+from rayline.core.data_types import ClassWeight, Metrics, PosLabel
 from rayline.core.errors import ParameterError, ResourceError, at, nearest
 from rayline.core.framework import Framework
+from rayline.device import TrainOnGPU
 from rayline.evaluate import metrics as named_metrics
 from rayline.evaluate.metric import Metric
 from rayline.train.scaling import Scaling
 from rayline.train.training_phases import Phase
 
 
+@known_arguments
 class BaseTrainer:
     """Hold a framework's arguments and the scaling of a training: everything that a fit reads of a trainer.
 
@@ -35,7 +37,7 @@ class BaseTrainer:
         args: Sequence[Any] | None = None,
         kwargs: Mapping[str, Any] | None = None,
         num_workers: int | tuple[int, int] | None = None,
-        use_gpu: bool = False,
+        use_gpu: TrainOnGPU = False,
         resources_per_worker: Mapping[str, float] | None = None,
         seed: int | None = None,
         max_failures: int = 0,
@@ -43,7 +45,7 @@ class BaseTrainer:
         storage_path: str | PathLike[str] | None = None,
         scaling: Scaling | None = None,
         metrics: Metrics | None = None,
-        class_weight: str | Mapping[Any, float] | None = None,
+        class_weight: ClassWeight | None = None,
         pos_label: PosLabel | None = None,
         **framework_kwargs: Any,
     ) -> None:
@@ -52,10 +54,6 @@ class BaseTrainer:
             raise ParameterError(
                 f"{self._name}: positional arguments and args=[…] exclude each other.", "", "use one of them."
             )
-        for name, value, kind in (("args", args, Sequence), ("kwargs", kwargs, Mapping)):
-            if value is not None and (isinstance(value, str) or not isinstance(value, kind)):
-                expected = "a list of arguments" if name == "args" else "a dict of arguments"
-                raise ParameterError.value(name, f"{expected} of the framework", value, where=self._name)
         self.args = tuple(args) if args is not None else arguments
         twice = sorted({*framework_kwargs} & {*(kwargs or {})})
         if twice:
@@ -75,10 +73,6 @@ class BaseTrainer:
         self.class_weight, self.pos_label = class_weight, pos_label
         self.phases: tuple[Phase, ...] = ()
         self._result: Any = None
-        if not (class_weight in (None, "balanced") or isinstance(class_weight, Mapping)):
-            raise ParameterError.value(
-                "class_weight", "'balanced', or a dict from label to weight", class_weight, where=self._name
-            )
         self.check()
 
     @property
@@ -126,6 +120,10 @@ class BaseTrainer:
         misspelt = [] if any(p.kind is p.VAR_KEYWORD for p in known) else [n for n in self.kwargs if n not in names]
         if misspelt and not nearest(misspelt[0], names) and nearest(misspelt[0], [*_OPTIONS, "scaling"]):
             raise ParameterError.unknown(misspelt, [*names, *_OPTIONS, "scaling"], "argument", where=self._name)
+        # A search space is refused later, by what knows where it belongs: a fit, or `tune.run` in favour of its config.
+        values = {name: value for name, value in self.kwargs.items() if "tune" not in type(value).__module__}
+        with at(self._name):
+            arguments_of(type(self.adapter).train).verify_all((self, None, *self.args), values)
         self.adapter.check(*self.args, **self.kwargs)
         if self.scaling.backend == "ray_train" and self.num_workers is None:
             raise ParameterError(
@@ -142,7 +140,7 @@ class BaseTrainer:
 
     @property
     def wants_gpu(self) -> bool:
-        """Whether the training asks for a GPU: by `use_gpu=True`, or in the library's own words (`device="cuda"`)."""
+        """Whether the training asks for a GPU: by `use_gpu=True`, or by the library's own argument (`device="cuda"`)."""
         return self.use_gpu or bool(self.adapter.gpu_arguments(*self.args, **self.kwargs))
 
     def check_gpu(self, *, callbacks: Sequence[Any] = ()) -> None:
@@ -281,7 +279,7 @@ class BaseTrainer:
         trainer.check()
         return trainer
 
-    def measured(self, metrics: Any = None, pos_label: Any = None) -> Self:
+    def measured(self, metrics: Metrics | None = None, pos_label: PosLabel | None = None) -> Self:
         """Return a copy with other metrics and another positive class.
 
         Parameters

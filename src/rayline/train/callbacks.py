@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from rayline.core import storage
 from rayline.core.arguments import integer, known_arguments
-from rayline.core.data_types import NativeCallback
+from rayline.core.data_types import Mode, NativeCallback
 from rayline.core.errors import ParameterError, at
 from rayline.core.representation import representation
 from rayline.core.target import Target
@@ -208,14 +208,9 @@ class EarlyStopping(Callback):
     """
 
     @at("EarlyStopping")
-    def __init__(self, metric: str, patience: int = 10, mode: str | None = None, min_delta: float = 0.0) -> None:
-        delta: Any = min_delta
-        if not isinstance(metric, str):
-            raise ParameterError.value("metric", "the name of a metric", metric)
-        if isinstance(delta, bool) or not isinstance(delta, (int, float)) or not math.isfinite(delta):
-            raise ParameterError.value("min_delta", "a finite number", delta)
-        if mode not in (None, "min", "max"):
-            raise ParameterError.value("mode", "'min', 'max' or None", mode)
+    def __init__(self, metric: str, patience: int = 10, mode: Mode | None = None, min_delta: float = 0.0) -> None:
+        if not math.isfinite(min_delta):
+            raise ParameterError.value("min_delta", "a finite number", min_delta)
         self.metric, self.mode, self.min_delta = metric, mode, min_delta
         self.patience: int = integer("patience", patience)
         self.best: float | None = None

@@ -148,10 +148,6 @@ class CrossValidation:
         ParameterError, SchemaError, DataError
             As `InferencePipeline.evaluate`; also when a fold's training rows lack a class, so that the folds differ in their target.
         """
-        if unknown := {*options} - {*EvaluationKeywords.__annotations__}:
-            raise ParameterError.unknown(
-                unknown, EvaluationKeywords.__annotations__, "argument", where="CrossValidation"
-            )
         options.setdefault("sample_weight", self._inputs.roles.weight)
         return evaluate_parts(list(zip(self.pipelines, self._held, strict=True)), **options)
 

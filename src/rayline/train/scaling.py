@@ -7,19 +7,15 @@ from dataclasses import dataclass, fields
 from os import PathLike
 from typing import Any, Literal
 
-import numpy as np
-
-from rayline.core.arguments import integer, known_arguments, positive_seconds
+from rayline.core.arguments import integer, known_arguments
+from rayline.core.data_types import Seconds
 from rayline.core.errors import ParameterError, at, place
 from rayline.core.representation import representation
+from rayline.device import TrainOnGPU
 
 Backend = Literal["actors", "ray_train"]
 
 WorkerPlacement = Literal["pack", "spread"]
-
-BACKENDS = ("actors", "ray_train")
-
-PLACEMENTS = ("pack", "spread")
 
 
 @known_arguments
@@ -69,13 +65,13 @@ class Scaling:
     """
 
     num_workers: int | tuple[int, int] | None = None
-    use_gpu: bool = False
+    use_gpu: TrainOnGPU = False
     resources_per_worker: Mapping[str, float] | None = None
     max_failures: int = 0
     storage_path: str | PathLike[str] | None = None
     backend: Backend = "actors"
     placement: WorkerPlacement = "pack"
-    timeout_s: float | None = None
+    timeout_s: Seconds | None = None
 
     __repr__ = representation
 
@@ -85,9 +81,7 @@ class Scaling:
         if isinstance(self.num_workers, (list, tuple)):
             object.__setattr__(self, "num_workers", tuple(self.num_workers))
             object.__setattr__(self, "backend", "ray_train")
-        use_gpu: Any = self.use_gpu
-        if use_gpu is None or isinstance(use_gpu, np.bool_):
-            object.__setattr__(self, "use_gpu", bool(use_gpu))
+        object.__setattr__(self, "use_gpu", bool(self.use_gpu))
         with at(place() or "Scaling"):
             self._check()
 
@@ -97,22 +91,9 @@ class Scaling:
         else:
             integer("num_workers", self.num_workers, optional=True)
         integer("max_failures", self.max_failures, minimum=0)
-        if not isinstance(self.use_gpu, bool):
-            raise ParameterError.here(
-                f"use_gpu={self.use_gpu!r:.80}.",
-                "Expected True or False: a training runs on the requested device.",
-                "shares of a GPU are resources_per_worker={'GPU': 0.5}; \"auto\" is for predictions.",
-            )
         resources: Any = self.resources_per_worker
         if resources is not None and not (isinstance(resources, dict) and all(map(_is_amount, resources.values()))):
             raise ParameterError.value("resources_per_worker", 'amounts of at least 0, such as {"CPU": 2}', resources)
-        if not isinstance(self.storage_path, (str, PathLike, type(None))):
-            raise ParameterError.value("storage_path", "a directory or a URL", self.storage_path)
-        if self.backend not in BACKENDS:
-            raise ParameterError.value("backend", "'actors' or 'ray_train'", self.backend)
-        if self.placement not in PLACEMENTS:
-            raise ParameterError.value("placement", "'pack' or 'spread'", self.placement)
-        positive_seconds("timeout_s", self.timeout_s)
 
     @property
     def max_workers(self) -> int | None:

@@ -13,6 +13,7 @@ from typing import Any, Literal, Self
 
 import polars as pl
 
+from rayline.core.data_types import ClassWeight
 from rayline.core.errors import DataError, ParameterError, SchemaError, counted
 from rayline.core.labels import labels_of
 from rayline.core.objective import Objective
@@ -76,7 +77,7 @@ class TargetProfiler:
     task: Task | Literal["classification"] | None
     string_features: str
     max_label: float = math.inf
-    class_weight: str | Mapping[Any, float] | None = None
+    class_weight: ClassWeight | None = None
     pos_label: Any = None
     target_stages: Sequence[tuple[str, Stage]] = ()
     objective: Objective = field(default_factory=Objective)

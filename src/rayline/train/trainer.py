@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Unpack
 
+from rayline.core.arguments import known_arguments
 from rayline.core.data_types import Data
 from rayline.core.errors import NotFittedError
 from rayline.inference.pipeline import Preprocessor
@@ -13,6 +14,7 @@ from rayline.train.fit import FitOptions, fit
 from rayline.train.result import Result
 
 
+@known_arguments
 class Trainer(BaseTrainer):
     """A framework with its arguments and its scaling; `train.fit` trains it on data.
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
-from typing import TYPE_CHECKING, Any, ClassVar, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict, Unpack
 
-from rayline.core.data_types import Metrics, PosLabel
+from rayline.core.data_types import ClassWeight, Metrics, PosLabel
+from rayline.device import TrainOnGPU
 from rayline.train.scaling import Scaling
 from rayline.train.trainer import Trainer
 
@@ -20,7 +21,7 @@ class TrainerOptions(TypedDict, total=False):
     args: Sequence[Any]
     kwargs: Mapping[str, Any]
     num_workers: int | tuple[int, int] | None
-    use_gpu: bool
+    use_gpu: TrainOnGPU
     resources_per_worker: Mapping[str, float] | None
     seed: int | None
     max_failures: int
@@ -28,7 +29,7 @@ class TrainerOptions(TypedDict, total=False):
     storage_path: str | PathLike[str] | None
     scaling: Scaling | None
     metrics: Metrics | None
-    class_weight: str | Mapping[Any, float] | None
+    class_weight: ClassWeight | None
     pos_label: PosLabel | None
 
 
@@ -84,13 +85,13 @@ class XGBoostTrainer(FrameworkTrainer):
             params: Mapping[str, Any] | None = None,
             num_boost_round: int = 10,
             *,
-            obj: Any = None,
+            obj: Callable[..., Any] | None = None,
             maximize: bool | None = None,
             early_stopping_rounds: int | None = None,
             verbose_eval: bool | int = False,
             xgb_model: Any = None,
             callbacks: Sequence[Any] | None = None,
-            custom_metric: Any = None,
+            custom_metric: Callable[..., Any] | None = None,
             **options: Unpack[TrainerOptions],
         ) -> None: ...
 
@@ -139,7 +140,7 @@ class LightGBMTrainer(FrameworkTrainer):
             params: Mapping[str, Any] | None = None,
             num_boost_round: int = 100,
             *,
-            feval: Any = None,
+            feval: Callable[..., Any] | Sequence[Callable[..., Any]] | None = None,
             init_model: Any = None,
             callbacks: Sequence[Any] | None = None,
             **options: Unpack[TrainerOptions],
@@ -332,7 +333,7 @@ class TorchTrainer(FrameworkTrainer):
             mixed_precision: bool = False,
             compile: bool | Mapping[str, Any] = False,
             patience: int | None = None,
-            inputs: str = "matrix",
+            inputs: Literal["columns", "matrix"] = "matrix",
             train_loop: Callable[..., Any] | None = None,
             lightning_module: Any = None,
             trainer_args: Mapping[str, Any] | None = None,
@@ -386,7 +387,7 @@ class HuggingFaceTrainer(FrameworkTrainer):
     task
         "text-classification" or "text-regression"; by default decided by the labels.
     training_args
-        Arguments of `transformers.TrainingArguments`, by name. Batch sizes are per worker. Those that would have no effect here
+        Arguments of `transformers.TrainingArguments`, by name. Batch sizes are per worker. Those that would have no effect
         (of loaders, evaluation and logging by steps, sharded models) are refused. `label_smoothing_factor` smooths the labels in
         training, not in `test-loss`; with `load_best_model_at_end` the metrics are those of the best epoch.
     max_length
@@ -421,7 +422,7 @@ class HuggingFaceTrainer(FrameworkTrainer):
             model: Any,
             tokenizer: Any = None,
             *,
-            task: str | None = None,
+            task: Literal["text-classification", "text-regression"] | None = None,
             training_args: Mapping[str, Any] | None = None,
             max_length: int | None = None,
             mixed_precision: bool = False,

@@ -7,6 +7,7 @@ import html
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ from rayline.tune.drivers import search_driver
 from rayline.tune.evaluate import History
 from rayline.tune.held_out import HeldOutFolds, TableHeldOut
 from rayline.tune.importance import importance
+from rayline.tune.plots import PlotKind
 from rayline.tune.result_store import Array, ResultStore
 from rayline.tune.row_groups import RowGroups
 from rayline.tune.search_driver import PreparedSearch
@@ -186,7 +188,7 @@ class Analysis:
             else pl.DataFrame(schema=schema)
         )
 
-    def plot(self, kind: str = "history", ax: Axes | None = None) -> Any:
+    def plot(self, kind: PlotKind = "history", ax: Axes | None = None) -> Any:
         """Draw a plot on a Matplotlib axis, and return the axis.
 
         Parameters
@@ -635,14 +637,14 @@ class Analysis:
             return table
         return registry.engine("local").map(data, lambda _: table.lazy())
 
-    def _trial(self, trial: Trial | int | None) -> Trial:
+    def _trial(self, trial: Any) -> Trial:
         """Return a trial by itself or by its number; the best one for None."""
         if trial is None:
             return self.best_trial
         if isinstance(trial, Trial):
             return trial
         for other in self.trials:
-            if other.number == trial:
+            if isinstance(trial, Integral) and other.number == trial:
                 return other
         raise ParameterError.value("trial", f"a number from 0 to {len(self.trials) - 1}", trial, where="Analysis")
 

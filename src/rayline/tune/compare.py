@@ -7,7 +7,7 @@ import html
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -15,7 +15,7 @@ from typing import Any, TypedDict, Unpack
 import polars as pl
 
 from rayline.core.arguments import known_arguments
-from rayline.core.data_types import Column, Data, Features, Labels, MetricLike, PosLabel
+from rayline.core.data_types import Column, Data, Features, Labels, MetricLike, Mode, PosLabel, Seconds
 from rayline.core.errors import ParameterError, RaylineError, TrainingError, at, first_line
 from rayline.data.split.splitters import FoldsLike
 from rayline.inference.model import Model
@@ -27,7 +27,7 @@ from rayline.train.trainer import Trainer
 from rayline.tune import tables
 from rayline.tune.analysis import Analysis
 from rayline.tune.executor import Search
-from rayline.tune.options import SearchOptions, SearchRequest
+from rayline.tune.options import OnInterrupt, RunOn, SearchOptions, SearchRequest
 from rayline.tune.run import checked, run_search
 from rayline.tune.search import SchedulerLike, SearchLike
 from rayline.tune.trial_record import loss_sign, mean, standard_error
@@ -165,7 +165,7 @@ class SearchKeywords(TypedDict, total=False):
     """The keywords of `run` that `compare` takes too."""
 
     metric: MetricLike | Sequence[MetricLike] | None
-    mode: str | Sequence[str | None] | None
+    mode: Mode | Sequence[Mode | None] | None
     preprocessor: Preprocessor | None
     train_dataset: Data | None
     test_dataset: Data | None
@@ -186,20 +186,21 @@ class SearchKeywords(TypedDict, total=False):
     max_concurrent: int | None
     use_gpu: bool | None
     resources_per_trial: Mapping[str, float] | None
-    time_budget_s: float | None
+    time_budget_s: Seconds | None
     search: SearchLike | None
     scheduler: SchedulerLike | None
     name: str | None
     resume: bool
     callbacks: Sequence[Callback]
     verbose: bool | None
-    on_interrupt: str
-    run_on: str | None
-    timeout_s: float | None
+    on_interrupt: OnInterrupt
+    run_on: RunOn | None
+    timeout_s: Seconds | None
     storage_path: str | Path | None
     postprocess: Sequence[PostprocessingStage] | None
 
 
+@known_arguments
 @at(COMPARE)
 def compare(
     candidates: Mapping[str, Candidate],
@@ -251,11 +252,6 @@ def compare(
     """
     if not isinstance(candidates, Mapping) or not candidates:
         raise ParameterError.value("candidates", "a dict of names to trainers and their spaces", candidates)
-    searching = [field.name for field in fields(SearchOptions)]
-    known = [*searching, *RESOURCES, *DATA_ARGUMENTS]
-    unknown = set(options) - {*known}
-    if unknown:
-        raise ParameterError.unknown(unknown, known)
     data = search_data(data_config, SearchDataArguments(**{n: v for n, v in options.items() if n in DATA_ARGUMENTS}))
     others = {name: value for name, value in options.items() if name not in DATA_ARGUMENTS}
     searches = _checked(candidates, data, num_samples, others)

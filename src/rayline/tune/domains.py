@@ -189,7 +189,7 @@ class FunctionDomain(Domain):
 
 @dataclass(frozen=True)
 class OtherDomain(Domain):
-    """A domain of Ray Tune without a counterpart here."""
+    """A domain of Ray Tune that Rayline has no class for."""
 
     domain: Any
 

@@ -6,9 +6,10 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self, TypeAlias
 
-from rayline.core.arguments import integer, positive_seconds
+from rayline.core.arguments import integer
+from rayline.core.data_types import Mode, Seconds
 from rayline.core.errors import ParameterError
 from rayline.core.representation import representation
 from rayline.train.callbacks import Callback
@@ -18,17 +19,23 @@ from rayline.tune.domains import from_ray
 from rayline.tune.search_metrics import own_functions
 from rayline.tune.tune_data import SearchDataArguments, TuneData, search_data
 
+OnInterrupt: TypeAlias = Literal["raise", "return"]
+"""What Ctrl-C does to a search: it raises KeyboardInterrupt, or the analysis of the trials so far is returned."""
+
+RunOn: TypeAlias = Literal["process", "ray"]
+"""Where a search runs: in this process, or on Ray."""
+
 
 @dataclass(frozen=True, repr=False)
 class SearchOptions:
     """The arguments of `run` other than trainer, data and search space; documented there."""
 
     metric: Any = None
-    mode: str | Sequence[str | None] | None = None
+    mode: Mode | Sequence[Mode | None] | None = None
     num_samples: int | None = None
     seed: int | None = 0
     max_concurrent: int | None = None
-    time_budget_s: float | None = None
+    time_budget_s: Seconds | None = None
     search: Any = None
     scheduler: Any = None
     name: str | None = None
@@ -36,9 +43,9 @@ class SearchOptions:
     callbacks: Sequence[Callback] = ()
     verbose: bool | None = None
     pos_label: Any = None
-    on_interrupt: str = "raise"
-    run_on: str | None = None
-    timeout_s: float | None = None
+    on_interrupt: OnInterrupt = "raise"
+    run_on: RunOn | None = None
+    timeout_s: Seconds | None = None
     storage_path: str | Path | None = None
     postprocess: Any = None
 
@@ -52,17 +59,6 @@ class SearchOptions:
         callbacks = self.callbacks
         if not isinstance(callbacks, Sequence) or not all(isinstance(callback, Callback) for callback in callbacks):
             raise ParameterError.value("callbacks", "a list of objects of rayline.train.Callback", callbacks)
-        positive_seconds("time_budget_s", self.time_budget_s)
-        positive_seconds("timeout_s", self.timeout_s)
-        if self.run_on not in (None, "process", "ray"):
-            raise ParameterError.value("run_on", "None, 'process' or 'ray'", self.run_on)
-        for name, value, expected in (("verbose", self.verbose, (bool, type(None))), ("resume", self.resume, bool)):
-            if not isinstance(value, expected):
-                raise ParameterError.value(name, "True or False", value)
-        if self.on_interrupt not in ("raise", "return"):
-            raise ParameterError.value("on_interrupt", "'raise' or 'return'", self.on_interrupt)
-        if not isinstance(self.storage_path, (str, Path, type(None))):
-            raise ParameterError.value("storage_path", "a directory or a URL", self.storage_path)
         if self.storage_path is not None and self.name is None:
             raise ParameterError.here(
                 "storage_path keeps the scores of a search under its name.",

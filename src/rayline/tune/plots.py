@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from rayline.core.data_types import Axes
 from rayline.core.design import COLORS, QUIET
@@ -18,7 +18,8 @@ from rayline.tune import space, trial_record
 from rayline.tune.importance import importance
 from rayline.tune.trial_record import Trial
 
-KINDS = ("history", "slices", "parallel", "importance", "learning")
+PlotKind: TypeAlias = Literal["history", "slices", "parallel", "importance", "learning"]
+"""The plots of an analysis; `Analysis.plot` describes each."""
 
 DOT, BEST = COLORS[:2]
 """The colours of trials, and of the best one."""
@@ -28,10 +29,8 @@ WIDE = 10.0
 
 
 @at("Analysis.plot")
-def plot(kind: str, trials: Sequence[Trial], *, metric: str, mode: str, ax: Axes | None = None) -> Any:
+def plot(kind: PlotKind, trials: Sequence[Trial], *, metric: str, mode: str, ax: Axes | None = None) -> Any:
     """Draw a plot of these trials (see `Analysis.plot`)."""
-    if kind not in KINDS:
-        raise ParameterError.unknown([kind], KINDS, where="Analysis.plot: kind")
     scored = [trial for trial in trials if math.isfinite(trial.score) and not trial.error]
     if kind == "slices":
         return _slices(scored, metric, mode, ax)

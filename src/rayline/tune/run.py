@@ -11,7 +11,7 @@ from time import perf_counter
 from typing import Any
 
 from rayline.core.arguments import known_arguments
-from rayline.core.data_types import Column, Data, Features, Labels, MetricLike, PosLabel
+from rayline.core.data_types import Column, Data, Features, Labels, MetricLike, Mode, PosLabel, Seconds
 from rayline.core.errors import TrainingError, at, counted
 from rayline.data.split.splitters import FoldsLike
 from rayline.inference.pipeline import Preprocessor
@@ -24,7 +24,7 @@ from rayline.tune.analysis import Analysis
 from rayline.tune.drivers import prepare
 from rayline.tune.executor import Search, TrialExecutor, on_ray
 from rayline.tune.interruption import Interruption
-from rayline.tune.options import SearchOptions, SearchRequest
+from rayline.tune.options import OnInterrupt, RunOn, SearchOptions, SearchRequest
 from rayline.tune.pbt import population as populations
 from rayline.tune.pbt.population import Population
 from rayline.tune.pbt.runner import PopulationRun
@@ -44,7 +44,7 @@ def run(
     data_config: Mapping[str, Any] | None = None,
     config: Mapping[str, Any] | None = None,
     metric: MetricLike | Sequence[MetricLike] | None = None,
-    mode: str | Sequence[str | None] | None = None,
+    mode: Mode | Sequence[Mode | None] | None = None,
     num_samples: int | None = None,
     *,
     preprocessor: Preprocessor | None = None,
@@ -67,16 +67,16 @@ def run(
     max_concurrent: int | None = None,
     use_gpu: bool | None = None,
     resources_per_trial: Mapping[str, float] | None = None,
-    time_budget_s: float | None = None,
+    time_budget_s: Seconds | None = None,
     search: SearchLike | None = None,
     scheduler: SchedulerLike | None = None,
     name: str | None = None,
     resume: bool = False,
     callbacks: Sequence[Callback] = (),
     verbose: bool | None = None,
-    on_interrupt: str = "raise",
-    run_on: str | None = None,
-    timeout_s: float | None = None,
+    on_interrupt: OnInterrupt = "raise",
+    run_on: RunOn | None = None,
+    timeout_s: Seconds | None = None,
     storage_path: str | Path | None = None,
     postprocess: Sequence[PostprocessingStage] | None = None,
 ) -> Analysis:

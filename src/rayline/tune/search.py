@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, get_args
 
 from rayline.core.errors import ParameterError
 from rayline.tune import fold_racing, space
@@ -30,15 +30,18 @@ class RayScheduler(Protocol):
     def choose_trial_to_run(self) -> Any: ...
 
 
-SearchLike: TypeAlias = str | RaySearcher
-"""A name of SEARCHERS, or a searcher of Ray Tune."""
+SearcherName: TypeAlias = Literal["random", "optuna"]
 
-SchedulerLike: TypeAlias = str | Population | RayScheduler
-"""A name of SCHEDULERS, a population, or a scheduler of Ray Tune."""
+SearchLike: TypeAlias = SearcherName | RaySearcher
+"""A searcher by its name, or one of Ray Tune."""
 
-SEARCHERS = ("random", "optuna")
+SchedulerName: TypeAlias = Literal["fifo", "asha", "hyperband", "median", "pbt"]
+
+SchedulerLike: TypeAlias = SchedulerName | Population | RayScheduler
+"""A scheduler by its name, a population, or a scheduler of Ray Tune."""
+
+SEARCHERS, SCHEDULERS = get_args(SearcherName), get_args(SchedulerName)
 RACES = {"asha": fold_racing.asha, "hyperband": fold_racing.hyperband, "median": fold_racing.median}
-SCHEDULERS = ("fifo", *RACES, "pbt")
 
 
 def suggester(
@@ -53,7 +56,7 @@ def suggester(
     modes
         The direction of each objective.
     """
-    if search is None or search == "random":
+    if search is None or (isinstance(search, str) and search == "random"):
         return DrawnSuggester(config, num_samples, seed)
     if isinstance(search, str) and search not in SEARCHERS:
         raise ParameterError.unknown([search], SEARCHERS, "searcher", where="tune.run")
@@ -91,10 +94,8 @@ def scheduler(name: Any, *, n_folds: int) -> Any:
     FoldRacingScheduler, Population, a scheduler of Ray's own, or None
         None where every trial runs all its folds.
     """
-    if name is None or name == "fifo":
-        return None
-    if isinstance(name, Population) or name == "pbt":
-        return Population() if name == "pbt" else name
+    if name is None or isinstance(name, Population):
+        return name
     if not isinstance(name, str):
         if "ray.tune" not in sys.modules:
             raise ParameterError.value(
@@ -105,6 +106,8 @@ def scheduler(name: Any, *, n_folds: int) -> Any:
         return ray_search.scheduler(name, SCHEDULERS)
     if name not in SCHEDULERS:
         raise ParameterError.unknown([name], SCHEDULERS, "scheduler", where="tune.run")
+    if name in ("fifo", "pbt"):
+        return Population() if name == "pbt" else None
     if n_folds < 2:
         raise ParameterError(
             f"tune.run: scheduler={name!r} needs more than one fold to stop a trial early.",

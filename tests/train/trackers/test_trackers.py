@@ -228,4 +228,4 @@ def test_nothing_is_imported_until_it_is_used() -> None:
 def test_wandb_knows_its_modes() -> None:
     pytest.importorskip("wandb", reason="the extra tracking is not installed")
     with pytest.raises(rl.ParameterError, match="mode"):
-        train.WandB(mode="on")
+        train.WandB(mode="on")  # type: ignore[arg-type]

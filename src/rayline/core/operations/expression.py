@@ -21,6 +21,9 @@ from rayline.core.schema import Kind, col, is_category, kind_of
 Formula: TypeAlias = Any
 """A number, a string, a boolean, None, or a list of a function's name and its arguments."""
 
+FormulaLike: TypeAlias = pl.Expr | Sequence[Any] | str | bool | float
+"""What a user writes: an expression of Polars, or a formula as a list."""
+
 MAX_DEPTH = 100
 """How deep a formula may be nested."""
 

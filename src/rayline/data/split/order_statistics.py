@@ -43,7 +43,7 @@ KEY, STRATUM = "key", "stratum"
 
 
 class CutPoint(NamedTuple):
-    """A place to cut: `below` rows have a key under `key`."""
+    """A cut: `below` rows have a key under `key`."""
 
     key: int
     below: int

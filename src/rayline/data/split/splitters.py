@@ -41,7 +41,7 @@ from rayline.data.split.thresholds import KeyDivision, Sizes
 @dataclass(frozen=True, repr=False)
 class KFold(Splitter):
     """Each row is held out once; the folds differ by one row at most. As scikit-learn's KFold with `shuffle=True`, but a hash of the
-    row decides its fold, not its place.
+    row decides its fold, not its position.
 
     Parameters
     ----------

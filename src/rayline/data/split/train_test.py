@@ -39,7 +39,7 @@ def train_test_split(
 ) -> tuple[DataT, DataT]:
     """Split rows into a training set and a test set, in the type of the input.
 
-    The side of a row is decided by its values and the seed, not by its place: the same rows give the same two sets in
+    The side of a row is decided by its values and the seed, not by its position: the same rows give the same two sets in
     pandas, Polars, Arrow and Ray, in any order and any blocks. The size is exact, the rounded share of the rows. Rows
     that are equal in all columns are drawn one by one, like any others; where they are copies of one observation, name a
     column that distinguishes the observations as `groups`.

@@ -14,12 +14,14 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
+from rayline.core.arguments import known_arguments
 from rayline.core.errors import MissingExtraError
 from rayline.train.callbacks import Callback, Run
 
 EXTRA = "tracking"
 
 
+@known_arguments
 class Tracker(Callback):
     """The base of the trackers; one of your own is `open` and the four methods of what it returns.
 
@@ -30,6 +32,8 @@ class Tracker(Callback):
 
     Raises
     ------
+    ParameterError
+        When the name is none.
     MissingExtraError
         When the tracker's library is not installed.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rayline.core import scratch
+from rayline.core.arguments import known_arguments
 from rayline.core.errors import ParameterError, first_line
 from rayline.train.callbacks import Run
 from rayline.train.trackers.base import Tracker
@@ -17,6 +18,7 @@ FLUSH_S = 1.0
 """Seconds for which values are collected before they are written: each write is a transaction."""
 
 
+@known_arguments
 class MLflow(Tracker):
     """Write the history as a run of MLflow: parameters, metrics of each iteration, and how it ended.
 

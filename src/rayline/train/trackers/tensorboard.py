@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from rayline.core import scratch, storage
+from rayline.core.arguments import known_arguments
 from rayline.core.files import checked_path
 from rayline.train.trackers.base import Tracker
 
 
+@known_arguments
 class TensorBoard(Tracker):
     """Write the history as TensorBoard's event files, with tensorboardX (no TensorFlow, no PyTorch).
 

@@ -5,15 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
-from rayline.core.errors import ParameterError
+from rayline.core.arguments import known_arguments
 from rayline.train.trackers.base import Tracker
 
 FLUSH_S = 0.5
 """Seconds between two writes of what a run offline has logged."""
 
 
+WandBMode: TypeAlias = Literal["online", "offline", "disabled"]
+"""Where a run of W&B is written to."""
+
+
+@known_arguments
 class WandB(Tracker):
     """Write the history as a run of Weights & Biases.
 
@@ -49,14 +54,12 @@ class WandB(Tracker):
     def __init__(
         self,
         project: str = "rayline",
-        mode: str | None = None,
+        mode: WandBMode | None = None,
         name: str | None = None,
         dir: str | Path | None = None,
         **options: Any,
     ) -> None:
         super().__init__(name)
-        if mode not in (None, "online", "offline", "disabled"):
-            raise ParameterError.value("mode", "'online', 'offline', 'disabled' or None", mode, where="WandB")
         self.project, self.mode, self.dir, self.options = project, mode, dir, options
 
     def open(self, name: str, params: Mapping[str, Any], parent: Any = None) -> Any:
