@@ -37,7 +37,7 @@ class PretendedGroup:
     def send(self, packed: bytes) -> None:
         assert packed
 
-    def join(self) -> None:
+    def join(self, timeout_s: float | None = None) -> None:
         self.log.append("join")
 
     def run(self, starts: Any, resume: Any, on_message: Any) -> list[Any]:

@@ -12,7 +12,7 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, Union, Unpack, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Protocol, TypeVar, Union, Unpack, cast, get_args, get_origin, get_type_hints
 
 from rayline.core.errors import ParameterError, RaylineError, at, nearest
 
@@ -102,7 +102,7 @@ def _tests(annotation: Any) -> dict[str, Test] | None:
     if not isinstance(origin, type) or origin in _TESTS:
         return _TESTS.get(origin)
     library = origin.__module__.partition(".")[0]
-    if library in _OPEN or getattr(origin, "_is_protocol", False):
+    if library in _OPEN or Protocol in origin.__bases__:
         return None
     return {f"a {library}.{origin.__name__}": lambda value: isinstance(value, origin)}
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import enum
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, cast
 
 import polars as pl
@@ -21,6 +22,20 @@ SPARSE = pl.Struct({"size": pl.UInt32, "indices": pl.List(pl.UInt32), "values": 
 def col(name: str) -> pl.Expr:
     """Return the expression of the column with exactly this name: Polars itself would read `*` and `^…$` as patterns."""
     return cs.by_name(name).as_expr() if name == "*" or name.startswith("^") else pl.col(name)
+
+
+def map_values(values: pl.Expr, function: Callable[[pl.Series], pl.Series], dtype: Any) -> pl.Expr:
+    """Apply a function to each batch of a column. Its Series has a name that is no pattern: methods of one called `*` or `^…$` would
+    look for other columns."""
+    return values.map_batches(_OfPlainName(function), return_dtype=dtype, is_elementwise=True)
+
+
+@dataclass(frozen=True)
+class _OfPlainName:
+    function: Callable[[pl.Series], pl.Series]
+
+    def __call__(self, values: pl.Series) -> pl.Series:
+        return self.function(values.alias("values"))
 
 
 class Kind(enum.StrEnum):

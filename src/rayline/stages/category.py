@@ -12,7 +12,7 @@ import polars as pl
 from rayline.core.errors import DataError, ParameterError, place
 from rayline.core.operations.base import ColumnOperation, Operation, Row, RowFunction
 from rayline.core.operations.categorical import CategoryCodes, MapCodes
-from rayline.core.schema import Kind, col, kind_of
+from rayline.core.schema import Kind, col, kind_of, map_values
 from rayline.core.stage import ColumnStage, ParameterCheck, param
 from rayline.core.statistics.base import Statistic
 from rayline.core.statistics.counts import MAX_CATEGORIES, ValueCounts
@@ -213,7 +213,7 @@ class LumpOthers(ColumnOperation):
     other: str
 
     def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
-        return [as_text(self.column).map_batches(self._lumped, return_dtype=pl.String, is_elementwise=True)]
+        return [map_values(as_text(self.column), self._lumped, pl.String)]
 
     def _lumped(self, texts: pl.Series) -> pl.Series:
         known = np.isin(keys_of(texts), np.array(self.keys, dtype=np.uint64)) | texts.is_null().to_numpy()
@@ -239,7 +239,7 @@ class MapKeys(ColumnOperation):
     values: Sequence[float]
 
     def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
-        mapped = as_text(self.column).map_batches(self._mapped, return_dtype=pl.Float64, is_elementwise=True)
+        mapped = map_values(as_text(self.column), self._mapped, pl.Float64)
         return [mapped.alias(self.column)]
 
     def _mapped(self, texts: pl.Series) -> pl.Series:
@@ -248,7 +248,7 @@ class MapKeys(ColumnOperation):
         keys = keys_of(texts)
         places = np.minimum(np.searchsorted(known, keys), max(len(known) - 1, 0))
         result = np.where(known[places] == keys, values[places], 0.0) if len(known) else np.zeros(len(texts))
-        return pl.Series(texts.name, np.where(texts.is_null().to_numpy(), self.values[-1], result))
+        return pl.Series(np.where(texts.is_null().to_numpy(), self.values[-1], result))
 
     def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
         column, known, missing = self.column, dict(zip(self.keys, self.values, strict=False)), self.values[-1]

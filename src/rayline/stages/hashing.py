@@ -11,7 +11,7 @@ import polars as pl
 
 from rayline.core.errors import SchemaError
 from rayline.core.operations.base import Changes, Drop, Operation, Row, RowFunction, Step
-from rayline.core.schema import SPARSE, Kind, col
+from rayline.core.schema import SPARSE, Kind, col, map_values
 from rayline.core.stage import ColumnStage, FitContext, Stage, an_int, param
 from rayline.core.statistics.base import StatisticRequest
 from rayline.core.text_analysis import as_text, key_of, keys_of, row_as_text
@@ -82,7 +82,7 @@ class HashOneHot(Operation):
     def steps(self, schema: Mapping[str, pl.DataType]) -> list[Step]:
         bucket = f"{self.column}\x00bucket"
         text = as_text(self.column)
-        hashed = text.map_batches(self._buckets, return_dtype=pl.Int32, is_elementwise=True).alias(bucket)
+        hashed = map_values(text, self._buckets, pl.Int32).alias(bucket)
         names = [f"{self.column}_{i}" for i in range(self.n_features)]
         outputs = [(col(bucket) == i).cast(pl.UInt8).alias(name) for i, name in enumerate(names)]
         return [Step([hashed], [self.column]), Step(outputs, [bucket])]
@@ -92,7 +92,7 @@ class HashOneHot(Operation):
 
     def _buckets(self, texts: pl.Series) -> pl.Series:
         buckets = (keys_of(texts) % np.uint64(self.n_features)).astype(np.int32)
-        return pl.Series(texts.name, np.where(texts.is_null().to_numpy(), -1, buckets), dtype=pl.Int32)
+        return pl.Series(np.where(texts.is_null().to_numpy(), -1, buckets), dtype=pl.Int32)
 
     def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
         column, n_features = self.column, self.n_features

@@ -12,7 +12,7 @@ import polars as pl
 
 from rayline.core.errors import needing
 from rayline.core.operations.base import ColumnOperation, Operation, Row, RowFunction
-from rayline.core.schema import col
+from rayline.core.schema import col, map_values
 from rayline.core.stage import NumberStage, an_int, param
 from rayline.core.statistics.base import Statistic
 from rayline.core.statistics.quantiles import Quantiles
@@ -34,7 +34,7 @@ class Interpolate(ColumnOperation):
     right: Sequence[float]
 
     def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
-        return [col(self.column).cast(pl.Float64).map_batches(self._map, return_dtype=pl.Float64, is_elementwise=True)]
+        return [map_values(col(self.column).cast(pl.Float64), self._map, pl.Float64)]
 
     def _map(self, values: pl.Series) -> pl.Series:
         points, left, at, right = (
@@ -48,7 +48,7 @@ class Interpolate(ColumnOperation):
             between = right[before] + (x - points[before]) / (points[place] - points[before]) * (
                 left[place] - right[before]
             )
-        result = pl.Series(values.name, np.where(points[place] == x, at[place], between))
+        result = pl.Series(np.where(points[place] == x, at[place], between))
         return result.zip_with(~missing, pl.Series([None], dtype=pl.Float64)) if missing.any() else result
 
     def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
@@ -101,11 +101,11 @@ class NormalQuantile(ColumnOperation):
     """Replaces a probability from 0 to 1 by the normal quantile, clipped to ±5.2 as in scikit-learn."""
 
     def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
-        return [col(self.column).map_batches(self._map, return_dtype=pl.Float64, is_elementwise=True)]
+        return [map_values(col(self.column), self._map, pl.Float64)]
 
     def _map(self, values: pl.Series) -> pl.Series:
         ndtri, low, high = _normal_quantile()
-        result = pl.Series(values.name, np.clip(ndtri(values.fill_null(0.5).to_numpy()), low, high))
+        result = pl.Series(np.clip(ndtri(values.fill_null(0.5).to_numpy()), low, high))
         return result.zip_with(values.is_not_null(), pl.Series([None], dtype=pl.Float64))
 
     def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
@@ -129,12 +129,12 @@ class NormalShare(ColumnOperation):
     """The inverse of `NormalQuantile`: replaces a normal quantile by its probability."""
 
     def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
-        return [col(self.column).cast(pl.Float64).map_batches(self._map, return_dtype=pl.Float64, is_elementwise=True)]
+        return [map_values(col(self.column).cast(pl.Float64), self._map, pl.Float64)]
 
     def _map(self, values: pl.Series) -> pl.Series:
         share = _special().ndtr(values.fill_null(0.0).to_numpy())
         share = np.where(share < 1e-7, 0.0, np.where(share > 1 - 1e-7, 1.0, share))  # the quantiles were clipped there
-        result = pl.Series(values.name, share)
+        result = pl.Series(share)
         return result.zip_with(values.is_not_null(), pl.Series([None], dtype=pl.Float64))
 
 

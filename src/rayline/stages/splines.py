@@ -16,7 +16,7 @@ import polars as pl
 
 from rayline.core.errors import DataError, ParameterError, place
 from rayline.core.operations.base import Changes, Operation, Row, RowFunction, Step
-from rayline.core.schema import col
+from rayline.core.schema import col, map_values
 from rayline.core.stage import FitContext, NumberStage, ParameterCheck, an_int, param
 from rayline.core.statistics.base import Statistic, StatisticRequest
 from rayline.core.statistics.moments import MinMax
@@ -277,7 +277,7 @@ class BSpline(Operation):
 
     def steps(self, schema: Mapping[str, pl.DataType]) -> list[Step]:
         dtype = pl.Struct({name: pl.Float64() for name in self.outputs})
-        structs = col(self.column).cast(pl.Float64).map_batches(self._structs, return_dtype=dtype, is_elementwise=True)
+        structs = map_values(col(self.column).cast(pl.Float64), self._structs, dtype)
         temporary = f"{self.column}\x00splines"
         fields = [col(temporary).struct.field(name) for name in self.outputs]
         return [Step([structs.alias(temporary)], [self.column]), Step(fields, [temporary])]
@@ -296,7 +296,7 @@ class BSpline(Operation):
         matrix = np.concatenate([self._matrix(x[start : start + _BLOCK_ROWS]) for start in starts])
         matrix[missing.to_numpy()] = 0.0 if self.zeros else math.nan
         columns = [pl.Series(name, matrix[:, i]).fill_nan(None) for i, name in enumerate(self.outputs)]
-        return pl.DataFrame(columns).to_struct(values.name) if columns else pl.Series(values.name, [{}] * len(x))
+        return pl.DataFrame(columns).to_struct() if columns else pl.Series([{}] * len(x))
 
     def _matrix(self, x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         low, high = self._ends

@@ -14,7 +14,7 @@ import polars as pl
 import pyarrow as pa
 
 from rayline.core.operations.base import ColumnOperation, Row, RowFunction
-from rayline.core.schema import SPARSE, col
+from rayline.core.schema import SPARSE, col, map_values
 from rayline.core.statistics.ngrams import blocks_of, bucket_counts, counted_pairs
 from rayline.core.text_analysis import Analyzer
 
@@ -74,11 +74,11 @@ class Vectorize(ColumnOperation):
         return {k: v for k, v in self.__dict__.items() if k not in ("_keys", "_known", "_places", "_idf", "_idf_of")}
 
     def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
-        return [col(self.column).map_batches(self._vectors, return_dtype=SPARSE, is_elementwise=True)]
+        return [map_values(col(self.column), self._vectors, SPARSE)]
 
     def _vectors(self, texts: pl.Series) -> pl.Series:
         blocks = [self._block(block) for block in blocks_of(texts)]
-        return pl.concat(blocks).alias(texts.name) if blocks else pl.Series(texts.name, [], dtype=SPARSE)
+        return pl.concat(blocks) if blocks else pl.Series([], dtype=SPARSE)
 
     def _block(self, texts: pl.Series) -> pl.Series:
         grams = self.analyzer.grams(texts)

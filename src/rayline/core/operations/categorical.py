@@ -12,7 +12,7 @@ import polars as pl
 
 from rayline.core.errors import DataError, counted
 from rayline.core.operations.base import Changes, ColumnOperation, Operation, Row, RowFunction, Step
-from rayline.core.schema import col, is_category
+from rayline.core.schema import col, is_category, map_values
 
 
 @dataclass(frozen=True)
@@ -124,21 +124,19 @@ def gather(values: pl.Series, places: pl.Expr) -> pl.Expr:
     A function of batches, as is `replace`: the streaming engine joins the whole column for its own look-ups, each a query of its
     own, so that a thousand columns cost a hundred times what ten do.
     """
-    return places.map_batches(functools.partial(_gather, values), return_dtype=values.dtype, is_elementwise=True)
+    return map_values(places, functools.partial(_gather, values), values.dtype)
 
 
 def _gather(values: pl.Series, places: pl.Series) -> pl.Series:
     known = places.is_between(0, len(values) - 1)
-    return values.gather(places.zip_with(known.fill_null(False), pl.Series([None], dtype=places.dtype))).rename(
-        places.name
-    )
+    return values.gather(places.zip_with(known.fill_null(False), pl.Series([None], dtype=places.dtype)))
 
 
 def replace(x: pl.Expr, old: pl.Series, new: pl.Series) -> pl.Expr:
     """Map each value of `old` to the corresponding value of `new`; other values to null."""
     if len(old) > _SMALL:  # a batch would take longer to make the table of values than to look them up
         return x.replace_strict(old, new, default=None, return_dtype=new.dtype)
-    return x.map_batches(functools.partial(_replace, old, new), return_dtype=new.dtype, is_elementwise=True)
+    return map_values(x, functools.partial(_replace, old, new), new.dtype)
 
 
 def _replace(old: pl.Series, new: pl.Series, x: pl.Series) -> pl.Series:

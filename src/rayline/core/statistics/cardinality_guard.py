@@ -11,6 +11,8 @@ import threading
 import numpy as np
 import polars as pl
 
+from rayline.core.schema import map_values
+
 SHARE = 1 << 8
 """One of `SHARE` distinct values is remembered, by its hash: enough to estimate their number to some 2 % near a million."""
 
@@ -50,4 +52,4 @@ class CardinalityGate:
 
     def of(self, column: pl.Expr) -> pl.Expr:
         """Return the column filtered by this gate."""
-        return column.map_batches(self, return_dtype=pl.self_dtype(), is_elementwise=True)
+        return map_values(column, self, pl.self_dtype())

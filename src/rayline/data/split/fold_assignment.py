@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from rayline.core.errors import DataError, SchemaError, at, place
-from rayline.core.schema import Kind, col, kind_of, refuse_empty
+from rayline.core.schema import Kind, col, kind_of, map_values, refuse_empty
 from rayline.data.split.cells_by_row import RowCells
 from rayline.data.split.order_statistics import ALL
 from rayline.data.split.row_hash import RowHash, Words
@@ -47,12 +47,11 @@ class TimeKey:
         return (self.column,)
 
     def expression(self) -> pl.Expr:
-        return col(self.column).map_batches(_ordered, return_dtype=pl.UInt64, is_elementwise=True)
+        return map_values(col(self.column), _ordered, pl.UInt64)
 
 
 def _ordered(values: pl.Series) -> pl.Series:
     top = np.uint64(1 << 63)
-    values = values.alias("values")
     missing = values.is_null()
     if values.dtype == pl.Date:
         values = values.cast(pl.Datetime("us"))

@@ -95,7 +95,7 @@ def _sum(rows: pl.Series, keys: Sequence[int]) -> Words:
             _mix(words, np.uint64(key))
             total += words
             continue
-        floats = field.fill_null(_MISSING_NAN).to_numpy()
+        floats = field.alias("values").fill_null(_MISSING_NAN).to_numpy()
         for start in range(0, len(floats), _BLOCK):  # the same as above, and nothing in between leaves the cache
             part = floats[start : start + _BLOCK]
             words = buffer[: len(part)]
