@@ -150,8 +150,7 @@ def _is_below(process: int, ancestor: int, parents: dict[int, int]) -> bool:
 
 def _kind(process: int) -> str:
     name = Path(f"/proc/{process}/cmdline").read_bytes().decode(errors="replace")
-    trial = ("ray::FoldTrial", "ray::ResourceTrainable")  # the second in a call of its methods
-    for start, kind in (("ray::WorkerActor", "worker"), (trial, "trial"), ("ray::", "task")):
+    for start, kind in (("ray::WorkerActor", "worker"), ("ray::PoolActor", "trial"), ("ray::", "task")):
         if name.startswith(start):
             return kind
     return ""

@@ -301,24 +301,12 @@ def test_sklearn_validation_with_and_without_private_names(monkeypatch: pytest.M
         assert np.array_equal(got, expected)
 
 
-def test_tracker_imports_are_prevented_and_restored() -> None:
-    usage = pytest.importorskip("ray.air._internal.usage")
-    before = usage.tag_callbacks
-    with ray_tune.without_tracker_imports():
-        assert usage.tag_callbacks([]) is False
-        assert usage.tag_callbacks is not before
-    assert usage.tag_callbacks is before
-
-
 @pytest.mark.usefixtures("without_private_names")
 def test_ray_fallbacks_do_nothing() -> None:
-    with ray_tune.without_tracker_imports():
-        pass
     ray_names.put_cluster_value("key", "value")
     assert ray_names.get_cluster_value("key") is None
     ray_names.delete_cluster_value("key")
     assert ray_tune.registered_environment("CartPole-v1") is None
-    assert ray_names.is_task_argument()
     assert ray_serve.haproxy_setting("RETRY_ON", "conn-failure", "option x") == "conn-failure"
     uvicorn_names.set_default_http_protocol("module:name")
     assert not ray_names.has_unmet_demand()
@@ -351,20 +339,6 @@ def test_horovod_server_without_its_socket() -> None:
     )
     deep_learning.close_horovod_server(object())
     assert closed == [True]
-
-
-@pytest.mark.ray
-def test_is_task_argument(ray_session: Any) -> None:
-    @ray_session.remote
-    def read(value: Any) -> Any:
-        return value
-
-    class Probe:
-        def __reduce__(self) -> Any:
-            return (str, (str(ray_names.is_task_argument()),))
-
-    assert ray_session.get(read.remote(Probe())) == "True"
-    assert pickle.loads(pickle.dumps(Probe())) == "False"
 
 
 @pytest.mark.ray

@@ -50,6 +50,8 @@ RAY_ENGINE = {
         "kept_rows",
         "object_refs",
         "group",
+        "actor_pool",
+        "pool_actor",
         "idle_worker",
         "holders",
         "worker_group",

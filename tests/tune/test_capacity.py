@@ -1,10 +1,11 @@
 """How trials fit into a cluster.
 
-Covers `tune.ray_executor` and `tune.ray_trials` too.
+Covers `tune.ray_executor` too.
 """
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -98,17 +99,23 @@ def test_a_search_gives_up_waiting_for_cpus_after_the_time_allowed(monkeypatch: 
 
     class WaitingLog:
         is_waiting, waited_s = False, 1.0
+        timeout_s: float | None = None
 
+        def __init__(self) -> None:
+            self.said: list[str] = []
+            self.line = SimpleNamespace(wait=self.said.append)
+
+    executor = ray_executor.RayExecutor.__new__(ray_executor.RayExecutor)
+    executor.capacity = plan(trainer(), None, [{"CPU": 4}])
     log: Any = WaitingLog()
-    capacity = plan(trainer(), None, [{"CPU": 4}])
-    patient = ray_executor._Waiting(capacity, log, None)  # type: ignore[arg-type]
-    assert not patient.is_due
+    executor._wait(log)
+    assert log.said == []
     log.is_waiting = True
-    assert patient.is_due
-    assert patient() == "waiting for 1 CPU"  # type: ignore[unreachable]
-    hasty = ray_executor._Waiting(capacity, log, 0.5)  # type: ignore[arg-type]
-    with pytest.raises(ray_executor.NoRoom):
-        hasty()
-    assert hasty.gave_up == "waiting for 1 CPU"
+    executor._wait(log)
+    assert log.said == ["waiting for 1 CPU"]
+    log.timeout_s = 0.5
+    with pytest.raises(ResourceError, match=r"no trial could start within timeout_s=0\.5: waiting for 1 CPU"):
+        executor._wait(log)
     log.is_waiting, log.waited_s = False, 0.0  # a trial has started
-    assert not hasty.is_due
+    executor._wait(log)
+    assert log.said == ["waiting for 1 CPU"]

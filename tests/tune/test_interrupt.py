@@ -1,6 +1,6 @@
 """A search that is interrupted says so, leaves nothing running, and changes nothing of the process for good.
 
-Covers `tune.interruption` and `tune.quiet` too.
+Covers `tune.interruption` too.
 """
 
 from __future__ import annotations
@@ -16,12 +16,10 @@ from typing import Any
 
 import polars as pl
 import pytest
-from ray.air._internal import usage
 
 from rayline import train, tune
 from rayline.core.errors import ParameterError, ResourceError
-from rayline.tune.quiet import LOGGERS, VARIABLES
-from rayline.tune.ray_executor import RayPopulation
+from rayline.tune.pbt.part_training import PopulationPool
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 
@@ -126,7 +124,7 @@ def test_a_comparison_ends_with_its_candidate(data: Any, on_interrupt: str) -> N
 def test_a_population_goes_back_to_the_last_generation(data: Any, monkeypatch: Any, ray_session: Any) -> None:
     space = {"rate": tune.uniform(0.05, 0.2), "steps": 12}
     config: dict[str, Any] = {"num_samples": 3, "scheduler": tune.Population(interval=4)}
-    whole = RayPopulation.__call__
+    whole = PopulationPool.__call__
     calls: list[int] = []
 
     def interrupted(self: Any, work: Any) -> Any:
@@ -136,7 +134,7 @@ def test_a_population_goes_back_to_the_last_generation(data: Any, monkeypatch: A
                 raise KeyboardInterrupt
             yield made
 
-    monkeypatch.setattr(RayPopulation, "__call__", interrupted)
+    monkeypatch.setattr(PopulationPool, "__call__", interrupted)
     with pytest.raises(KeyboardInterrupt, match="interrupted"):
         tune.run(train.Trainer("descent"), data, space, **config)
     assert all_free(ray_session)
@@ -148,13 +146,8 @@ def test_a_population_goes_back_to_the_last_generation(data: Any, monkeypatch: A
 
 
 def state() -> Any:
-    loggers = [logging.getLogger(name).level for name in LOGGERS]
-    return (
-        [os.environ.get(name) for name in VARIABLES],
-        loggers,
-        usage.tag_callbacks,
-        list(map(signal.getsignal, SIGNALS)),
-    )
+    loggers = [logging.getLogger(name).level for name in ("ray.tune", "ray.train", "ray.air", "optuna")]
+    return dict(os.environ), loggers, list(map(signal.getsignal, SIGNALS))
 
 
 def test_searches_in_threads_leave_the_process_as_it_was(data: Any) -> None:

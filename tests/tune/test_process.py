@@ -1,6 +1,6 @@
 """Searches in this process: no Ray is started, and the scores are those of a loop by hand and those of Ray, to the bit.
 
-Covers `tune.executor`, `tune.process_executor` and `tune.trial_log` too.
+Covers `tune.executor`, `tune.process_executor`, `tune.trial_pool`, `tune.trial_search` and `tune.trial_log` too.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from rayline.data import KFold
 from rayline.tune.drivers import prepare
 from rayline.tune.executor import on_ray
 from rayline.tune.options import SearchOptions, SearchRequest
-from rayline.tune.search import suggester
 from rayline.tune.trial_record import Status, Trial
 from rayline.tune.tune_data import search_data
 from tests.toy import LeastSquares, Weights
@@ -312,8 +311,7 @@ def where(trainer: train.Trainer, rows: Any, **options: Any) -> bool:
             SearchOptions(num_samples=1),
         )
     )
-    searching = suggester(None, prepared.space, num_samples=1, seed=0, modes=prepared.modes)
-    return on_ray(prepared, searching, SearchOptions(**options))
+    return on_ray(prepared, SearchOptions(**options))
 
 
 def test_where_a_search_runs(table: pl.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:

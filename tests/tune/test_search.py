@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from ray.tune.schedulers import AsyncHyperBandScheduler, PopulationBasedTraining
-from ray.tune.search import ConcurrencyLimiter, Searcher
+from ray.tune.search import ConcurrencyLimiter, SearchAlgorithm, Searcher
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from rayline.core.errors import ParameterError
@@ -62,6 +62,10 @@ def test_a_trial_that_is_stopped_while_it_waits_is_heard_of() -> None:
     assert inner.heard == [("a", 2.0, False)]
 
 
+class MakesTrials(SearchAlgorithm):
+    """An algorithm that gives Ray Tune trials in place of configurations."""
+
+
 def test_searchers() -> None:
     space = {"x": uniform(0.0, 1.0)}
     options: dict[str, Any] = {"num_samples": 3, "seed": 0, "modes": ["min"]}
@@ -76,6 +80,7 @@ def test_searchers() -> None:
         (3, space, "a searcher of ray.tune"),
         ("optuna", {"x": grid_search([1])}, "cannot search the grid of 'x'"),
         ("optuna", {"x": randn(0.0, 1.0)}, "OptunaSearch cannot search this space"),
+        (MakesTrials(), space, r"MakesTrials makes trials of Ray Tune itself.(.|\n)*derive it from Searcher"),
     ):
         with pytest.raises(ParameterError, match=message):
             suggester(wrong, config, **options)

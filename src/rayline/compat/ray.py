@@ -14,12 +14,6 @@ from rayline.compat.private_name import register
 
 RAY = "ray 2.60.0"
 
-_RAY_WORKER = register(
-    "ray._private.worker:global_worker.get_serialization_context",
-    RAY,
-    use="Find out whether an object is being pickled as an argument of a task or written to a file.",
-    fallback="Treat every object as an argument: references stay in the object store until the driver ends.",
-)
 _INTERNAL_KV = register(
     "ray.experimental.internal_kv:_internal_kv_put",
     RAY,
@@ -148,15 +142,6 @@ _TEMP_DIR = register(
     use="Start Ray in a directory of a short path, where the usual one is too long for its sockets.",
     fallback="Ray starts in its usual directory and says that the path is too long.",
 )
-
-
-def is_task_argument() -> bool:
-    """Return whether Ray pickles an object as an argument of a task (or a value of the object store) at this moment."""
-    if _RAY_WORKER.find() is None:
-        return True
-    from ray._private.worker import global_worker
-
-    return bool(global_worker.get_serialization_context().is_in_band_serialization())
 
 
 def put_cluster_value(key: str, value: str) -> None:

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 from rayline.compat.private_name import register
 from rayline.compat.ray import RAY
 
-_TAG_CALLBACKS = register(
-    "ray.air._internal.usage:tag_callbacks",
-    RAY,
-    use="Prevent Ray Tune from importing every installed experiment tracker (more than a second).",
-    fallback="Ray Tune imports them: a search starts more slowly.",
-)
 _TRAIN_CALLBACKS = register(
     "ray.train.v2.api.data_parallel_trainer:DataParallelTrainer._create_default_callbacks",
     RAY,
@@ -77,22 +69,6 @@ def basic_variants(search: Any) -> tuple[list[Any], bool, Any]:
         bool(attributes.get("_constant_grid_search")),
         getattr(random, "_rng", random),
     )
-
-
-@contextlib.contextmanager
-def without_tracker_imports() -> Iterator[None]:
-    """Prevent Ray Tune from importing every installed experiment tracker to count their use."""
-    if _TAG_CALLBACKS.find() is None:
-        yield
-        return
-    from ray.air._internal import usage
-
-    original = usage.tag_callbacks
-    usage.tag_callbacks = lambda callbacks: False
-    try:
-        yield
-    finally:
-        usage.tag_callbacks = original
 
 
 def without_placement_group_cleaner(trainer: Any) -> Any:

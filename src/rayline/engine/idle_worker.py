@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import sys
@@ -9,8 +10,11 @@ import threading
 import time
 from collections.abc import Callable
 
+import pyarrow as pa
+
 from rayline.compat.ray import has_unmet_demand
 from rayline.core.errors import ParameterError
+from rayline.device import release_memory
 
 KEEP_S = 60.0
 """Seconds for which a group is kept, unless the environment variable says otherwise."""
@@ -77,6 +81,13 @@ class IdleWorker:
                 if self._is_leaving:
                     self._leave()
                 return
+
+
+def release_run_memory() -> None:
+    """Give memory of the last run back to the machine."""
+    gc.collect()
+    release_memory()
+    pa.default_memory_pool().release_unused()
 
 
 def modules_changed(since: float) -> bool:

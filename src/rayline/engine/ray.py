@@ -29,6 +29,7 @@ from rayline.core.scan import Scan, TableFunction
 from rayline.core.scan_results import ScanResults
 from rayline.core.schema import col
 from rayline.core.waiting import patience
+from rayline.engine.actor_pool import ActorPool
 from rayline.engine.blocks import (
     BlockTask,
     MappedBlock,
@@ -287,6 +288,11 @@ class RayEngine(Engine):
         ensure_ray()
         plan = PlacementPlan.of(num_workers, resources_per_worker, use_gpu=use_gpu, spread=spread, timeout_s=timeout_s)
         return KEPT.starting(GroupKey.of(reuse, plan), packed_function(load))
+
+    def pool(self, n: int, bundles: Sequence[Mapping[str, float]], work: Any, **options: Any) -> ActorPool:
+        """Start actors that run calls, each with these resources: see `actor_pool.ActorPool`."""
+        ensure_ray()
+        return ActorPool(n, bundles, work, **options)
 
     def in_order(
         self,

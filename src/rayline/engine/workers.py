@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
 import pickle
 import queue
@@ -15,15 +14,13 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 import ray
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from rayline.core import scratch
 from rayline.core.errors import RaylineError
-from rayline.device import release_memory
 from rayline.engine.checkpoints import CheckpointStore, pack, unpack
-from rayline.engine.idle_worker import IdleWorker
+from rayline.engine.idle_worker import IdleWorker, release_run_memory
 from rayline.engine.object_refs import BlockSlice
 
 
@@ -118,7 +115,7 @@ class WorkerActor:
         self._function: Any = None
         self._start: WorkerStart | None = None
         self._remembered: tuple[str | None, dict[Any, Any]] = (None, {})
-        self._idle, self._others = IdleWorker(self._leave, _release), list[Any]()
+        self._idle, self._others = IdleWorker(self._leave, release_run_memory), list[Any]()
         self._held: PlacementGroup | None = None
 
     def load(self, packed: bytes) -> None:
@@ -271,13 +268,6 @@ class WorkerActor:
         storage = self._start.storage
         kept = np.frombuffer(packed, np.uint8) if storage is None else storage.write(iteration, packed)
         self._outbox.put(WorkerMessage(iteration, checkpoint=kept))
-
-
-def _release() -> None:
-    """Give memory of the last run back to the machine."""
-    gc.collect()
-    release_memory()
-    pa.default_memory_pool().release_unused()
 
 
 def keep_cause(error: Exception) -> None:

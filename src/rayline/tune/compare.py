@@ -26,11 +26,11 @@ from rayline.train.callbacks import Callback
 from rayline.train.trainer import Trainer
 from rayline.tune import tables
 from rayline.tune.analysis import Analysis
-from rayline.tune.executor import Search
 from rayline.tune.options import OnInterrupt, RunOn, SearchOptions, SearchRequest
 from rayline.tune.run import checked, run_search
 from rayline.tune.search import SchedulerLike, SearchLike
 from rayline.tune.trial_record import loss_sign, mean, standard_error
+from rayline.tune.trial_search import Search
 from rayline.tune.tune_data import DATA_ARGUMENTS, SearchDataArguments, TuneData, search_data
 
 COMPARE = "tune.compare"

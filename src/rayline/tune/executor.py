@@ -6,13 +6,13 @@ trials with the same scores, to the bit, in both.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from rayline.core import registry
 from rayline.core.errors import ParameterError
@@ -20,53 +20,25 @@ from rayline.train.trainer import Trainer
 from rayline.tune import capacity
 from rayline.tune.capacity import Capacity
 from rayline.tune.drivers import search_driver
+from rayline.tune.fold_racing import SCORE
 from rayline.tune.options import SearchOptions
-from rayline.tune.result_store import ResultStore
+from rayline.tune.pbt.part_training import PopulationPool, PopulationWorker
 from rayline.tune.search_driver import PreparedSearch
-from rayline.tune.suggestions import Suggester
-from rayline.tune.trial_log import TrialLog
+from rayline.tune.search_problem import SearchProblem
+from rayline.tune.trial import FoldRunner
+from rayline.tune.trial_log import StopSearch, TrialLog
+from rayline.tune.trial_pool import TrialPool
+from rayline.tune.trial_search import Search, TrialSearch
 
 HERE = ("CPU", "GPU", "memory")
 """The resources that a single machine provides."""
 
 
-@dataclass(frozen=True)
-class Search:
-    """A checked search, ready to run.
-
-    Attributes
-    ----------
-    prepared, options
-        The problem, the rows and the search space, and all other options.
-    suggester, scheduler
-        The source of configurations, and the scheduler that stops trials early or changes them (None for no early stopping).
-    store
-        Where the scores are kept.
-    is_on_ray
-        Whether the trials run on Ray.
-    """
-
-    prepared: PreparedSearch
-    options: SearchOptions
-    suggester: Suggester
-    scheduler: Any
-    store: ResultStore
-    is_on_ray: bool
-
-    @property
-    def known(self) -> Mapping[str, Any]:
-        """The scores of an earlier run, by key."""
-        return self.store.known() if self.options.resume else {}
-
-
-class PopulationPool(Protocol):
-    """Trains parts of folds for a population."""
-
-    def __call__(self, work: Mapping[Any, tuple[Any, ...]]) -> Iterator[tuple[Any, Any, Any]]:
-        """Call `PopulationWorker.train` with each tuple of arguments. Yields results and checkpoints in the order of completion."""
-
-    def fetch(self, checkpoint: Any) -> dict[str, bytes]:
-        """Return the files of a checkpoint."""
+def trial_functions(
+    problem: SearchProblem, evaluate: Any, known: Mapping[str, Any]
+) -> Mapping[str, Callable[..., tuple[Any, Any]]]:
+    """Return the functions that a pool runs, each with its report and a state: one evaluates a fold, the other trains a part of it."""
+    return {"fold": FoldRunner(problem, evaluate, known), "part": PopulationWorker(problem, evaluate).train}
 
 
 class TrialExecutor(ABC):
@@ -93,31 +65,52 @@ class TrialExecutor(ABC):
         """Compute how the trials fit into the machine or the cluster."""
 
     @abstractmethod
+    def pool(
+        self, prepared: PreparedSearch, n: int, known: Mapping[str, Any], log: TrialLog | None = None
+    ) -> AbstractContextManager[TrialPool]:
+        """Start a pool of `n` slots that run the folds; `known` are the scores of an earlier run. It ends with the context."""
+
     def run(self, search: Search, log: TrialLog) -> None:
         """Run all trials and report them to the log. Raises TrainingError and ResourceError as `tune.run`. A signal that the log's
         interruption received ends the run without an error."""
+        prepared, suggester, scheduler, n = (
+            search.prepared,
+            search.suggester,
+            search.scheduler,
+            self.capacity.concurrency,
+        )
+        suggester.begin(n, prepared.mode)
+        if scheduler is not None:
+            scheduler.set_search_properties(SCORE, prepared.mode)
+        if suggester.total is not None:
+            n = min(n, suggester.total * (1 if scheduler is not None else len(prepared.problem.folds)))
+        stopped = contextlib.suppress(StopSearch)  # the interruption says why
+        with log.interruption.heard(), stopped, self.pool(prepared, n, search.known, log) as pool:
+            TrialSearch(search, log, pool, n).run()
 
-    @abstractmethod
-    def population(self, prepared: PreparedSearch) -> AbstractContextManager[PopulationPool]:
+    @contextlib.contextmanager
+    def population(self, prepared: PreparedSearch) -> Iterator[PopulationPool]:
         """Start the pool that trains the members of a population."""
+        with self.pool(prepared, self.capacity.concurrency, {}) as pool:
+            yield PopulationPool(pool)
 
 
-def on_ray(prepared: PreparedSearch, suggester: Suggester, options: SearchOptions) -> bool:
+def on_ray(prepared: PreparedSearch, options: SearchOptions) -> bool:
     """Return whether a search runs on Ray: when `run_on` requests it, when it cannot run in this process, or when Ray is connected.
 
     Raises ParameterError when `run_on="process"` is requested for a search that cannot run in this process.
     """
-    reason = _needs_ray(prepared, suggester)
+    reason = _needs_ray(prepared)
     if options.run_on == "process" and reason:
         raise ParameterError.here(
             f'run_on="process", and {reason}.',
-            "Expected a table in this process, a trainer without num_workers and a searcher that needs no Ray.",
+            "Expected a table in this process and a trainer without num_workers.",
             'leave run_on out, or pass run_on="ray".',
         )
     return options.run_on == "ray" or bool(reason) or (options.run_on is None and _is_connected())
 
 
-def _needs_ray(prepared: PreparedSearch, suggester: Suggester) -> str:
+def _needs_ray(prepared: PreparedSearch) -> str:
     trainer, inputs = prepared.problem.trainer, prepared.inputs
     if any(map(registry.is_dataset, (inputs.train, inputs.test))):
         return "the rows are a ray.data.Dataset, which is never collected in this process"
@@ -130,7 +123,7 @@ def _needs_ray(prepared: PreparedSearch, suggester: Suggester) -> str:
         return f"a trial needs {others[0]!r}, which is a resource of a Ray cluster"
     if trainer.wants_gpu and capacity.n_gpus() > 1:
         return "the trials share several GPUs"
-    return suggester.needs_ray
+    return ""
 
 
 def _is_connected() -> bool:

@@ -1,51 +1,95 @@
-"""Trials on Ray: Ray Tune runs them in actors that are reused from trial to trial."""
+"""Trials on Ray: actors run folds, and the driver schedules them."""
 
 from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
-from ray import tune
-from ray.exceptions import RayActorError
-from ray.tune import PlacementGroupFactory
-from ray.tune.schedulers import FIFOScheduler
 
-from rayline.core import registry, scratch
-from rayline.core.errors import RaylineError, ResourceError, TrainingError
+from rayline.core import registry
+from rayline.core.errors import RaylineError, ResourceError
 from rayline.preprocessing.cross_fit import KnownStatistics
 from rayline.train.trainer import Trainer
-from rayline.tune import capacity, ray_search, shared_cache, space
+from rayline.tune import capacity, shared_cache, space
 from rayline.tune.capacity import Capacity
-from rayline.tune.domains import to_ray
+from rayline.tune.drivers import search_driver
 from rayline.tune.evaluate import FoldEvaluator
-from rayline.tune.executor import PopulationPool, Search, TrialExecutor
-from rayline.tune.fold_racing import SCORE
-from rayline.tune.pbt.runner import FoldResult, PopulationWorker
-from rayline.tune.quiet import quiet
-from rayline.tune.ray_trials import SEARCH, FoldTrial, RayTrialLog, SearchData, SearchRef
+from rayline.tune.executor import TrialExecutor, trial_functions
+from rayline.tune.pbt.part_training import FoldResult
 from rayline.tune.search_driver import PreparedSearch
 from rayline.tune.search_problem import SearchProblem
 from rayline.tune.shared_cache import SharedCache
 from rayline.tune.stored_groups import StoredGroups, TaskGroupEngine
 from rayline.tune.stored_scores import StoredScores
-from rayline.tune.suggestions import DrawnSuggester
-from rayline.tune.trial import error_text
-from rayline.tune.trial_log import DEATHS, StopSearch, TrialLog
-
-TOGETHER_S = 0.3
-"""Folds that finish within this many seconds are reported together, unless a scheduler needs each one."""
+from rayline.tune.trial_log import TrialLog
+from rayline.tune.trial_pool import TrialPool
 
 
-class NoRoom(Exception):  # noqa: N818  # ends a search from within Ray Tune
-    """No trial could start for as long as the user allows."""
+@dataclass(frozen=True)
+class SearchData:
+    """The work of the actors of a search.
+
+    Attributes
+    ----------
+    problem
+        What is tuned.
+    groups
+        The rows.
+    known
+        Scores of an earlier run, by key.
+    max_bytes
+        Memory for prepared tables in each actor.
+    cache_actor
+        The actor of the shared cache.
+    known_statistics
+        The statistics of all folds that were computed in advance.
+    in_pieces
+        Whether the rows come from a Dataset: scores of held-out rows stay in the object store, and workers stream rows from there.
+    """
+
+    problem: SearchProblem
+    groups: StoredGroups
+    known: Mapping[str, Any]
+    max_bytes: int
+    cache_actor: Any
+    known_statistics: Sequence[KnownStatistics] | None = None
+    in_pieces: bool = False
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[Mapping[str, Callable[..., tuple[Any, Any]]]]:
+        """Yield the functions that an actor runs."""
+        problem = self.problem
+        evaluate = search_driver(problem.trainer).evaluator(
+            problem, self.groups, max_bytes=self.max_bytes, known=self.known_statistics, in_pieces=self.in_pieces,
+            shared=None if self.cache_actor is None else SharedCache(self.cache_actor),
+        )  # fmt: skip
+        functions = trial_functions(problem, evaluate, self.known)
+        with problem.trainer.adapter.limited_threads(problem.n_threads):
+            yield {name: _InPieces(function) for name, function in functions.items()} if self.in_pieces else functions
+
+
+@dataclass(frozen=True)
+class _InPieces:
+    """A function of a trial whose scores of held-out rows go into the object store, piece by piece."""
+
+    function: Callable[..., tuple[Any, Any]]
+
+    def __call__(self, *arguments: Any) -> tuple[Any, Any]:
+        report, state = self.function(*arguments)
+        if isinstance(report, FoldResult):
+            if report.scores is not None:
+                report = replace(report, scores=StoredScores.of(report.scores))
+        elif "scores" in report:
+            report["scores"] = StoredScores.of(report["scores"])
+        return report, state
 
 
 class RayExecutor(TrialExecutor):
-    """An executor with Ray actors, run by Ray Tune."""
+    """An executor with actors of Ray."""
 
     def plan(self, trainer: Trainer, max_concurrent: int | None) -> Capacity:
         engine = registry.engine("ray")
@@ -56,120 +100,49 @@ class RayExecutor(TrialExecutor):
             nodes = engine.nodes(n_workers * max_concurrent, worker)
         return capacity.plan(trainer, max_concurrent, nodes, can_grow=can_grow)
 
-    def run(self, search: Search, log: TrialLog) -> None:
-        prepared, options = search.prepared, search.options
-        scheduler = ray_search.ray_scheduler(search.scheduler)
-        with (
-            _cache_actor(prepared, self.capacity.concurrency) as cache_actor,
-            quiet(),
-            scratch.folder("tune") as folder,
-            log.interruption.heard(),
-        ):
-            report_interval_s = TOGETHER_S if isinstance(scheduler, FIFOScheduler) else 0.0
-            data = SearchRef.of(ray.put(self._data(search, cache_actor, report_interval_s)))
-            waiting = _Waiting(self.capacity, log, options.timeout_s)
-            tuner = self._tuner(search, data, scheduler, str(folder), RayTrialLog(log, waiting))
-            try:
-                tuner.fit()
-            except (StopSearch, NoRoom, tune.TuneError) as error:
-                if log.interruption.signal is not None:
-                    return
-                if waiting.gave_up:
-                    raise ResourceError.here(
-                        f"no trial could start within timeout_s={options.timeout_s:g}: {waiting.gave_up}.",
-                        "Expected free CPUs on this Ray.",
-                        "wait until they are free, allow more time, or stop the jobs that hold them.",
-                    ) from None
-                raise TrainingError.here(
-                    f"Ray Tune failed: {str(error).strip().splitlines()[-1]}",
-                    "Expected it to run the trials.",
-                    "a searcher or scheduler of your own may not fit this space; Ray's error is shown above this one.",
-                ) from error
-
-    def _data(self, search: Search, cache_actor: Any, report_interval_s: float) -> SearchData:
-        """Return the data of the search that every actor gets."""
-        prepared = search.prepared
-        return SearchData(
-            problem=prepared.problem,
-            groups=StoredGroups.of_table(prepared.groups),
-            known=dict(search.known),
-            modes=prepared.modes,
-            max_bytes=self.capacity.max_bytes,
-            report_interval_s=report_interval_s,
-            cache_actor=cache_actor,
-            n_actors=self.capacity.concurrency,
-            known_statistics=_scanned_ahead(prepared),
-            in_pieces=not prepared.groups.is_here,
-        )
-
-    def _tuner(self, search: Search, data: SearchRef, scheduler: Any, folder: str, log: RayTrialLog) -> Any:
-        """Return the Tuner of Ray Tune. Only a searcher of Ray gets the search space; other configurations are drawn here."""
-        prepared, concurrency, suggester = search.prepared, self.capacity.concurrency, search.suggester
-        space: dict[str, Any] = {SEARCH: data}
-        if isinstance(suggester, DrawnSuggester):
-            suggester.begin(concurrency, prepared.mode)
-            n_trials = suggester.max_trials
-            searcher = ray_search.limited(ray_search.DrawnSearcher(suggester), concurrency, rounds=False)
-        else:
-            assert isinstance(suggester, ray_search.RaySuggester)
-            n_trials, searcher = prepared.num_samples, ray_search.limited(suggester.searcher, concurrency)
-            space = {**to_ray(dict(prepared.space)), **space}
-        return tune.Tuner(
-            tune.with_resources(FoldTrial, _placement(self.capacity)),
-            param_space=space,
-            tune_config=tune.TuneConfig(
-                metric=SCORE,
-                mode=prepared.mode,
-                num_samples=n_trials,
-                search_alg=searcher,
-                scheduler=scheduler,
-                time_budget_s=search.options.time_budget_s,
-                reuse_actors=True,
-                trial_name_creator=lambda trial: f"trial_{trial.trial_id}",
-                trial_dirname_creator=lambda trial: f"trial_{trial.trial_id}",
-            ),
-            run_config=tune.RunConfig(
-                name="run",
-                storage_path=folder,
-                verbose=0,
-                callbacks=[log],
-                failure_config=tune.FailureConfig(max_failures=DEATHS),
-                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-            ),
-        )
-
     @contextlib.contextmanager
-    def population(self, prepared: PreparedSearch) -> Iterator[PopulationPool]:
-        with (
-            _cache_actor(prepared, self.capacity.concurrency) as cache_actor,
-            contextlib.closing(RayPopulation(prepared, self.capacity, cache_actor)) as workers,
-        ):
-            yield workers
+    def pool(
+        self, prepared: PreparedSearch, n: int, known: Mapping[str, Any], log: TrialLog | None = None
+    ) -> Iterator[TrialPool]:
+        trainer = prepared.problem.trainer
+        with _cache_actor(prepared, n) as cache_actor:
+            work = SearchData(
+                prepared.problem, StoredGroups.of_table(prepared.groups), dict(known), self.capacity.max_bytes, cache_actor,
+                _scanned_ahead(prepared), in_pieces=not prepared.groups.is_here,
+            )  # fmt: skip
+            pool = registry.engine("ray").pool(
+                n, _bundles(self.capacity), work, name="tune.run trial", n_threads=self.capacity.n_threads,
+                reuse=trainer.framework if trainer.adapter.reuses_workers else None,
+                waiting=(lambda: None) if log is None else lambda: self._wait(log),
+            )  # fmt: skip
+            is_complete = False
+            try:
+                yield pool
+                is_complete = log is None or log.interruption.signal is None
+            finally:
+                pool.close(keep=is_complete)
 
-
-class _Waiting:
-    """The wait for the first trial: says what is waited for, and ends the search after the user's timeout."""
-
-    def __init__(self, capacity: Capacity, log: TrialLog, timeout_s: float | None) -> None:
-        self._capacity, self._log, self._timeout_s = capacity, log, timeout_s
-        self.gave_up = ""
-
-    def __call__(self) -> str:
-        text = _waiting(self._capacity)
-        if self._timeout_s is not None and self._log.waited_s > self._timeout_s:
-            self.gave_up = text
-            raise NoRoom(text)
-        return text
-
-    @property
-    def is_due(self) -> bool:
-        return self._log.is_waiting or (self._timeout_s is not None and self._log.waited_s > self._timeout_s)
+    def _wait(self, log: TrialLog) -> None:
+        """Say what the search waits for while none of its trials has started. Raises ResourceError after the user's timeout."""
+        timeout_s = log.timeout_s
+        is_over = timeout_s is not None and log.waited_s > timeout_s
+        if not (is_over or log.is_waiting):
+            return
+        text = _waiting(self.capacity)
+        if is_over:
+            raise ResourceError.here(
+                f"no trial could start within timeout_s={timeout_s:g}: {text}.",
+                "Expected free CPUs on this Ray.",
+                "wait until they are free, allow more time, or stop the jobs that hold them.",
+            )
+        log.line.wait(text)
 
 
 def _waiting(capacity: Capacity) -> str:
     """Return the resources that a search waits for when none of its trials can start."""
-    resources = capacity.resources
-    needs = dict(resources if isinstance(resources, Mapping) else _placement(capacity).required_resources)
+    needs = Counter[str]()
+    for bundle in _bundles(capacity):
+        needs.update(bundle)
     free, there = ray.available_resources(), ray.cluster_resources()
     names = [name for name in needs if name != "memory"] or ["CPU"]
     needed = ", ".join(f"{needs.get(name, 0):g} {name}" for name in names)
@@ -179,10 +152,10 @@ def _waiting(capacity: Capacity) -> str:
     return f"waiting for {needed} for a trial: {state} free; held by {held or 'no known job'}{engine.coming()}"
 
 
-def _placement(capacity: Capacity) -> Any:
-    """The resources of a trial as Ray Tune takes them."""
+def _bundles(capacity: Capacity) -> list[Mapping[str, float]]:
+    """Return the resources of a trial as the bundles of a placement group."""
     resources = capacity.resources
-    return resources if isinstance(resources, Mapping) else PlacementGroupFactory([dict(each) for each in resources])
+    return [resources] if isinstance(resources, Mapping) else [*resources]
 
 
 @contextlib.contextmanager
@@ -197,7 +170,7 @@ def _cache_actor(prepared: PreparedSearch, n_actors: int) -> Iterator[Any]:
         yield cache_actor
     finally:
         if cache_actor is not None:
-            ray.kill(cache_actor)  # Ray Tune keeps the arguments of trials, and with them the actor
+            ray.kill(cache_actor)
 
 
 def _scanned_ahead(prepared: PreparedSearch) -> list[KnownStatistics] | None:
@@ -211,83 +184,3 @@ def _scanned_ahead(prepared: PreparedSearch) -> list[KnownStatistics] | None:
         return FoldEvaluator(problem, groups, engine=TaskGroupEngine()).scan_ahead(candidate)
     except RaylineError:
         return None  # the trials report the error, with the configurations that cause it
-
-
-# -- populations -----------------------------------------------------------------------------------------------------------
-
-
-class PopulationActor:
-    """A worker of a population as an actor, with the rows in the object store."""
-
-    def __init__(
-        self,
-        problem: SearchProblem,
-        rows: Sequence[ray.ObjectRef[Any]],
-        max_bytes: int,
-        cache_actor: Any,
-        *,
-        in_pieces: bool,
-    ) -> None:
-        self._in_pieces = in_pieces
-        shared = None if cache_actor is None else SharedCache(cache_actor)
-        evaluate = FoldEvaluator(problem, ray.get(rows[0]), max_bytes=max_bytes, shared=shared)
-        self._worker = PopulationWorker(problem, evaluate)
-
-    def train(self, *arguments: Any) -> Any:
-        """Train as `PopulationWorker.train`; scores of the rows of a Dataset stay in the object store."""
-        done, files = self._worker.train(*arguments)
-        if self._in_pieces and done.scores is not None:
-            done = replace(done, scores=StoredScores.of(done.scores))
-        return done, files
-
-
-class RayPopulation:
-    """A fixed number of actors. An actor that dies is replaced, and its task is run again."""
-
-    def __init__(self, prepared: PreparedSearch, capacity: Capacity, cache_actor: Any) -> None:
-        wanted = dict(capacity.resources)
-        known = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}
-        options = {option: wanted.pop(name) for option, name in known.items() if name in wanted} | {"resources": wanted}
-        self._kind: Any = ray.remote(**options)(PopulationActor)
-        self._given = (
-            prepared.problem,
-            [ray.put(StoredGroups.of_table(prepared.groups))],
-            capacity.max_bytes,
-            cache_actor,
-        )
-        self._in_pieces = not prepared.groups.is_here
-        self._actors = [self._start() for _ in range(capacity.concurrency)]
-
-    def _start(self) -> Any:
-        return self._kind.remote(*self._given, in_pieces=self._in_pieces)
-
-    def __call__(self, work: Mapping[Any, tuple[Any, ...]]) -> Iterator[tuple[Any, Any, Any]]:
-        idle, waiting, running = [*self._actors], [*work], dict[Any, tuple[Any, Any, Any]]()
-        deaths: Counter[Any] = Counter()
-        while waiting or running:
-            while idle and waiting:
-                key, actor = waiting.pop(0), idle.pop(0)
-                done, checkpoint = actor.train.options(num_returns=2).remote(*work[key])
-                running[done] = key, checkpoint, actor
-            ready, _ = ray.wait([*running], num_returns=1)
-            key, checkpoint, actor = running.pop(ready[0])
-            try:
-                yield key, ray.get(ready[0]), checkpoint
-            except RayActorError as error:
-                self._actors.remove(actor)
-                actor = self._start()
-                self._actors.append(actor)
-                deaths[key] += 1
-                if deaths[key] > DEATHS:
-                    reason = f"the process of the trial died {DEATHS + 1} times: {error_text(error)}"
-                    yield key, FoldResult(error=reason), None
-                else:
-                    waiting.insert(0, key)
-            idle.append(actor)
-
-    def fetch(self, checkpoint: Any) -> dict[str, bytes]:
-        return dict(ray.get(checkpoint))
-
-    def close(self) -> None:
-        for actor in self._actors:
-            ray.kill(actor)

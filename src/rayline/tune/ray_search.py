@@ -1,4 +1,4 @@
-"""Adapters for searchers and schedulers of Ray Tune, driven by Ray Tune or by the search in this process."""
+"""Adapters for searchers and schedulers of Ray Tune, which the search drives as Ray Tune would."""
 
 from __future__ import annotations
 
@@ -8,20 +8,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ray.tune.schedulers import (
-    FIFOScheduler,
     PopulationBasedTraining,
     PopulationBasedTrainingReplay,
     TrialScheduler,
 )
-from ray.tune.search import ConcurrencyLimiter, SearchAlgorithm, Searcher
+from ray.tune.search import ConcurrencyLimiter, SearchAlgorithm, Searcher, SearchGenerator
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from rayline.compat.ray_tune import basic_variants, own_objective, own_space
 from rayline.core.errors import ParameterError, first_line
 from rayline.tune import space
 from rayline.tune.domains import to_ray
-from rayline.tune.fold_racing import SCORE, FoldRacingScheduler
-from rayline.tune.suggestions import DrawnSuggester, Suggester
+from rayline.tune.fold_racing import SCORE
+from rayline.tune.suggestions import Suggester
 from rayline.tune.trial import objectives
 from rayline.tune.variants import is_grid
 
@@ -119,8 +118,6 @@ class RaySuggester(Suggester):
         self.searcher = searcher(search, config, seed=seed, modes=modes)
         self._config, self._n, self._requested = to_ray(config), num_samples, 0
         self.total = num_samples if isinstance(search, str) else None
-        if not isinstance(self.searcher, Searcher):
-            self.needs_ray = f"{type(self.searcher).__name__} makes trials of Ray Tune itself"
 
     def begin(self, max_concurrent: int, mode: str) -> None:
         self._limited = limited(self.searcher, max_concurrent)
@@ -157,54 +154,6 @@ def _merged(config: Mapping[str, Any], drawn: Mapping[str, Any]) -> dict[str, An
     return merged
 
 
-class DrawnSearcher(Searcher):
-    """A searcher that passes configurations drawn by this process to Ray Tune."""
-
-    def __init__(self, drawn: DrawnSuggester | None = None) -> None:
-        super().__init__()
-        self._drawn = drawn
-
-    def __reduce__(self) -> Any:
-        """Save nothing: Ray Tune calls this for a resumed driver, and ours resumes from its result store."""
-        return DrawnSearcher, ()
-
-    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
-        self._metric, self._mode = metric, mode
-        return True
-
-    def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        suggestion = None if self._drawn is None else self._drawn.suggest(trial_id)
-        return Searcher.FINISHED if suggestion is None else dict(suggestion)
-
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Ignore the result: this searcher does not learn."""
-
-    def save(self, checkpoint_path: str) -> None:
-        """Restore nothing: a search resumes from its result store."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Restore nothing, as `save`."""
-
-
-class RayFoldRacing(FoldRacingScheduler, TrialScheduler):
-    """Rayline's scheduler with the interface of Ray Tune."""
-
-    def __init__(self, racing: FoldRacingScheduler) -> None:
-        TrialScheduler.__init__(self)
-        FoldRacingScheduler.__init__(self, racing.rules, racing.lag)
-
-    def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
-        FoldRacingScheduler.set_search_properties(self, metric, mode, **spec)
-        return bool(TrialScheduler.set_search_properties(self, metric, mode, **spec))
-
-
-def ray_scheduler(scheduler: Any) -> TrialScheduler:
-    """Return a scheduler in the form that Ray Tune accepts."""
-    if scheduler is None:
-        return FIFOScheduler()
-    return RayFoldRacing(scheduler) if isinstance(scheduler, FoldRacingScheduler) else scheduler
-
-
 def searcher(search: Any, config: space.Config, *, seed: int | None, modes: Sequence[str]) -> Any:
     """Return a searcher for this search; its `limited` returns one for a number of concurrent trials.
 
@@ -231,10 +180,16 @@ def searcher(search: Any, config: space.Config, *, seed: int | None, modes: Sequ
         _check_domains(search, config)
         return search
     search = _copied(search)
-    if isinstance(search, ConcurrencyLimiter):
+    if isinstance(search, (ConcurrencyLimiter, SearchGenerator)):
         search = search.searcher
-    if isinstance(search, BatchedSearcher) or not isinstance(search, Searcher):
+    if isinstance(search, BatchedSearcher):
         return search
+    if not isinstance(search, Searcher):
+        raise ParameterError(
+            f"tune.run: {type(search).__name__} makes trials of Ray Tune itself.",
+            "Expected a ray.tune.search.Searcher, which suggests configurations.",
+            "derive it from Searcher.",
+        )
     _check_domains(search, config)
     if search.metric not in (None, SCORE) or search.mode not in (None, modes[0]):
         raise _has_its_own(search, {"metric": search.metric, "mode": search.mode})
@@ -268,12 +223,11 @@ def _check_domains(search: Searcher, config: space.Config) -> None:
         ) from error
 
 
-def limited(search: Any, max_concurrent: int, *, rounds: bool = True) -> Any:
-    """Return the searcher with a limit of concurrent trials; a searcher that learns suggests in rounds."""
-    if isinstance(search, BatchedSearcher) or not isinstance(search, Searcher):
+def limited(search: Searcher, max_concurrent: int) -> Searcher:
+    """Return the searcher with a limit of concurrent trials; it suggests in rounds."""
+    if isinstance(search, BatchedSearcher):
         return search
-    searcher = BatchedSearcher(search, max(ROUND, max_concurrent)) if rounds else search
-    return ConcurrencyLimiter(searcher, max_concurrent)
+    return ConcurrencyLimiter(BatchedSearcher(search, max(ROUND, max_concurrent)), max_concurrent)
 
 
 def _optuna(seed: int | None, modes: Sequence[str]) -> Searcher:

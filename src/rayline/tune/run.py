@@ -22,7 +22,7 @@ from rayline.train.trainer import Trainer
 from rayline.tune import search as searching
 from rayline.tune.analysis import Analysis
 from rayline.tune.drivers import prepare
-from rayline.tune.executor import Search, TrialExecutor, on_ray
+from rayline.tune.executor import TrialExecutor, on_ray
 from rayline.tune.interruption import Interruption
 from rayline.tune.options import OnInterrupt, RunOn, SearchOptions, SearchRequest
 from rayline.tune.pbt import population as populations
@@ -34,6 +34,7 @@ from rayline.tune.search import SchedulerLike, SearchLike
 from rayline.tune.search_problem import WHERE
 from rayline.tune.trial_log import TrialLog
 from rayline.tune.trial_record import Status, Trial
+from rayline.tune.trial_search import Search
 from rayline.tune.tune_data import SearchDataArguments
 
 
@@ -237,7 +238,7 @@ def checked(request: SearchRequest) -> Search:
         suggester,
         scheduler,
         ResultStore() if options.name is None else ResultStore.named(options.name, options.storage_path),
-        on_ray(prepared, suggester, options),
+        on_ray(prepared, options),
     )
 
 
@@ -274,7 +275,7 @@ def run_search(search: Search, line: progress.ProgressLine, started: float) -> A
 def _executor(search: Search) -> TrialExecutor:
     if not search.is_on_ray:
         return ProcessExecutor(search.prepared, search.options.max_concurrent)
-    from rayline.tune.ray_executor import RayExecutor  # it imports Ray Tune: 1.3 s
+    from rayline.tune.ray_executor import RayExecutor  # it imports Ray
 
     return RayExecutor(search.prepared, search.options.max_concurrent)
 

@@ -52,12 +52,6 @@ class CacheActor:
         self._max_bytes, self._used = max_bytes, 0
         self._kept: OrderedDict[Hashable, CachedObject] = OrderedDict()
         self._making: dict[Hashable, asyncio.Event] = {}
-        self._places = 0
-
-    async def place(self) -> int:
-        """Return the number of earlier calls."""
-        self._places += 1
-        return self._places - 1
 
     async def ask(self, key: Hashable, wait_timeout_s: float = WAIT_TIMEOUT_S) -> list[Any] | None:
         """Return the entry of this key, after waiting for the actor that creates it; None when the caller must create it."""
@@ -101,10 +95,6 @@ class SharedCache:
 
     def __init__(self, cache_actor: Any) -> None:
         self._cache_actor = cache_actor
-
-    def place(self) -> int:
-        """Return the number of actors that connected before this one."""
-        return int(ray.get(self._cache_actor.place.remote()))
 
     def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """Return the object of this key, created if it is missing. Objects that were lost with a process are created again."""

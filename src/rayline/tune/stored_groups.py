@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import polars as pl
 import pyarrow as pa
 import ray
-import ray.data
 from ray.exceptions import RayError, RayTaskError
 
 from rayline.core import registry
@@ -35,6 +34,9 @@ from rayline.tune.row_groups import (
     scan_group,
 )
 from rayline.tune.stored_scores import StoredScores
+
+if TYPE_CHECKING:
+    import ray.data
 
 UNPLACED: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": "SPREAD"}
 """Options of the tasks of a trial: they need no CPU, and run outside of the trial's placement group."""
@@ -104,6 +106,8 @@ class StoredGroups(RowGroups):
         return _polars(rows)
 
     def after(self, function: TableFunction) -> ray.data.Dataset:
+        import ray.data  # half a second that the process of a trial over a table does not need
+
         return ray.data.from_arrow_refs(_applied(MappedGroups(self, (function,))))
 
     def with_cells(self, cells: Sequence[FoldAssignment]) -> Self:

@@ -19,12 +19,9 @@ class Suggester(ABC):
     ----------
     total
         The total number of configurations; None if unknown.
-    needs_ray
-        The reason why only Ray Tune can run this search; empty when there is none.
     """
 
     total: int | None
-    needs_ray: str = ""
 
     @abstractmethod
     def begin(self, max_concurrent: int, mode: str) -> None:

@@ -16,16 +16,12 @@ from rayline.tune.trial_record import FoldScore
 WORST = 1e300
 """The loss that a failed trial reports: schedulers compare it, and would fail on NaN."""
 
-
-class TrialPayload(dict[str, Any]):
-    """The report of a fold. Ray writes the repr of every result into its log, so the repr is empty."""
-
-    def __repr__(self) -> str:
-        return "Box"
+KEPT_CANDIDATES = 64
+"""The number of trials whose candidates are kept for their next folds."""
 
 
 class FoldRunner:
-    """Evaluates folds, and reuses known scores.
+    """Evaluates folds, and reuses known scores. Several threads may call it.
 
     An exception in a fold ends the trial and is reported as its error.
 
@@ -46,12 +42,13 @@ class FoldRunner:
         known: Mapping[str, Any],
     ) -> None:
         self._problem, self._evaluate, self._known = problem, evaluate, dict(known)
+        self._candidates: dict[int, TrialCandidate] = {}
 
-    def __call__(self, config: Mapping[str, Any], fold: int, candidates: dict[str, TrialCandidate]) -> TrialPayload:
-        """Evaluate a configuration on a fold; `candidates` keeps the candidate until its next fold."""
-        box = TrialPayload()
+    def __call__(self, number: int, config: Mapping[str, Any], fold: int) -> tuple[dict[str, Any], None]:
+        """Evaluate the configuration of a trial on a fold. Return the report; no state remains."""
+        box: dict[str, Any] = {}
         try:
-            candidate = candidates.get("") or candidates.setdefault("", self._problem.candidate(config))
+            candidate = self._candidate(number, config)
             score = self._reused(candidate, fold)
             if score is None:
                 score, box["scores"], box["history"] = self._evaluate(candidate, fold)
@@ -59,8 +56,14 @@ class FoldRunner:
                     self._known[score.key] = score.to_json()
             box["fold"] = score.to_json()
         except Exception as error:
-            return TrialPayload(error=error_text(error))
-        return box
+            return {"error": error_text(error)}, None
+        return box, None
+
+    def _candidate(self, number: int, config: Mapping[str, Any]) -> TrialCandidate:
+        """Return the candidate of a trial, which is kept for its next fold."""
+        candidate = self._candidates.get(number) or self._problem.candidate(config)
+        self._candidates = {**dict([*self._candidates.items()][-KEPT_CANDIDATES:]), number: candidate}
+        return candidate
 
     def _reused(self, candidate: TrialCandidate, fold: int) -> FoldScore | None:
         """Return the score of this fold from an earlier run or an earlier trial, or None."""

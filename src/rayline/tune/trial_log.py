@@ -18,9 +18,6 @@ from rayline.tune.result_store import ResultStore
 from rayline.tune.search_driver import PreparedSearch
 from rayline.tune.trial_record import FoldScore, Trial
 
-DEATHS = 3
-"""The number of restarts of a trial after the death of its process."""
-
 
 class StopSearch(Exception):  # noqa: N818  # not an error: requested by the user
     """Ends the trials of a search that was interrupted."""
@@ -65,6 +62,11 @@ class TrialLog:
     def waited_s(self) -> float:
         """The seconds without a started trial; 0 once a trial has started."""
         return 0.0 if self._entries else time.monotonic() - self._started
+
+    @property
+    def timeout_s(self) -> float | None:
+        """The time that the user allows for the first trial to start."""
+        return self._options.timeout_s
 
     def trials(self) -> list[Trial]:
         """Return the trials in the order of their suggestion."""

@@ -22,9 +22,9 @@ from rayline.data import KFold
 from rayline.stages import OneHotEncoder
 from rayline.testing import check_framework, task_table
 from rayline.tune import space
+from rayline.tune.pbt.part_training import PopulationPool
 from rayline.tune.pbt.population import Population
 from rayline.tune.pbt.runner import PopulationRun
-from rayline.tune.ray_executor import RayPopulation
 from rayline.tune.trial_record import Status
 
 SPACE: dict[str, Any] = {
@@ -198,9 +198,9 @@ class TestOnRay:
             with pytest.raises(KeyboardInterrupt):
                 self.run(table, preprocessor, name="killed")
         trained = list[Any]()
-        made = RayPopulation.__call__
+        made = PopulationPool.__call__
         with monkeypatch.context() as patch:
-            patch.setattr(RayPopulation, "__call__", lambda self, work: trained.extend(work) or made(self, work))
+            patch.setattr(PopulationPool, "__call__", lambda self, work: trained.extend(work) or made(self, work))
             found = self.run(table, preprocessor, name="killed", resume=True)
         assert len(trained) == 3 * 5 * 3  # 3 of 6 generations were there, of 5 members and 3 folds
         assert [(t.scores, t.parts) for t in found.trials] == [(t.scores, t.parts) for t in whole.trials]

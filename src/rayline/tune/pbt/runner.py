@@ -6,80 +6,26 @@ import copy
 import math
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rayline.core import scratch
 from rayline.inference import svg_plots
-from rayline.inference.model import files_in, write_files
 from rayline.train import progress
 from rayline.train.callbacks import Run
-from rayline.train.training_phases import Phase
 from rayline.tune import progress_table, trial_record
-from rayline.tune.evaluate import Array, FoldEvaluator, History, TrainingPart
-from rayline.tune.executor import PopulationPool, Search
+from rayline.tune.evaluate import Array
 from rayline.tune.interruption import Interruption
+from rayline.tune.pbt.part_training import PopulationPool
 from rayline.tune.pbt.population import Population, n_iterations
-from rayline.tune.search_problem import SearchProblem
 from rayline.tune.table_cache import fingerprint
-from rayline.tune.trial import error_text
 from rayline.tune.trial_record import FoldScore, Trial
+from rayline.tune.trial_search import Search
 
-Files = dict[str, bytes]
 Key = tuple[int, int]
 """A member and a fold."""
-
-
-@dataclass(frozen=True)
-class FoldResult:
-    """The result of a worker for a fold; only the error if it failed."""
-
-    score: FoldScore | None = None
-    scores: Any = None  # an array, or `ScoresElsewhere`
-    history: History = field(default_factory=list)
-    error: str = ""
-
-
-class PopulationWorker:
-    """A worker that trains parts of folds, in this process or as a Ray actor.
-
-    Parameters
-    ----------
-    problem
-        The problem that is tuned.
-    evaluate
-        The evaluator, which holds the rows, trains and scores.
-    """
-
-    def __init__(self, problem: SearchProblem, evaluate: FoldEvaluator) -> None:
-        self._problem, self._evaluate = problem, evaluate
-
-    def train(
-        self, config: Mapping[str, Any], fold: int, number: int, until: int, checkpoint: Files | None
-    ) -> tuple[FoldResult, Files]:
-        """Train a fold from a checkpoint to the end of this generation, and score it. Returns the result and the next checkpoint."""
-        kept: Files = {}
-
-        def keep(save: Callable[[Path], None]) -> None:
-            with scratch.folder("part") as folder:
-                save(folder)
-                kept.update(files_in(folder))
-
-        try:
-            candidate = self._problem.candidate(config)
-            trainer = candidate.trainer
-            phase = Phase(number, until, trainer.args, trainer.kwargs)
-            with scratch.folder("part") as folder:
-                write_files(folder, checkpoint or {})
-                part = TrainingPart(phase, None if checkpoint is None else folder, keep)
-                score, scores, history = self._evaluate(candidate, fold, part)
-        except Exception as error:
-            return FoldResult(error=error_text(error)), {}
-        return FoldResult(score, scores, history), kept
 
 
 @dataclass
