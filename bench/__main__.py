@@ -15,6 +15,7 @@ from bench.report import Options, write
 PROGRAMS = [
     "preprocessing",
     "wide",
+    "blocks",
     "scale",
     "training",
     "workers",
@@ -40,7 +41,7 @@ def main(
     only: Annotated[
         list[str] | None,
         typer.Option(
-            help="A part of a program: of scale data, training, search, search of 30 fits, table and Dataset."
+            help="A part of a program: of wide columns, shapes; of scale data, training, search, search of 30 fits, table and Dataset."
         ),
     ] = None,
     save: Annotated[bool, typer.Option(help="Write docs/benchmarks.md.")] = True,

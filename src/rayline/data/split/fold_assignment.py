@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from rayline.core.errors import DataError, SchemaError, at, place
@@ -116,7 +117,14 @@ class ThresholdAssignment(FoldAssignment):
 
     def of_keys(self, keys: Words) -> RowCells:
         """Return the cells of rows without strata by their keys."""
-        return self._of_keys(pl.Series(keys)).to_numpy().astype(np.uint8)
+        return self._reached(keys, np.uint8)
+
+    def _reached(self, keys: Words, dtype: type[np.integer[Any]]) -> npt.NDArray[Any]:
+        cells = np.zeros(len(keys), dtype=dtype)
+        for threshold in self.cuts[0][1]:
+            if threshold < ALL:
+                cells += keys >= np.uint64(threshold)
+        return cells
 
     @property
     def is_local(self) -> bool:
@@ -134,12 +142,7 @@ class ThresholdAssignment(FoldAssignment):
         return pair.map_batches(self._of_pairs, return_dtype=pl.Int64, is_elementwise=True)
 
     def _of_keys(self, keys: pl.Series) -> pl.Series:
-        words = keys.to_numpy()
-        cells = np.zeros(len(words), dtype=np.int64)
-        for threshold in self.cuts[0][1]:
-            if threshold < ALL:
-                cells += words >= np.uint64(threshold)
-        return pl.Series(cells)
+        return pl.Series(self._reached(keys.to_numpy(), np.int64))
 
     def _of_pairs(self, pairs: pl.Series) -> pl.Series:
         words = pairs.struct.field("key").to_numpy()
