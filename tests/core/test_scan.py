@@ -28,6 +28,7 @@ from rayline.core.statistics.moments import MinMax, Moments
 from rayline.core.statistics.multi_column import GroupMoments, PairCounts
 from rayline.core.statistics.quantiles import Quantiles
 from rayline.core.statistics.row_counts import MissingCount, RowCount, WordCount
+from rayline.core.statistics.sketches import FrequentValues
 
 N = 2_000
 RNG = np.random.default_rng(0)
@@ -239,7 +240,12 @@ def test_what_a_gate_holds_back_is_counted_in_chunks(cells: Any, monkeypatch: py
     monkeypatch.setattr(scan, "TABLE_ROWS", 10_000)
     requests = [StatisticRequest(ValueCounts, ("id",)), StatisticRequest(RowCount, ())]
     table = pl.DataFrame({"id": [None, *range(100_000)], "cell": [i % 2 for i in range(100_001)]})
-    for cell, found in Scan(requests, cells=cells).of(table.lazy()).items():
+    sketched: list[int] = []
+    of = FrequentValues.of
+    monkeypatch.setattr(FrequentValues, "of", lambda values, n: sketched.append(len(values)) or of(values, n))
+    results = Scan(requests, cells=cells).of(table.lazy())
+    assert sum(sketched) <= 100_000  # no sketch of the query whose results are not used
+    for cell, found in results.items():
         rows = table if cells is None else table.filter(pl.col("cell") == cell)
         assert found[requests[0]] == statistics_of(rows.lazy(), requests)[requests[0]]
         assert found[requests[0]].is_beyond

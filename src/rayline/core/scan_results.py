@@ -24,11 +24,12 @@ class TableQuery:
         self, table: pl.LazyFrame, requests: Iterable[StatisticRequest], by: Sequence[str] | None = None
     ) -> None:
         self._by, self._places = by, list[tuple[StatisticRequest, slice | int]]()
+        self._grouping: dict[str, Any] = {} if by is None else {"by": by}
         self.queries: list[pl.LazyFrame] = []
         scalars: list[pl.Expr] = []
         for request in requests:
             columns, options = [col(name) for name in request.columns], dict(request.options)
-            query = request.statistic.query(table, *columns, **options, **({} if by is None else {"by": by}))
+            query = request.statistic.query(table, *columns, **options, **self._grouping)
             if query is not None:
                 self._places.append((request, len(self.queries)))
                 self.queries.append(query)
@@ -57,7 +58,7 @@ class TableQuery:
         results: ScanResults = {}
         for request, place in self._places:
             inputs = values[place] if isinstance(place, slice) else (tables[place],)
-            results[request] = request.statistic.of(*inputs, **dict(request.options))
+            results[request] = request.statistic.of(*inputs, **dict(request.options), **self._grouping)
         return results
 
 

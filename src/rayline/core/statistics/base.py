@@ -51,7 +51,7 @@ class Statistic:
         """Return a query, for statistics that are tables; it is evaluated in the same pass.
 
         The query of a statistic that `streams` groups the rows. With the option `by`, a list of columns, it receives all
-        rows at once: it also groups by these columns, and limits what it keeps in memory (see `is_beyond`).
+        rows at once: it also groups by these columns, and limits what it keeps in memory (see `is_beyond`). `of` receives it too.
         """
         return None
 

@@ -94,7 +94,9 @@ class ValueCounts(Statistic):
         missing = table["value"].is_null()
         if table.schema["value"].is_float():
             missing |= table["value"].is_nan().fill_null(False)
-        return cls._limited(int(table.filter(missing)["n"].sum()), table.filter(~missing))
+        n_null, table = int(table.filter(missing)["n"].sum()), table.filter(~missing)
+        # Of a query over all rows, too many values are counted again in chunks: a sketch of these would be thrown away.
+        return cls(n_null, table) if "by" in options else cls._limited(n_null, table)
 
     @classmethod
     def merge_all(cls, states: Iterable[Self], **options: Any) -> Self:
@@ -143,7 +145,7 @@ class ValueCounts(Statistic):
 
     @property
     def is_beyond(self) -> bool:
-        return self.sketch is not None
+        return self.sketch is not None or self.counts.height > MAX_CATEGORIES
 
     def _sketched(self) -> FrequentValues:
         return self.sketch or FrequentValues.of(self.counts["value"], self.counts["n"])
