@@ -424,7 +424,7 @@ def test_what_cannot_be_is_refused(table: pl.DataFrame) -> None:
     with pytest.raises(ParameterError, match=r"tune\.compare: candidate 'bad': tune\.run: config\['ata'\]"):
         tune.compare(candidates, data, callbacks=[Started(started)])
     assert started == []  # all candidates are checked before the first trial
-    with pytest.raises(ParameterError, match=r"(?s)unknown parameter 'metrik'.*did you mean \['metric'\]"):
+    with pytest.raises(ParameterError, match=r"(?s)unknown argument 'metrik'.*did you mean \['metric'\]"):
         tune.compare(candidates, data, metrik="auc")  # type: ignore[call-arg]
     with pytest.raises(ParameterError, match="there is nothing to train on"):
         tune.compare(candidates, None)  # type: ignore[arg-type]
