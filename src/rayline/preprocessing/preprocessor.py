@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -33,10 +32,11 @@ from rayline.core.schema import refuse_empty, remembered_schema, without_categor
 from rayline.core.stage import Stage, operations_of
 from rayline.core.target import Target
 from rayline.data.equality import same
-from rayline.preprocessing import diagram, fit_planner, inverse_transform, stage_list
+from rayline.preprocessing import diagram, fit_planner, inverse_transform
 from rayline.preprocessing.lineage import ColumnOrigins, origins
 from rayline.preprocessing.schema_check import SchemaCheck
 from rayline.preprocessing.smoke_check import smoke_check
+from rayline.preprocessing.stage_list import NamedStages, refuse_targets
 from rayline.preprocessing.value_readers import row_check
 from rayline.preprocessing.without_columns import without_targets
 
@@ -47,7 +47,7 @@ FORMAT_VERSION = 1
 
 
 @known_arguments
-class BasePreprocessor:
+class BasePreprocessor(NamedStages):
     """Named stages, fitted in one scan of the data and applied as one query: all of `Preprocessor` but `chain`.
 
     The public class is `rayline.Preprocessor`. It is defined next to `InferencePipeline`, which `chain` returns, so that
@@ -64,109 +64,12 @@ class BasePreprocessor:
         stages: Sequence[tuple[str, Stage | BasePreprocessor]] = (),
         target_stages: Sequence[tuple[str, Stage]] = (),
     ) -> None:
-        self._stages: tuple[tuple[str, Stage | BasePreprocessor], ...] = stage_list.checked(stages, BasePreprocessor)
-        self._target_stages = stage_list.checked_targets(
-            target_stages, BasePreprocessor, [name for name, _ in self._stages]
-        )
+        super().__init__(stages, target_stages)
         self._input: pl.Schema | None = None
         self._output: pl.Schema | None = None
         self._targets: tuple[str, ...] = ()
         self._target: Target | None = None
         self._scans = 0
-
-    # -- the stages ------------------------------------------------------------------------------------------------
-
-    @property
-    def stages(self) -> list[tuple[str, Stage | BasePreprocessor]]:
-        """The named stages; fitted ones after `fit`."""
-        return list(self._stages)
-
-    @property
-    def target_stages(self) -> list[tuple[str, Stage]]:
-        """The named stages of the targets; fitted ones after `fit`."""
-        return list(self._target_stages)
-
-    def __getitem__(self, name: str) -> Stage | BasePreprocessor:
-        for stage_name, stage in (*self._stages, *self._target_stages):
-            if stage_name == name:
-                return stage
-        raise ParameterError.unknown([name], self._names, "stage", where="Preprocessor")
-
-    @property
-    def _names(self) -> list[str]:
-        return [name for name, _ in (*self._stages, *self._target_stages)]
-
-    def __len__(self) -> int:
-        return len(self._stages)
-
-    def __iter__(self) -> Iterator[tuple[str, Stage | BasePreprocessor]]:
-        return iter(self._stages)
-
-    @property
-    def leaves(self) -> list[tuple[str, Stage]]:
-        """All stages with their paths ("outer/inner"); the stages of a nested preprocessor are listed one by one."""
-        leaves: list[tuple[str, Stage]] = []
-        for name, stage in self._stages:
-            if isinstance(stage, BasePreprocessor):
-                leaves += [(f"{name}/{path}", leaf) for path, leaf in stage.leaves]
-            else:
-                leaves.append((name, stage))
-        return leaves
-
-    def clone(self) -> Self:
-        """Return an unfitted copy.
-
-        Returns
-        -------
-        Preprocessor
-            The same names and parameters; nothing learned.
-        """
-        return self.replace({})
-
-    def __copy__(self) -> Self:
-        """Return an independent copy: fitting one of the two again does not change the other."""
-        copied = type(self)()
-        copied.__dict__.update(self.__dict__)
-        copied._stages = tuple((n, copy.copy(s) if isinstance(s, BasePreprocessor) else s) for n, s in self._stages)
-        return copied
-
-    def replace(self, changes: Mapping[str, Mapping[str, Any]]) -> Self:
-        """Return an unfitted copy with other parameters: `{"impute": {"strategy": "median"}}`.
-
-        Parameters
-        ----------
-        changes
-            New parameters by the name of the stage; those of a nested preprocessor are again such a dict.
-
-        Returns
-        -------
-        Preprocessor
-            A new one; this one does not change.
-
-        Raises
-        ------
-        ParameterError
-            When a stage or a parameter of it does not exist, or a stage refuses the value.
-        """
-        if not isinstance(changes, Mapping) or not all(isinstance(values, Mapping) for values in changes.values()):
-            raise ParameterError.value(
-                "changes", 'a dict of dicts, such as {"impute": {"strategy": "median"}}', changes, where="Preprocessor"
-            )
-        unknown = [name for name in changes if name not in self._names]
-        if unknown:
-            raise ParameterError.unknown(unknown, self._names, "stage", where="Preprocessor")
-        return type(self)(
-            [
-                (
-                    name,
-                    stage.replace(changes.get(name, {}))
-                    if isinstance(stage, BasePreprocessor)
-                    else stage.replace(**changes.get(name, {})),
-                )
-                for name, stage in self._stages
-            ],
-            [(name, stage.replace(**changes.get(name, {}))) for name, stage in self._target_stages],
-        )
 
     # -- fit -------------------------------------------------------------------------------------------------------
 
@@ -374,19 +277,6 @@ class BasePreprocessor:
         self.__dict__.pop("operations", None)
         self.__dict__.update({k: v for k, v in fitted.__dict__.items() if k != "operations"})
 
-    def _take(self, leaves: Sequence[Stage]) -> None:
-        rest = list(leaves)
-        stages: list[tuple[str, Stage | BasePreprocessor]] = []
-        for name, stage in self._stages:
-            if isinstance(stage, BasePreprocessor):
-                inner = stage.clone()
-                inner._take(rest[: len(stage.leaves)])
-                rest = rest[len(stage.leaves) :]
-                stages.append((name, inner))
-            else:
-                stages.append((name, rest.pop(0)))
-        self._stages = tuple(stages)
-
     def refuse_targets(self, targets: Sequence[str]) -> None:
         """Raise an error when a stage names one of these targets.
 
@@ -400,7 +290,7 @@ class BasePreprocessor:
         SchemaError
             With the stage and the target that it works on.
         """
-        stage_list.refuse_targets(self.leaves, targets)
+        refuse_targets(self.leaves, targets)
 
     def without_targets(self, targets: Sequence[str], *, excluded_columns: Sequence[str] = ()) -> Self:
         """Return this fitted preprocessor, or a copy without these target columns if it was fitted with them.

@@ -1,10 +1,12 @@
-"""Validate lists of named stages, and the columns that they name."""
+"""Lists of named stages, their validation, and the columns that they name."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Self
 
+from rayline.core.arguments import known_arguments
 from rayline.core.column_choice import Selected
 from rayline.core.errors import ParameterError, SchemaError
 from rayline.core.schema import Kind
@@ -13,11 +15,131 @@ from rayline.core.stage import Stage
 WHERE = "Preprocessor"
 
 
-def checked(stages: Any, group: type[Any], noun: str = "stages") -> tuple[tuple[str, Any], ...]:
-    """Return the validated `(name, stage)` pairs; a stage may be a `group` of stages, the preprocessor's own class.
+@known_arguments
+class NamedStages:
+    """Stages with names, some of which may be such a list themselves: what they are, without data.
 
-    Raises ParameterError when they are none, or a name is used twice.
+    Parameters
+    ----------
+    stages, target_stages
+        As in `rayline.Preprocessor`.
     """
+
+    def __init__(
+        self, stages: Sequence[tuple[str, Stage | NamedStages]] = (), target_stages: Sequence[tuple[str, Stage]] = ()
+    ) -> None:
+        self._stages: tuple[tuple[str, Stage | Self], ...] = _checked(stages)
+        self._target_stages = _checked_targets(target_stages, [name for name, _ in self._stages])
+
+    @property
+    def stages(self) -> list[tuple[str, Stage | Self]]:
+        """The named stages; fitted ones after `fit`."""
+        return list(self._stages)
+
+    @property
+    def target_stages(self) -> list[tuple[str, Stage]]:
+        """The named stages of the targets; fitted ones after `fit`."""
+        return list(self._target_stages)
+
+    def __getitem__(self, name: str) -> Stage | Self:
+        for stage_name, stage in (*self._stages, *self._target_stages):
+            if stage_name == name:
+                return stage
+        raise ParameterError.unknown([name], self._names, "stage", where=WHERE)
+
+    @property
+    def _names(self) -> list[str]:
+        return [name for name, _ in (*self._stages, *self._target_stages)]
+
+    def __len__(self) -> int:
+        return len(self._stages)
+
+    def __iter__(self) -> Iterator[tuple[str, Stage | Self]]:
+        return iter(self._stages)
+
+    @property
+    def leaves(self) -> list[tuple[str, Stage]]:
+        """All stages with their paths ("outer/inner"); the stages of a nested preprocessor are listed one by one."""
+        leaves: list[tuple[str, Stage]] = []
+        for name, stage in self._stages:
+            if isinstance(stage, NamedStages):
+                leaves += [(f"{name}/{path}", leaf) for path, leaf in stage.leaves]
+            else:
+                leaves.append((name, stage))
+        return leaves
+
+    def clone(self) -> Self:
+        """Return an unfitted copy.
+
+        Returns
+        -------
+        Preprocessor
+            The same names and parameters; nothing learned.
+        """
+        return self.replace({})
+
+    def __copy__(self) -> Self:
+        """Return an independent copy: fitting one of the two again does not change the other."""
+        copied = type(self)()
+        copied.__dict__.update(self.__dict__)
+        copied._stages = tuple((n, copy.copy(s) if isinstance(s, NamedStages) else s) for n, s in self._stages)
+        return copied
+
+    def replace(self, changes: Mapping[str, Mapping[str, Any]]) -> Self:
+        """Return an unfitted copy with other parameters: `{"impute": {"strategy": "median"}}`.
+
+        Parameters
+        ----------
+        changes
+            New parameters by the name of the stage; those of a nested preprocessor are again such a dict.
+
+        Returns
+        -------
+        Preprocessor
+            A new one; this one does not change.
+
+        Raises
+        ------
+        ParameterError
+            When a stage or a parameter of it does not exist, or a stage refuses the value.
+        """
+        if not isinstance(changes, Mapping) or not all(isinstance(values, Mapping) for values in changes.values()):
+            raise ParameterError.value(
+                "changes", 'a dict of dicts, such as {"impute": {"strategy": "median"}}', changes, where=WHERE
+            )
+        unknown = [name for name in changes if name not in self._names]
+        if unknown:
+            raise ParameterError.unknown(unknown, self._names, "stage", where=WHERE)
+        return type(self)(
+            [
+                (
+                    name,
+                    stage.replace(changes.get(name, {}))
+                    if isinstance(stage, NamedStages)
+                    else stage.replace(**changes.get(name, {})),
+                )
+                for name, stage in self._stages
+            ],
+            [(name, stage.replace(**changes.get(name, {}))) for name, stage in self._target_stages],
+        )
+
+    def _take(self, leaves: Sequence[Stage]) -> None:
+        """Put fitted stages in the places of the leaves."""
+        rest = list(leaves)
+        stages: list[tuple[str, Stage | Self]] = []
+        for name, stage in self._stages:
+            if isinstance(stage, NamedStages):
+                inner = stage.clone()
+                inner._take(rest[: len(stage.leaves)])
+                rest = rest[len(stage.leaves) :]
+                stages.append((name, inner))
+            else:
+                stages.append((name, rest.pop(0)))
+        self._stages = tuple(stages)
+
+
+def _checked(stages: Any, noun: str = "stages") -> tuple[tuple[str, Any], ...]:
+    """Return the validated `(name, stage)` pairs. Raises ParameterError when they are none, or a name is used twice."""
     if not isinstance(stages, (list, tuple)):
         raise ParameterError.value(noun, "a list of (name, stage) pairs", stages, where=WHERE)
     seen: set[str] = set()
@@ -25,14 +147,14 @@ def checked(stages: Any, group: type[Any], noun: str = "stages") -> tuple[tuple[
         if not (isinstance(pair, (tuple, list)) and len(pair) == 2 and isinstance(pair[0], str)):
             raise ParameterError.value(noun, "(name, stage) pairs", pair, where=WHERE)
         name, stage = pair
-        if not isinstance(stage, (Stage, group)):
+        if not isinstance(stage, (Stage, NamedStages)):
             is_class = isinstance(stage, type)
             raise ParameterError(
                 f"Preprocessor: stage {name!r} is not a stage.",
                 f"Expected a Stage or a Preprocessor; got {stage!r}.",
                 "a stage must be an object, not its class" if is_class else "derive it from rayline.Stage",
             )
-        if isinstance(stage, group) and stage.target_stages:
+        if isinstance(stage, NamedStages) and stage.target_stages:
             raise ParameterError(
                 f"Preprocessor: the inner preprocessor {name!r} has target stages.",
                 "Expected them on the outermost one.",
@@ -44,11 +166,11 @@ def checked(stages: Any, group: type[Any], noun: str = "stages") -> tuple[tuple[
     return tuple((name, stage) for name, stage in stages)
 
 
-def checked_targets(stages: Any, group: type[Any], taken: Sequence[str]) -> tuple[tuple[str, Stage], ...]:
+def _checked_targets(stages: Any, taken: Sequence[str]) -> tuple[tuple[str, Stage], ...]:
     """Return the validated target stages: none may change rows or use a name in `taken` (those of other stages)."""
-    checked_stages = checked(stages, group, "target_stages")
+    checked_stages = _checked(stages, "target_stages")
     for name, stage in checked_stages:
-        if isinstance(stage, group) or stage.resamples or name in taken:
+        if isinstance(stage, NamedStages) or stage.resamples or name in taken:
             raise ParameterError.value(
                 "target_stages", "stages that keep rows, under names that `stages` does not have", name, where=WHERE
             )
