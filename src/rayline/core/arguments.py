@@ -353,6 +353,6 @@ def _attribute_types(cls: type) -> dict[str, Any]:
     for base in reversed(cls.__mro__):
         module = sys.modules.get(base.__module__)  # a class that came to a worker by value has none there
         namespace = {} if module is None else vars(module)
-        annotations = vars(base).get("__annotations__", {})
+        annotations = inspect.get_annotations(base)
         kinds |= {name: _resolved(annotation, namespace) for name, annotation in annotations.items()}
     return kinds
