@@ -113,6 +113,11 @@ def _split(splitter: Any) -> Any:
     return list(splitter.split(TABLE, target_columns="late"))
 
 
+def installed(name: str) -> bool:
+    """Whether the libraries of a framework are there."""
+    return importlib.util.find_spec({"Sklearn": "skops"}.get(name, name.lower())) is not None
+
+
 def _fitted(framework: str) -> Callable[..., Any]:
     """Return the constructor of a trainer that also fits it, with the parameters of the trainer and of the framework."""
 
@@ -223,11 +228,11 @@ def function_calls(path: Path) -> Iterator[Call]:
         "XGBoost": {"num_boost_round": 1},
         "LightGBM": {"num_boost_round": 1},
         "CatBoost": {"params": {"iterations": 1}},
+        "Sklearn": {"estimator": LogisticRegression()},
     }
     for name, base in arguments.items():
-        if importlib.util.find_spec(name.lower()):
+        if installed(name):
             yield f"train.{name}Trainer", _fitted(name.lower()), base
-    yield "train.SklearnTrainer", _fitted("sklearn"), {"estimator": LogisticRegression()}
     yield (
         "tune.run",
         tune.run,
@@ -297,7 +302,7 @@ def test_every_public_name_is_called(tmp_path: Path) -> None:
     }
     recorded = json.loads((ROOT / "tests" / "api_surface.json").read_text(encoding="utf-8"))
     names = {name for module in recorded for name in recorded[module] if not name.endswith("Error")}
-    optional = {f"{name}Trainer" for name in ("LightGBM", "CatBoost") if not importlib.util.find_spec(name.lower())}
+    optional = {f"{name}Trainer" for name in ("LightGBM", "CatBoost", "Sklearn") if not installed(name)}
     assert names - called - optional - {"Trainer"} == {*NOT_CALLED}
 
 
