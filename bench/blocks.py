@@ -23,6 +23,7 @@ MOST_S = 0.005
 def run(options: Options) -> Section:
     """Measure each step on both datasets, the one of few blocks first."""
     many = max(2 * FEW, options.small(BLOCKS))
+    runs = options.repeats if options.full else 1
     rows = table(ROWS_PER_BLOCK * many)
     section = Section(
         "Many blocks",
@@ -35,7 +36,7 @@ def run(options: Options) -> Section:
         few, more = (ray.data.from_arrow(pieces(rows, n)).materialize() for n in (FEW, many))
         for name, step in steps(few).items():
             step(few)  # the first call starts processes and imports
-            times = {n: seconds_of(lambda s=step, d=d: s(d), options.repeats) for n, d in ((FEW, few), (many, more))}  # type: ignore[misc]
+            times = {n: seconds_of(lambda s=step, d=d: s(d), runs) for n, d in ((FEW, few), (many, more))}  # type: ignore[misc]
             note(f"blocks: {name}: {times}")
             a_block = [max(0.0, b - a) / (many - FEW) for a, b in zip(times[FEW], times[many], strict=True)]
             goal = 1.0 if name != "bare scan" else None
