@@ -142,11 +142,14 @@ def test_two_workers_on_two_cpus_never_hang() -> None:
 
 SLOW = '''
 class Slow(xgboost.callback.TrainingCallback):
-    """Says where it is."""
+    """Says where it is, and stays in an iteration on a node that will be lost until it is gone."""
 
     def after_iteration(self, model, epoch, evals_log):
-        (folder / f"{ray.get_runtime_context().get_node_id()}-{epoch}").touch()
+        node = ray.get_runtime_context().get_node_id()
+        (folder / f"{node}-{epoch}").touch()
         time.sleep(PAUSE_S)
+        while epoch == LAST and (folder / f"lost-{node}").exists():
+            time.sleep(0.05)
         return False
 
 
@@ -176,19 +179,20 @@ from rayline import data, train
 from rayline.testing import training_table
 
 folder = Path(sys.argv[1])
-PAUSE_S = 0.1
+PAUSE_S, LAST = 0.0, 12
 """
     + SLOW
     + '''
 def lose(node):
     """Let a node go in the middle of a training, with all its processes."""
-    while not (folder / f"{node.node_id}-12").exists():
+    while not (folder / f"{node.node_id}-{LAST}").exists():
         time.sleep(0.05)
     cluster.remove_node(node, allow_graceful=False)
 
 
 def fit(max_failures):
     node = cluster.add_node(num_cpus=1)
+    (folder / f"lost-{node.node_id}").touch()
     cluster.wait_for_nodes()
     threading.Thread(target=lose, args=[node], daemon=True).start()
     trainer = train.XGBoostTrainer(
@@ -204,7 +208,7 @@ if __name__ == "__main__":
         training_table(1200).select("wind", "hour", "late").write_parquet(folder / "t.parquet")
         rows = data.read_parquet(folder / "t.parquet").repartition(4)
         node, result = fit(max_failures=1)
-        assert (folder / f"{node.node_id}-12").exists() and not (folder / f"{node.node_id}-15").exists()
+        assert (folder / f"{node.node_id}-{LAST}").exists() and not (folder / f"{node.node_id}-{LAST + 1}").exists()
         assert result.history["iteration"].to_list() == list(range(16)), result.history
         try:
             fit(max_failures=0)
@@ -244,7 +248,7 @@ from rayline.testing import training_table
 
 folder, elastic = Path(sys.argv[1]), sys.argv[2] == "elastic"
 ROUNDS = 60
-PAUSE_S = 0.3
+PAUSE_S, LAST = 0.3, None
 """
     + SLOW
     + '''
