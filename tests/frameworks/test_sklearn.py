@@ -6,6 +6,8 @@ Covers `frameworks.verify.sklearn_model` too.
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,7 @@ from sklearn.ensemble import (
 from sklearn.feature_selection import SelectKBest, f_classif
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import Matern, WhiteKernel
-from sklearn.linear_model import LogisticRegression, Perceptron, Ridge, SGDClassifier, TweedieRegressor
+from sklearn.linear_model import LogisticRegression, Perceptron, Ridge, SGDClassifier, SGDRegressor, TweedieRegressor
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import (
     FixedThresholdClassifier,
@@ -279,6 +281,62 @@ def test_blocks_are_streamed(held_bytes: int | None, monkeypatch: pytest.MonkeyP
     assert (model.coef_ == by_hand.coef_).all()
     assert [i for i, _ in told] == [0, 1, 2]
     assert told[-1][1]["test-accuracy"] == by_hand.score(table.select("a", "b").to_numpy(), table["code"].to_numpy())
+
+
+@pytest.mark.parametrize("weight", [None, "w"])
+def test_scores_of_streamed_rows_are_those_of_all(weight: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_stream, "HELD_BYTES", 0)
+    random = np.random.default_rng(0)
+    x = random.normal(size=(300, 2))
+    table = pl.DataFrame(
+        {"a": x[:, 0], "b": x[:, 1], "y": 1e6 + 2 * x[:, 0] + random.normal(size=300), "w": random.integers(0, 3, 300)}
+    )
+    target = Target(("y",), Task.REGRESSION, (pl.Float64(),))
+    blocks = [lambda i=i: table[i * 100 : (i + 1) * 100] for i in range(3)]
+    rows = Rows(blocks, table.select("a", "b").schema, target, weight)  # type: ignore[arg-type]
+    told: list[Any] = []
+    context = TrainContext(rows, rows, target, seed=1, report=lambda i, m: bool(told.append(m)))  # type: ignore[func-returns-value]
+    model = ADAPTER.train(context, SGDRegressor(eta0=1e-3), epochs=2)
+    weights = None if weight is None else table["w"].to_numpy()
+    expected = model.score(table.select("a", "b").to_numpy(), table["y"].to_numpy(), weights)
+    assert told[-1]["test-r2"] == pytest.approx(expected, rel=1e-6)
+
+
+MEMORY = """
+import numpy as np, polars as pl
+from sklearn.linear_model import SGDRegressor
+from rayline.core import registry
+from rayline.core.framework import Rows, TrainContext
+from rayline.core.target import Target, Task
+
+names = [f"x{i}" for i in range(12)]
+target = Target(("y",), Task.REGRESSION, (pl.Float64(),))
+
+class Block:
+    n_rows = 100_000
+    def __call__(self):
+        values = np.random.default_rng(0).normal(size=(12, self.n_rows))
+        return pl.DataFrame({**dict(zip(names, values)), "y": values[0]})
+
+def peak():
+    status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+    return int(status["VmHWM"].split()[0]) / 1024
+
+def train(n):
+    rows = Rows([Block()] * n, {name: pl.Float64() for name in names}, target, None)
+    registry.framework("sklearn").train(TrainContext(rows, rows, target, seed=1), SGDRegressor(), epochs=1)
+
+train(16)
+before = peak()
+train(48)
+print(peak() - before)
+"""
+
+
+@pytest.mark.slow
+def test_the_process_does_not_grow_with_the_rows_of_epochs() -> None:
+    made = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True, timeout=300)
+    assert float(made.stdout.split()[-1]) < 40.0
 
 
 class Strange(LogisticRegression):
