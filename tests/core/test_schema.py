@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from rayline.core.errors import SchemaError
-from rayline.core.schema import category_of, conversion, converted, refuse_types, remembered_schema
+from rayline.core.schema import category_of, conversion, converted, refuse_types, remembered_schema, stacked
 from rayline.preprocessing.schema_check import SchemaCheck
 
 DAY = dt.datetime(2013, 12, 25)
@@ -58,3 +58,11 @@ def test_a_remembered_schema_is_taken_from_what_was_remembered() -> None:
 def test_columns_that_are_missing_are_named() -> None:
     with pytest.raises(SchemaError, match=r"'y', which is missing"):
         refuse_types({"x": pl.Int64(), "y": pl.Int64()}, {"x": pl.Int64()})
+
+
+def test_tables_with_columns_in_another_order_are_stacked() -> None:
+    one = pl.DataFrame({"a": pl.Series([1], dtype=pl.Int32), "b": ["x"], "c": [None]})
+    other = pl.DataFrame({"c": [2.5], "b": ["y"], "a": pl.Series([2], dtype=pl.Int64)})
+    expected = pl.DataFrame({"a": [1, 2], "b": ["x", "y"], "c": [None, 2.5]})
+    assert stacked([one, other]).equals(expected)
+    assert stacked([one]) is one

@@ -56,7 +56,7 @@ from rayline.core.abilities import (
 from rayline.core.errors import ParameterError
 from rayline.core.features import Array, Features
 from rayline.core.objective import Objective
-from rayline.core.schema import col
+from rayline.core.schema import col, stacked
 from rayline.core.target import Target, Task
 
 __all__ = ["Arguments", "EnvironmentSpec", "Framework", "ModelInfo", "Rows", "TrainContext"]
@@ -88,7 +88,7 @@ class Rows:
     @cached_property
     def _table(self) -> pl.DataFrame:
         blocks = [block() for block in self._blocks]
-        return blocks[0] if len(blocks) == 1 else pl.concat(blocks, how="vertical_relaxed", rechunk=False)
+        return stacked(blocks)
 
     def in_groups(self) -> Rows:
         """Return the same rows sorted by group, as one block, for a ranking; otherwise these rows."""

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from rayline.core.arrow_tables import to_arrow
+from rayline.core.schema import stacked
 
 T = TypeVar("T")
 
@@ -70,10 +71,10 @@ def windows(
                 n_held += held[-1].height
                 chunk = chunk.slice(held[-1].height)
                 if n_held == wanted:
-                    yield _joined(held)
+                    yield stacked(held)
                     held, n_held = [], 0
     if held:
-        yield _joined(held)
+        yield stacked(held)
 
 
 def epoch_seed(seed: int, epoch: int, rank: int) -> int:
@@ -97,14 +98,10 @@ def cut(tables: Iterable[pl.DataFrame], n_rows: int) -> Iterator[pl.DataFrame]:
             held.append(part)
             n_held, start = n_held + part.height, start + part.height
             if n_held == n_rows:
-                yield _joined(held)
+                yield stacked(held)
                 held, n_held = [], 0
     if held:
-        yield _joined(held)
-
-
-def _joined(tables: Sequence[pl.DataFrame]) -> pl.DataFrame:
-    return tables[0] if len(tables) == 1 else pl.concat(tables, how="vertical_relaxed", rechunk=False)
+        yield stacked(held)
 
 
 def prefetched(values: Iterator[T]) -> Iterator[T]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import enum
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, cast
 
@@ -36,6 +36,13 @@ class _OfPlainName:
 
     def __call__(self, values: pl.Series) -> pl.Series:
         return self.function(values.alias("values"))
+
+
+def stacked(tables: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """Return the rows of tables, at least one, that have the same columns in whatever order; of two types of numbers the larger."""
+    names = tables[0].columns
+    same = [table if table.columns == names else table.select(map(col, names)) for table in tables]
+    return same[0] if len(same) == 1 else pl.concat(same, how="vertical_relaxed", rechunk=False)
 
 
 class Kind(enum.StrEnum):

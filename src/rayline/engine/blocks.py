@@ -22,6 +22,7 @@ from rayline.core.errors import RaylineError
 from rayline.core.parquet_parts import PartFiles
 from rayline.core.scan import Scan, TableFunction, passed_through
 from rayline.core.scan_results import ScanResults, merge_results
+from rayline.core.schema import stacked
 from rayline.engine.object_refs import BlockSlice, from_arrow
 
 
@@ -192,8 +193,7 @@ def _write_part(
 ) -> int:
     """Write one file of a directory of files: the rows of some block slices after a function."""
     frames = [to_frame(ray.get(piece.block)).slice(piece.start, piece.stop - piece.start) for piece in pieces]
-    frame = pl.concat(frames, how="vertical_relaxed", rechunk=False)
-    return files.write(number, function(frame, batch_size))
+    return files.write(number, function(stacked(frames), batch_size))
 
 
 write_part = ray.remote(_write_part)

@@ -27,7 +27,7 @@ from rayline.core.errors import (
 from rayline.core.parquet_parts import PartFiles
 from rayline.core.scan import Scan, TableFunction
 from rayline.core.scan_results import ScanResults
-from rayline.core.schema import col
+from rayline.core.schema import col, stacked
 from rayline.core.waiting import patience
 from rayline.engine.actor_pool import ActorPool
 from rayline.engine.blocks import (
@@ -401,9 +401,7 @@ def _part_writers(placement: Placement) -> Iterator[tuple[int, Callable[[], Any]
 
 def _joined(blocks: Iterator[Any], names: Sequence[str], schema: pl.Schema) -> pl.DataFrame:
     frames = [frame for frame in map(to_frame, blocks) if frame.width]
-    if not frames:
-        return pl.DataFrame(schema={name: schema[name] for name in names})
-    return pl.concat(frames, how="vertical_relaxed", rechunk=False) if len(frames) > 1 else frames[0]
+    return stacked(frames) if frames else pl.DataFrame(schema={name: schema[name] for name in names})
 
 
 def _unchanged(block: pa.Table) -> pa.Table:

@@ -16,6 +16,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from rayline.compat.ray import dataset_for_reading, ref_bundles
 from rayline.core.errors import DataError, RaylineError, ResourceError, SchemaError, first_line, shorten
+from rayline.core.schema import stacked
 from rayline.core.waiting import patience
 from rayline.engine.blocks import to_frame
 from rayline.engine.kept_rows import kept_rows
@@ -72,7 +73,7 @@ def schema_of_dataset(data: Dataset) -> pl.Schema:
     # Blocks of pandas: only its values show the type of an object column.
     frames = [to_frame(block) for block in each_block(with_own_settings(data).limit(SAMPLE_ROWS))]
     frames = [frame for frame in frames if frame.width]
-    return pl.concat(frames, how="vertical_relaxed").schema if frames else pl.Schema()
+    return stacked(frames).schema if frames else pl.Schema()
 
 
 def with_own_settings(data: Dataset) -> Dataset:

@@ -20,7 +20,7 @@ from rayline.core.evaluation import Confidence, Estimate
 from rayline.evaluate import class_order, plots
 from rayline.evaluate.bootstrap import REPLICATES, estimate
 from rayline.evaluate.charts import Chart
-from rayline.evaluate.evaluation import check, scan
+from rayline.evaluate.evaluation import measured
 from rayline.evaluate.report import EvaluationReport, words
 from rayline.evaluate.results import EvaluationResults
 from rayline.inference.pipeline import InferencePipeline, ModelLike, as_pipeline
@@ -262,11 +262,10 @@ def compare(
                 f"got {target.task} of {list(target.columns)} with {target.classes}.",
                 "compare pipelines of one target; pos_label of the training sets the order of two classes.",
             )
-    checked = check(
+    statistics, plan, checked = measured(
         as_pipelines, data, metrics=metrics, by=by, sample_weight=sample_weight, confidence=confidence, replicates=replicates,
         seed=seed, target_columns=target_columns,
     )  # fmt: skip
-    statistics, plan = scan(as_pipelines, data, checked)
     return PipelineComparison(
         EvaluationResults.of(statistics, plan, replicates, seed, checked.confidence), as_pipelines
     )

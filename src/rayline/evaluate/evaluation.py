@@ -52,8 +52,7 @@ class Evaluate(PipelineMethod):
     def __call__(self, pipeline: Any, *args: Any, **options: Any) -> EvaluationReport:
         (data,) = args
         assert isinstance(pipeline, InferencePipeline)
-        checked = check({"": pipeline}, data, **options)
-        statistics, plan = scan({"": pipeline}, data, checked)
+        statistics, plan, checked = measured({"": pipeline}, data, **options)
         results = EvaluationResults.of(statistics, plan, checked.replicates, checked.seed, checked.confidence)
         return EvaluationReport(results, pipeline)
 
@@ -73,13 +72,21 @@ def evaluate_parts(parts: Sequence[tuple[InferencePipeline, Any]], **options: An
                 f"Expected {first.target.plain}; got {pipeline.target.plain}.",
                 "choose folds in which every class occurs (stratify=True).",
             )
-        checked = check({"": pipeline}, data, **options)
-        statistics, plan = scan({"": pipeline}, data, checked)
+        statistics, plan, checked = measured({"": pipeline}, data, **options)
         part_results.append(statistics)
     merged = EvaluationStatistics.merge_all(part_results)
     return EvaluationReport(
         EvaluationResults.of(merged, plan, checked.replicates, checked.seed, checked.confidence), first
     )
+
+
+def measured(
+    pipelines: Mapping[str, InferencePipeline], data: Any, **options: Any
+) -> tuple[EvaluationStatistics, EvaluationPlan, EvaluationOptions]:
+    """Check the options, and read the rows once: see `check` and `scan`."""
+    with registry.engine_for(data).keeping(data):
+        checked = check(pipelines, data, **options)
+        return (*scan(pipelines, data, checked), checked)
 
 
 def check(

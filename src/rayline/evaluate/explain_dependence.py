@@ -43,7 +43,8 @@ class PartialDependence(PipelineMethod):
     """`InferencePipeline.partial_dependence`, see there."""
 
     def __call__(self, pipeline: Any, *args: Any, **options: Any) -> Any:
-        return partial_dependence(pipeline, *args, **options)
+        with registry.engine_for(args[0]).keeping(args[0]):
+            return partial_dependence(pipeline, *args, **options)
 
 
 @dataclass(frozen=True)

@@ -94,11 +94,12 @@ def _by_contributions(pipeline: InferencePipeline, rows: Any, background: Any, s
     explainer = Explainer(pipeline, background=background_table, seed=seed, prefix="\x1f")
     magnitudes = _Magnitudes(explainer)
     engine = registry.engine_for(rows)
-    present = engine.schema(rows)
-    if missing := [name for name in explainer.columns if name not in present]:
-        raise SchemaError.missing(missing, present, where=WHERE)
     requests = [StatisticRequest(Moments, (str(i),)) for i in range(len(explainer.columns))]
-    results = engine.scan(rows, Scan(requests, attach=magnitudes))
+    with engine.keeping(rows):
+        present = engine.schema(rows)
+        if missing := [name for name in explainer.columns if name not in present]:
+            raise SchemaError.missing(missing, present, where=WHERE)
+        results = engine.scan(rows, Scan(requests, attach=magnitudes))
     moments = [results[0][request] for request in requests] if results else []
     with at(f"{WHERE} (rows)"):
         refuse_empty(moments[0].count if moments else 0)

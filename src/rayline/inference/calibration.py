@@ -85,7 +85,9 @@ def calibrated(pipeline: Scorer[Any], stages: Sequence[Any], rows: Any, weight: 
                 "hold some back with rayline.data.train_test_split and pass them.",
             )
         return (*kept, *chain.learn(new, chain.no_rows(pipeline.target)))
-    return (*kept, *chain.learn(new, _scanned(base, new, rows, weight)))
+    with registry.engine_for(rows).keeping(rows):  # its types and its rows are one reading
+        scored = _scanned(base, new, rows, weight)
+    return (*kept, *chain.learn(new, scored))
 
 
 def _scanned(pipeline: Scorer[Any], stages: chain.Stages, rows: Any, weight: str | None) -> CalibrationRows:
