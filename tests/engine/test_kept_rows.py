@@ -22,6 +22,7 @@ from rayline.core import registry
 from rayline.engine import kept_rows
 from rayline.engine.idle_worker import SETTING
 from rayline.engine.kept_groups import KEPT
+from rayline.postprocess import Conformal
 from rayline.stages import PCA, OneHotEncoder, StandardScaler
 
 pytestmark = pytest.mark.ray
@@ -124,6 +125,29 @@ def test_folds_and_searches_read_once(costly: Any) -> None:
     assert runs() == 1
     assert analysis.best_model.data["n_rows"] == N_BLOCKS * ROWS
     assert runs() == 1  # the best model is a training of its own
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [
+        ("evaluate", 1), ("calibrated", 1), ("shap", 1), ("explain", 1), ("transform", 1), ("write", 1),
+        ("partial_dependence", 1),
+    ],
+)  # fmt: skip
+def test_uses_of_a_pipeline_read_once(costly: Any, tmp_path_factory: Any, step: str, expected: int) -> None:
+    rows, runs = costly
+    pipeline = train.fit(xgboost(None), stages(), in_process(), None, ["y"], verbose=False).inference_pipeline
+    use: dict[str, Callable[[], Any]] = {
+        "evaluate": lambda: pipeline.evaluate(rows, by="city", replicates=10),
+        "calibrated": lambda: pipeline.calibrated([Conformal(0.8, by="city")], rows),
+        "shap": lambda: pipeline.importance("shap", rows=rows),
+        "explain": lambda: pipeline.explain(rows).materialize(),
+        "transform": lambda: pipeline.transform(rows, keep_columns=["id"]).materialize(),
+        "write": lambda: pipeline.write_predictions(rows, tmp_path_factory.mktemp("written") / "x"),
+        "partial_dependence": lambda: pipeline.partial_dependence(rows, "x", grid=5),
+    }
+    use[step]()
+    assert runs() == expected
 
 
 def test_rows_that_do_not_fit_are_read_again(costly: Any, monkeypatch: pytest.MonkeyPatch) -> None:
