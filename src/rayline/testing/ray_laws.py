@@ -79,7 +79,8 @@ def measures_the_rows_of_all_workers(case: FrameworkCase) -> None:
     names = metrics.defaults_of(target, scores)
     for name, expected in metrics.evaluate(names, target, scores, target.truth(case.table)).items():
         measured = result.metrics[f"test-{name}"]
-        assert math.isclose(measured, expected, rel_tol=1e-4, abs_tol=1e-6), (
+        # Scores that depend on what else is in a batch may swap two rows that are nearly equal.
+        assert math.isclose(measured, expected, rel_tol=1e-4 if case.exact else 1e-3, abs_tol=1e-6), (
             f"test-{name} is {measured}, not {expected}"
         )
 
