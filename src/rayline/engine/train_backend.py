@@ -165,9 +165,8 @@ class RayTrainRun:
     def _options(self) -> TrainOptions:
         assert self._storage is not None
         filesystem, root = self._storage.opened()
-        self._memory = (
-            self._plan.held.get("memory", 0.0) + 1 + secrets.randbelow(1 << 20)
-        )  # a few bytes more than asked for
+        extra = 1 + secrets.randbelow(1 << 20)  # bytes, by which this training is told from others
+        self._memory = self._plan.held.get("memory", 0.0) + extra
         resources = {**self._plan.held, "CPU": max(self._plan.cpus, SMALLEST_CPU), "memory": self._memory}
         failures = -1 if self._is_elastic else self._call.max_failures  # of an elastic group they are counted here
         environment = {name: value for name, value in os.environ.items() if name.startswith("RAY_TRAIN_")}

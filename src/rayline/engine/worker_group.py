@@ -51,9 +51,8 @@ class WorkerGroup:
         self.actors: list[Any] = []
         self.worker_addresses: list[str] = []
         self._joining: list[Any] = []
-        self._held: PlacementGroup | None = (
-            None  # of all workers at once: two groups with a part each would wait for one another
-        )
+        # What all workers hold, at once: two groups with a part each would wait for one another.
+        self._held: PlacementGroup | None = None
         self._reserved: PlacementGroup | None = None
         self._runs: list[Any] = []
         self._stopping: Any = None

@@ -86,7 +86,7 @@ class FoldEvaluator:
         The trainer, the stages and the folds.
     rows
         The raw rows in the types of the schema, with their cells; a table stands for its groups.
-    most_bytes
+    max_bytes
         Memory for prepared tables.
     shared
         The cache that is shared with other evaluators; None when there are no others.

@@ -73,12 +73,8 @@ class TrialExecutor(ABC):
     def run(self, search: Search, log: TrialLog) -> None:
         """Run all trials and report them to the log. Raises TrainingError and ResourceError as `tune.run`. A signal that the log's
         interruption received ends the run without an error."""
-        prepared, suggester, scheduler, n = (
-            search.prepared,
-            search.suggester,
-            search.scheduler,
-            self.capacity.concurrency,
-        )
+        prepared, suggester, scheduler = search.prepared, search.suggester, search.scheduler
+        n = self.capacity.concurrency
         suggester.begin(n, prepared.mode)
         if scheduler is not None:
             scheduler.set_search_properties(SCORE, prepared.mode)

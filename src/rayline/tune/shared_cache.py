@@ -44,7 +44,7 @@ class CacheActor:
 
     Parameters
     ----------
-    most_bytes
+    max_bytes
         The budget; the least recently used objects are evicted first.
     """
 
@@ -89,7 +89,7 @@ class SharedCache:
 
     Parameters
     ----------
-    keeper
+    cache_actor
         The actor.
     """
 

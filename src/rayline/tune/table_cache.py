@@ -22,7 +22,7 @@ class TableCache:
 
     Parameters
     ----------
-    most_bytes
+    max_bytes
         The budget. A table that is larger than the budget is not kept.
     """
 
