@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import polars as pl
 import pytest
 
 import rayline as rl
-from rayline import train
+from rayline import train, tune
 from rayline.core import storage
 from rayline.inference.artifact import digest_of, read_manifest, sign, signer_of
 from rayline.stages import StandardScaler
@@ -160,3 +161,51 @@ def test_urls_that_cannot_be_opened(result: Any, monkeypatch: pytest.MonkeyPatch
 def test_names_that_leave_the_directory(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"\.\."):
         storage._below(tmp_path, "bucket/a", "bucket/a/../../x")
+
+
+def test_a_url_may_have_spaces_and_umlauts(tmp_path: Path) -> None:
+    """A name of a search has spaces; Arrow takes them in a URL in their quoted form only."""
+    url = storage.join(f"file://{tmp_path}", "a place ä")
+    storage.write_bytes(storage.join(url, "a +b"), b"here")
+    assert (tmp_path / "a place ä" / "a +b").read_bytes() == storage.read_bytes(f"{url}/a +b") == b"here"
+    assert storage.list_names(url) == ["a +b"]
+    storage.upload(tmp_path / "a place ä", f"{url}/2")
+    with storage.local_copy(f"{url}/2") as copy:
+        assert (copy / "a +b").read_bytes() == b"here"
+    storage.delete(url)
+    assert not storage.exists(url)
+
+
+def test_a_name_below_a_url_without_a_directory(tmp_path: Path) -> None:
+    assert [storage.below(root, "a") for root in ("memory://", "s3://b/", "file:///", tmp_path)] == [
+        "memory://a", "s3://b/a", "file:///a", f"{tmp_path}/a",
+    ]  # fmt: skip
+
+
+class StrangeError(Exception):
+    """An error as those of a library behind fsspec."""
+
+
+def test_any_error_of_a_file_system_is_an_artifact_error() -> None:
+    message = r"s3://b/a cannot be read: no such bucket\.\n  Expected a URL"
+    with pytest.raises(rl.ArtifactError, match=message), storage.opening("s3://b/a", "read"):
+        raise StrangeError("no such bucket")
+    message = r"a cannot be written: StrangeError\.\n  Expected a place"
+    with pytest.raises(rl.ArtifactError, match=message), storage.opening("a", "written"):
+        raise StrangeError
+
+
+@pytest.mark.parametrize("name", ["closed/a", "nothing-such://a/b"])
+def test_what_writes_while_it_trains_says_where_it_cannot(tmp_path: Path, name: str) -> None:
+    (tmp_path / "closed").write_text("a file")
+    place = name if "://" in name else f"{tmp_path}/{name}"
+    trainer: Any = train.XGBoostTrainer({}, num_boost_round=2)
+    data: Any = {"target_columns": ["late"], "verbose": False}
+    callbacks: list[train.Callback] = [train.ModelCheckpoint(place, every=1)]
+    if importlib.util.find_spec("tensorboardX") is not None:
+        callbacks.append(train.TensorBoard(place))
+    for callback in callbacks:
+        with pytest.raises(rl.ArtifactError, match="cannot be written"):
+            train.fit(trainer, None, TABLE, callbacks=[callback], **data)
+    with pytest.raises(rl.ArtifactError, match="cannot be"):
+        tune.run(trainer, train_dataset=TABLE, cv=2, config={}, num_samples=1, name="a b", storage_path=place, **data)

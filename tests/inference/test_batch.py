@@ -128,3 +128,14 @@ def test_a_killed_run_is_continued(tmp_path: Path) -> None:
     got = pl.read_parquet(tmp_path / "out" / "*.parquet")
     assert got["id"].to_list() == list(range(8000))
     assert got.equals(toy.pipeline().transform(table))
+
+
+def test_damaged_files_are_not_continued(tmp_path: Path) -> None:
+    pipeline, table = toy.pipeline(), toy.table()
+    pipeline.write_predictions(table, tmp_path, rows_per_file=100)
+    (tmp_path / "part-000000.parquet").write_bytes(b"not Parquet")
+    with pytest.raises(rl.ArtifactError, match=r"part-000000\.parquet is no Parquet file"):
+        pipeline.write_predictions(table, tmp_path, rows_per_file=100, resume=True)
+    (tmp_path / "_rayline.json").write_bytes(b"{not JSON")
+    with pytest.raises(rl.ArtifactError, match=r"_rayline\.json is not the JSON"):
+        pipeline.write_predictions(table, tmp_path, rows_per_file=100, resume=True)

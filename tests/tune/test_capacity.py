@@ -35,6 +35,13 @@ def test_a_worker_is_on_one_node() -> None:
     )
 
 
+def test_of_a_range_of_workers_the_smallest_group_must_fit() -> None:
+    elastic = trainer(num_workers=(2, 4), resources_per_worker={"CPU": 1})
+    assert [plan(elastic, None, [{"CPU": n}]).concurrency for n in (2, 3, 4, 8)] == [1, 1, 1, 2]
+    with pytest.raises(ResourceError, match="2 × 1 = 2 CPU, and the cluster has 1"):
+        plan(elastic, None, [{"CPU": 1}])
+
+
 def test_workers_take_their_resources_themselves() -> None:
     found = plan(trainer(num_workers=2, use_gpu=True), None, [{"CPU": 8, "GPU": 4}])
     assert found.concurrency == 2

@@ -183,3 +183,17 @@ def test_a_search_is_kept_behind_a_url_and_resumed(table: pl.DataFrame, tmp_path
     assert [*(tmp_path / "url" / "kept").glob("*.json")]
     with pytest.raises(ParameterError, match="Expected name="):
         tune.run(trainer, storage_path=tmp_path, **{**options, "name": None})
+
+
+@pytest.mark.parametrize("place", ["", "a\0b"])
+def test_where_a_search_is_kept_is_a_path(place: str) -> None:
+    with pytest.raises(ParameterError, match=r"tune\.run: storage_path has a wrong value"):
+        ResultStore.named("a", place)
+
+
+def test_a_relative_path_is_that_of_the_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes of Ray write scores, too, and run in other directories."""
+    monkeypatch.chdir(tmp_path)
+    ResultStore.named("a", "searches").write(FoldScore(fold=0, score=0.5, n_rows=1, key="k"), np.zeros(1))
+    monkeypatch.chdir("/")
+    assert sorted(ResultStore.named("a", tmp_path / "searches").known()) == ["k"]

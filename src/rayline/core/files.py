@@ -51,10 +51,10 @@ def writing(path: str | Path) -> Iterator[None]:
         ) from error
 
 
-def checked_path(path: Any) -> None:
-    """Raise ParameterError unless this is a path or a URL."""
-    if not isinstance(path, (str, os.PathLike)) or not str(path):
-        raise ParameterError.value("path", "a path or a URL", path)
+def checked_path(path: Any, name: str = "path") -> None:
+    """Raise ParameterError, about the argument of this name, unless this is a path or a URL."""
+    if not isinstance(path, (str, os.PathLike)) or not str(path) or "\0" in str(path):
+        raise ParameterError.value(name, "a path or a URL", path)
 
 
 def replace_content(path: str | Path, content: bytes | str) -> None:

@@ -10,10 +10,9 @@ from typing import Any
 
 import polars as pl
 
-from rayline.core import storage
+from rayline.core import storage, strict_json
 from rayline.core.arrow_tables import to_arrow
-from rayline.core.errors import ArtifactError, DataError, counted
-from rayline.core.files import writing
+from rayline.core.errors import ArtifactError, DataError, counted, first_line
 
 _ABOUT = "_rayline.json"
 
@@ -37,9 +36,8 @@ class PartFiles:
         """
         with storage.opening(self.path, "written"):
             system, root = self._open()
-        with writing(self.path):
             system.create_dir(root, recursive=True)
-        names = [info.base_name for info in system.get_file_info(_files().FileSelector(root)) if info.is_file]
+            names = [info.base_name for info in system.get_file_info(_files().FileSelector(root)) if info.is_file]
         done = {int(name[5:-8]) for name in names if name.startswith("part-") and name.endswith(".parquet")}
         if done and not resume:
             raise DataError.here(
@@ -50,7 +48,7 @@ class PartFiles:
         about = {"rows_per_file": self.rows_per_file, "made_by": self.made_by}
         if _ABOUT in names and done:
             with system.open_input_stream(f"{root}/{_ABOUT}") as file:
-                state = json.loads(file.read())
+                state = strict_json.loads(file.read(), f"{self.path}/{_ABOUT}")
             if state != about:
                 raise DataError.here(
                     f"the files in {self.path} were made otherwise: {state}.",
@@ -58,7 +56,7 @@ class PartFiles:
                     "resume with the same rows_per_file, pipeline and options, or choose another directory.",
                 )
             return done
-        with writing(self.path):
+        with storage.opening(self.path, "written"):
             with system.open_output_stream(f"{root}/.{_ABOUT}") as file:
                 file.write(json.dumps(about).encode())
             system.move(f"{root}/.{_ABOUT}", f"{root}/{_ABOUT}")
@@ -70,11 +68,11 @@ class PartFiles:
         final, temporary = self._name(root, number), f"{root}/.part-{number:06d}.{secrets.token_hex(6)}.tmp"
         table = to_arrow(frame)
         try:
-            with writing(self.path):
+            with storage.opening(self.path, "written"):
                 _parquet().write_table(table, temporary, filesystem=system)
                 system.move(temporary, final)
         except ArtifactError:
-            with contextlib.suppress(OSError):  # a full disk is not to stay full
+            with contextlib.suppress(Exception):  # a full disk is not to stay full
                 system.delete_file(temporary)
             raise
         return frame.height
@@ -82,15 +80,24 @@ class PartFiles:
     def n_rows(self, number: int) -> int:
         """Return the rows of a file that is there."""
         system, root = self._open()
-        rows: int = _parquet().read_metadata(self._name(root, number), filesystem=system).num_rows
+        name = self._name(root, number)
+        try:
+            rows: int = _parquet().read_metadata(name, filesystem=system).num_rows
+        except (OSError, ValueError) as error:  # ValueError: also Arrow's
+            raise ArtifactError(
+                f"{name} is no Parquet file that can be read: {first_line(error)}.",
+                "Expected the files of the run that is resumed, each of them whole.",
+                "delete it, and resume again.",
+            ) from error
         return rows
 
     def finish(self) -> None:
         """Remove what killed writers left."""
         system, root = self._open()
-        for info in system.get_file_info(_files().FileSelector(root)):
-            if info.base_name.startswith(".part-") and info.base_name.endswith(".tmp"):
-                system.delete_file(info.path)
+        with storage.opening(self.path, "written"):
+            for info in system.get_file_info(_files().FileSelector(root)):
+                if info.base_name.startswith(".part-") and info.base_name.endswith(".tmp"):
+                    system.delete_file(info.path)
 
     def _open(self) -> tuple[Any, str]:
         return storage.file_system(self.path)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
+from urllib.parse import quote
 
 from rayline.core import scratch
-from rayline.core.errors import ArtifactError
+from rayline.core.errors import ArtifactError, RaylineError
 
 ARROW = ("file", "s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss")
 """URL schemes that Arrow opens itself."""
+
+URI = "%/:?#[]@!$&'()*+,;="
+"""Characters with a meaning in a URI; Arrow takes others, such as spaces and umlauts, in their quoted form only."""
 
 WHOLE = frozenset({"s3", "gcs", "abfs"})
 """Kinds of file systems on which a file appears when it is complete."""
@@ -32,14 +37,27 @@ def is_url(path: Any) -> bool:
     return isinstance(path, str) and "://" in path
 
 
+def located(path: str | os.PathLike[str]) -> str:
+    """Return a URL, or the absolute path: processes of Ray run in other directories than the driver.
+
+    >>> located("s3://bucket/runs"), located("/runs/first")
+    ('s3://bucket/runs', '/runs/first')
+    """
+    return str(path) if is_url(path) else str(Path(path).absolute())
+
+
 def join(url: str, name: str) -> str:
     """Return the URL of a name in a directory.
 
     >>> join("s3://bucket/runs?region=eu-west-1", "a")
     's3://bucket/runs/a?region=eu-west-1'
+    >>> join("memory://", "a")
+    'memory://a'
     """
     place, mark, options = url.partition("?")
-    return f"{place.rstrip('/')}/{name}{mark}{options}"
+    scheme, colon, inside = place.partition("://")
+    directory = f"{inside.rstrip('/')}/" if inside else ""
+    return f"{scheme}{colon}{directory}{name}{mark}{options}"
 
 
 def below(directory: str | Path, name: str) -> str:
@@ -76,9 +94,9 @@ def file_system(path: str) -> tuple[Any, str]:
     from pyarrow import fs  # only storage needs it: loading a pipeline to predict should not wait for it
 
     if not is_url(path):
-        return fs.LocalFileSystem(), str(Path(path).absolute())
+        return fs.LocalFileSystem(), located(path)
     if path.partition("://")[0] in ARROW:
-        system, root = fs.FileSystem.from_uri(path)
+        system, root = fs.FileSystem.from_uri(quote(path, safe=URI))
     else:
         import fsspec  # Ray Data brings it
 
@@ -92,13 +110,16 @@ def opening(path: Any, what: str) -> Iterator[None]:
     """Turn the errors of a file system into ArtifactError; `what` is "read" or "written"."""
     try:
         yield
-    except (OSError, ValueError, ImportError) as error:
-        reason = str(getattr(error, "strerror", None) or error).partition("\n")[0][:300]
-        raise ArtifactError(
-            f"{path} cannot be {what}: {reason}.",
-            "Expected a URL that Arrow or fsspec opens (s3://…, gs://…, hdfs://…), with rights for it.",
-            "check the URL, the credentials and the endpoint in the environment (AWS_ENDPOINT_URL, …).",
-        ) from error
+    except RaylineError:
+        raise
+    except Exception as error:  # each file system of fsspec has errors of its own
+        reason = str(getattr(error, "strerror", None) or error).partition("\n")[0][:300] or type(error).__name__
+        if is_url(path):
+            expected = "a URL that Arrow or fsspec opens (s3://…, gs://…, hdfs://…), with rights for it"
+            hint = "check the URL, the credentials and the endpoint in the environment (AWS_ENDPOINT_URL, …)."
+        else:
+            expected, hint = "a place that exists or can be made, with rights for it and free space", "check the path."
+        raise ArtifactError(f"{path} cannot be {what}: {reason}.", f"Expected {expected}.", hint) from error
 
 
 def read_bytes(url: str) -> bytes:
@@ -261,7 +282,7 @@ def _write(system: Any, path: str, pieces: Any, size_bytes: int = 0) -> None:
                 file.write(piece)
     except BaseException:
         if not whole:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(Exception):  # the first error says more
                 system.delete_file(place)
         raise
     if not whole:

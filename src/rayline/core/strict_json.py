@@ -29,7 +29,9 @@ def loads(data: bytes, what: str) -> Any:
 
     def fail(reason: str) -> NoReturn:
         raise ArtifactError(
-            f"{what} is not the JSON that Rayline writes: {reason}.", "", "save it again from its source."
+            f"{what} is not the JSON that Rayline writes: {reason}.",
+            "Expected a whole file, as it was written.",
+            "save it again from its source.",
         )
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -51,7 +51,7 @@ class CheckpointStore:
     @classmethod
     def begin(cls, path: str | Path) -> CheckpointStore:
         """Create storage for a new run under `path`. Raises OSError when nothing can be written there."""
-        store = cls(str(path), f"run-{secrets.token_hex(4)}")
+        store = cls(storage.located(path), f"run-{secrets.token_hex(4)}")
         system, root = store.opened()
         system.create_dir(root, recursive=True)
         return store

@@ -17,13 +17,16 @@ import ray
 from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy
 
 from rayline.compat.ray import dataset_for_reading
+from rayline.core import memory
 from rayline.core.engine import Engine, Placement
 from rayline.core.errors import (
     ResourceError,
     SchemaError,
     at,
+    counted,
     first_line,
 )
+from rayline.core.memory import readable_size
 from rayline.core.parquet_parts import PartFiles
 from rayline.core.scan import Scan, TableFunction
 from rayline.core.scan_results import ScanResults
@@ -400,8 +403,23 @@ def _part_writers(placement: Placement) -> Iterator[tuple[int, Callable[[], Any]
 
 
 def _joined(blocks: Iterator[Any], names: Sequence[str], schema: pl.Schema) -> pl.DataFrame:
-    frames = [frame for frame in map(to_frame, blocks) if frame.width]
+    frames = [frame for frame in _while_they_fit(map(to_frame, blocks)) if frame.width]
     return stacked(frames) if frames else pl.DataFrame(schema={name: schema[name] for name in names})
+
+
+def _while_they_fit(frames: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    """Yield tables that this process is to hold together. Raises ResourceError when not even one more like the last has room."""
+    n_rows, held = 0, 0.0
+    for frame in frames:
+        size = frame.estimated_size()
+        n_rows, held, free = n_rows + frame.height, held + size, memory.available_bytes()
+        if free is not None and size > free:
+            raise ResourceError.here(
+                f"the first {counted(n_rows, 'row')} of a Dataset take {readable_size(held)}, and this process has {readable_size(free)} left.",
+                "Expected room for all rows, as num_workers=None asks for them in one process.",
+                "train on workers (num_workers=1 or more), or on fewer rows.",
+            )
+        yield frame
 
 
 def _unchanged(block: pa.Table) -> pa.Table:

@@ -82,6 +82,12 @@ GPU_ROWS = 1 << 17
 MANY_COLUMNS = 4096
 """Maximum number of elements of sparse vectors that are converted to table columns."""
 
+VALUE_BYTES = 4 + 1
+"""Bytes of a value while a model is trained: as a number, and as a bin."""
+
+OUTPUT_BYTES = 2 * 8
+"""Bytes of a row for each output: its score and its derivative."""
+
 SETS = {"learn": "train", "validation": "test"}
 
 
@@ -261,6 +267,9 @@ class CatBoost(Framework):
 
     def validation_argument(self, params: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any) -> str:
         return next((name for name in ("early_stopping_rounds", "use_best_model") if (params or {}).get(name)), "")
+
+    def memory_bytes(self, n_rows: int, width: int, n_outputs: int, *args: Any, **kwargs: Any) -> int:
+        return n_rows * (VALUE_BYTES * width + adapters.ROW_BYTES + OUTPUT_BYTES * n_outputs)
 
     def owns_callback(self, callback: Any) -> bool:
         return not isinstance(callback, type) and callable(getattr(callback, "after_iteration", None))

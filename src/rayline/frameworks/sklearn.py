@@ -222,6 +222,9 @@ class Sklearn(Framework):
                 where="sklearn trainer",
             )
 
+    def memory_bytes(self, n_rows: int, width: int, n_outputs: int, *args: Any, **kwargs: Any) -> int:
+        return 0 if kwargs.get("epochs") else n_rows * (8 * width + adapters.ROW_BYTES)  # a matrix of float64
+
     def configure(self, args: Sequence[Any], kwargs: Mapping[str, Any], changes: Mapping[str, Any]) -> Arguments:
         arguments = dict(kwargs)
         estimator = clone(args[0] if args else arguments.pop("estimator"))

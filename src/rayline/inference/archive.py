@@ -136,7 +136,9 @@ def opened(path: Path, max_bytes: int = MAX_BYTES) -> Iterator[ArchiveMembers]:
     except FileNotFoundError as error:
         if error.filename not in (path, str(path)):
             raise
-        raise ArtifactError(f"{path} does not exist.", "Expected what InferencePipeline.save writes.") from None
+        raise ArtifactError(
+            f"{path} does not exist.", "Expected what InferencePipeline.save writes.", "check the path."
+        ) from None
     except PermissionError as error:
         raise ArtifactError(
             f"{path} may not be read: {error.strerror}.",

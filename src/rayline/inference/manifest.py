@@ -151,7 +151,9 @@ def _text(members: archive.ArchiveMembers, name: str) -> bytes:
     size = members.sizes.get(name)
     if size is None:
         raise ArtifactError(
-            f"{place()} is not a Rayline artifact.", f"Expected a member {name!r}; got {sorted(members.sizes)[:8]}."
+            f"{place()} is not a Rayline artifact.",
+            f"Expected a member {name!r}; got {sorted(members.sizes)[:8]}.",
+            "InferencePipeline.save writes artifacts.",
         )
     if size > strict_json.MAX_BYTES:
         raise ArtifactError.here(

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, overload
 
-from rayline.core import design, registry
+from rayline.core import design, registry, storage
 from rayline.core.arguments import column_names, known_arguments
 from rayline.core.data_types import Data, DataT, NativeModel, SigningKey
 from rayline.core.engine import Placement
@@ -381,7 +381,13 @@ class InferencePipeline(EvaluatedScorer[Preprocessor]):
             pipeline, n_gpus = self.placed_for(data, use_gpu, num_gpus)
         placement = Placement(num_cpus=num_cpus, num_gpus=n_gpus)
         return write_predictions(
-            pipeline, data, str(path), rows_per_file=rows_per_file, resume=resume, placement=placement, **how
+            pipeline,
+            data,
+            storage.located(path),
+            rows_per_file=rows_per_file,
+            resume=resume,
+            placement=placement,
+            **how,
         )
 
     def placed_for(

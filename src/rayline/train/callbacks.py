@@ -14,6 +14,7 @@ from rayline.core import storage
 from rayline.core.arguments import integer, known_arguments
 from rayline.core.data_types import Mode, NativeCallback
 from rayline.core.errors import ParameterError, at
+from rayline.core.files import checked_path, writing
 from rayline.core.representation import representation
 from rayline.core.target import Target
 from rayline.evaluate import metrics as named_metrics
@@ -266,8 +267,7 @@ class ModelCheckpoint(Callback):
 
     @at("ModelCheckpoint")
     def __init__(self, directory: str | Path, every: int = 10, keep: int | None = 1) -> None:
-        if not isinstance(directory, (str, Path)):
-            raise ParameterError.value("directory", "a directory or a URL", directory)
+        checked_path(directory, "directory")
         self.directory: str | Path = str(directory) if storage.is_url(directory) else Path(directory)
         self.every = self.checkpoint_every = integer("every", every)
         self.keep: int | None = integer("keep", keep, optional=True)
@@ -276,13 +276,17 @@ class ModelCheckpoint(Callback):
         if isinstance(self.directory, str):
             self._upload(self.directory, iteration, directory)
             return
-        final = self.directory / f"iteration-{iteration:06d}"
-        part = self.directory / f".{final.name}.part"
+        with writing(self.directory):
+            self._copy(self.directory, iteration, directory)
+
+    def _copy(self, target: Path, iteration: int, directory: Path) -> None:
+        final = target / f"iteration-{iteration:06d}"
+        part = target / f".{final.name}.part"
         shutil.rmtree(part, ignore_errors=True)
         shutil.copytree(directory, part)
         shutil.rmtree(final, ignore_errors=True)
         part.rename(final)
-        kept = sorted(self.directory.glob("iteration-*"))
+        kept = sorted(target.glob("iteration-*"))
         for old in kept[: len(kept) - self.keep] if self.keep is not None else []:
             shutil.rmtree(old)
 

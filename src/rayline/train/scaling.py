@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from os import PathLike
@@ -10,6 +11,7 @@ from typing import Any, Literal
 from rayline.core.arguments import integer, known_arguments
 from rayline.core.data_types import Seconds
 from rayline.core.errors import ParameterError, at, place
+from rayline.core.files import checked_path
 from rayline.core.representation import representation
 from rayline.device import TrainOnGPU
 
@@ -91,8 +93,10 @@ class Scaling:
         else:
             integer("num_workers", self.num_workers, optional=True)
         integer("max_failures", self.max_failures, minimum=0)
+        if self.storage_path is not None:
+            checked_path(self.storage_path, "storage_path")
         resources: Any = self.resources_per_worker
-        if resources is not None and not (isinstance(resources, dict) and all(map(_is_amount, resources.values()))):
+        if resources is not None and not (isinstance(resources, dict) and all(map(_is_resource, resources.items()))):
             raise ParameterError.value("resources_per_worker", 'amounts of at least 0, such as {"CPU": 2}', resources)
 
     @property
@@ -153,5 +157,7 @@ def _check_range(bounds: Sequence[Any]) -> None:
         raise ParameterError.value("num_workers", "an integer of at least 1, or a range (min, max)", bounds)
 
 
-def _is_amount(amount: Any) -> bool:
-    return isinstance(amount, (int, float)) and not isinstance(amount, bool) and amount >= 0
+def _is_resource(item: tuple[Any, Any]) -> bool:
+    name, amount = item
+    is_number = isinstance(amount, (int, float)) and not isinstance(amount, bool)
+    return isinstance(name, str) and bool(name) and is_number and 0 <= amount < math.inf

@@ -94,8 +94,13 @@ class TableFit(FitDriver):
         request = FitRequest.of(
             self.trainer, spec, score=self._tables_to_score(spec.target), metrics=self._metrics(spec.target)
         )
-        refuse_too_large(request, outcome.n_rows)
-        if self.trainer.num_workers is not None and self.inputs.roles.test_weight is not None:
+        in_process = self.trainer.num_workers is None
+        refuse_too_large(
+            request,
+            outcome.n_rows,
+            collected=in_process and registry.is_dataset(self.inputs.train) and self._transformed is None,
+        )
+        if not in_process and self.inputs.roles.test_weight is not None:
             # On the driver, because warnings of workers are not shown.
             for metric in self.trainer.custom_metrics.values():
                 metric.warn_unweighted()

@@ -30,7 +30,7 @@ class Capacity(NamedTuple):
 
 
 def demand(trainer: Trainer) -> tuple[int, dict[str, float]]:
-    """Return the number of workers of a trial, and what each needs.
+    """Return the number of workers of a trial, of a range the smallest, and what each needs.
 
     A trial that trains in its own process holds one CPU, or its `resources_per_worker`. A trial with
     `num_workers=N` needs N times that, for its workers; the trial itself only waits for them.
@@ -38,7 +38,7 @@ def demand(trainer: Trainer) -> tuple[int, dict[str, float]]:
     worker = {"CPU": 1.0, **(trainer.resources_per_worker or {})}
     if trainer.wants_gpu:
         worker.setdefault("GPU", 1.0)
-    return trainer.num_workers or 1, {name: float(amount) for name, amount in worker.items() if amount}
+    return trainer.scaling.min_workers or 1, {name: float(amount) for name, amount in worker.items() if amount}
 
 
 def plan(
@@ -58,7 +58,10 @@ def plan(
         Whether an autoscaler adds nodes for trials that wait: then as many as `max_concurrent` run at a time, whatever fits now.
     """
     n_workers, worker = demand(trainer)
-    fitting = sum(room(node, worker) for node in nodes) // n_workers
+    there_is = sum(room(node, worker) for node in nodes)
+    fitting = there_is // (trainer.num_workers or 1) or int(
+        there_is >= n_workers
+    )  # of a range: whole groups, or one smaller one
     if not fitting:
         raise _too_much(worker, n_workers, nodes, ", and its autoscaler adds no node for it" if can_grow else "")
     waits = can_grow and trainer.num_workers is None  # for its node, which a group of workers must not: see below

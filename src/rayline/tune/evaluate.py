@@ -11,6 +11,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -26,6 +27,7 @@ from rayline.core.operations.base import Operation, apply_all
 from rayline.core.stage import Stage, operations_of
 from rayline.evaluate import metrics
 from rayline.preprocessing.cross_fit import FoldFitter, KnownStatistics
+from rayline.train import memory_check
 from rayline.train.fit_request import WEIGHT, FitRequest, Leaves, TrainingSpec, resolve
 from rayline.train.trainer import Trainer
 from rayline.train.training_phases import Phase
@@ -172,6 +174,17 @@ class FoldEvaluator:
         return [fitter.known for fitter in self.fitters]
 
     @at(WHERE)
+    def refuse_too_large(self, candidate: TrialCandidate) -> None:
+        """Raise ResourceError when the training rows of the first fold, as a configuration prepares them, fit on no node of the cluster,
+        of rows whose groups know their cells."""
+        (split, _, cells), (_, learned) = self._folds[0], self._fitted(candidate, 0)
+        counts = (summary.n_cells[split] for summary in self._rows.summaries)
+        n_rows = sum(n for count in counts for cell, n in count.items() if cell in cells.train)
+        scaling = candidate.trainer.scaling
+        on_a_worker = scaling if scaling.num_workers is not None else replace(scaling, num_workers=1)
+        memory_check.refuse_too_large(FitRequest.of(candidate.trainer.scaled(on_a_worker), learned), n_rows)
+
+    @at(WHERE)
     def history(self, candidate: TrialCandidate, fold: int) -> History:
         """Train on a fold with the held-out rows as test set, and return the framework's history. Raises as a call does."""
         train, test, learned, memo = self._prepared(candidate, fold)
@@ -293,6 +306,7 @@ class FoldEvaluator:
             log_train_metrics=problem.log_train_metrics or shown or bool(trainer.kwargs.get("callbacks")),
             phases=trainer.phases if part is None else (part.phase,),
         )
+        memory_check.refuse_too_large(request, train.height)
         history: History = []
 
         def report(iteration: int, metrics: Mapping[str, float]) -> bool:

@@ -175,12 +175,15 @@ def _cache_actor(prepared: PreparedSearch, n_actors: int) -> Iterator[Any]:
 
 def _scanned_ahead(prepared: PreparedSearch) -> list[KnownStatistics] | None:
     """Compute the statistics of all folds of a Dataset that a typical configuration needs, in one scan with as many tasks as
-    fit; None for a table, which the first trial scans as quickly."""
+    fit; None for a table, which the first trial scans as quickly. Raises ResourceError when the rows of a fold fit on no node."""
     groups, problem = prepared.groups, prepared.problem
     if groups.is_here:
         return None
+    evaluator = FoldEvaluator(problem, groups, engine=TaskGroupEngine())
     try:
         candidate = problem.candidate(space.typical(prepared.space))
-        return FoldEvaluator(problem, groups, engine=TaskGroupEngine()).scan_ahead(candidate)
+        known = evaluator.scan_ahead(candidate)
     except RaylineError:
         return None  # the trials report the error, with the configurations that cause it
+    evaluator.refuse_too_large(candidate)
+    return known

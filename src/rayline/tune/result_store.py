@@ -21,7 +21,8 @@ import numpy.typing as npt
 import polars as pl
 
 from rayline.core import scratch, storage, strict_json
-from rayline.core.errors import ArtifactError, ParameterError, first_line
+from rayline.core.errors import ArtifactError, ParameterError, at, first_line
+from rayline.core.files import checked_path, writing
 from rayline.core.framework import Framework
 from rayline.core.json_values import schema_to_json
 from rayline.data.split.fold_cells import FoldCells
@@ -56,7 +57,8 @@ class ResultStore:
             weakref.finalize(self, folder.close)
             directory = folder.path
         self._path = directory
-        directory.mkdir(parents=True, exist_ok=True)
+        with writing(directory):
+            directory.mkdir(parents=True, exist_ok=True)
         self._remote_names = set[str]()
         """The names of those files behind the URL that are not copied yet."""
         if self._url is not None:
@@ -74,15 +76,20 @@ class ResultStore:
                 "name", "letters, digits, spaces and . + - _, at most 100", name, where="tune.run"
             )
         if storage_path is not None:
-            is_url = storage.is_url(storage_path)
-            return cls(storage.join(str(storage_path), name) if is_url else Path(storage_path) / name)
+            return cls.in_directory(storage_path, name)
         base = (
             os.environ.get("RAYLINE_CACHE")
             or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rayline"
         )
-        if storage.is_url(base):
-            return cls(storage.join(storage.join(str(base), "tune"), name))
-        return cls(Path(base) / "tune" / name)
+        return cls.in_directory(storage.below(base, "tune"), name)
+
+    @classmethod
+    def in_directory(cls, directory: Path | str, name: str) -> ResultStore:
+        """Return the store of this name under a directory or URL. Raises ArtifactError when nothing can be written there."""
+        with at("tune.run"):
+            checked_path(directory, "storage_path")
+        place = storage.below(storage.located(directory), name)
+        return cls(place if storage.is_url(place) else Path(place))
 
     def known(self) -> dict[str, dict[str, Any]]:
         """Return the stored scores by key. An invalid file is ignored, and its fold is computed again."""
@@ -100,7 +107,7 @@ class ResultStore:
         """Store a fold; both files are written atomically, the scores first."""
         path = self._scores(score.key)
         if isinstance(scores, np.ndarray):
-            with self._writing(path) as file:
+            with self._writing(path) as file, writing(path):
                 np.save(file, np.ascontiguousarray(scores), allow_pickle=False)
         else:
             scores.write(path, self._url_of(path))
@@ -128,6 +135,10 @@ class ResultStore:
             for name, content in files.items():
                 archive.writestr(name, content)
         self._write(self._files(key), buffer.getvalue())
+
+    def has_files(self, key: str) -> bool:
+        """Return whether the files of a checkpoint are there."""
+        return self._has(self._files(key))
 
     def files(self, key: str) -> dict[str, bytes]:
         """Return the files of a checkpoint. Raises ArtifactError when they are missing or invalid."""
@@ -160,7 +171,7 @@ class ResultStore:
         return self._path / f"{key}.npy"
 
     def _write(self, path: Path, content: bytes) -> None:
-        with self._writing(path) as file:
+        with self._writing(path) as file, writing(path):
             file.write(content)
 
     def _writing(self, path: Path) -> AbstractContextManager[IO[bytes]]:
@@ -186,7 +197,9 @@ def appearing_file(path: Path, url: str | None) -> Iterator[IO[bytes]]:
     """Open a file that appears when it is complete, and then at a URL, too."""
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        with part.open("wb") as file:
+        with writing(path):
+            file = part.open("wb")
+        with file:
             yield file
         part.rename(path)
         if url is not None:

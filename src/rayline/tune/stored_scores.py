@@ -13,6 +13,7 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from rayline.core.files import writing
 from rayline.tune import result_store, row_groups
 
 Array = npt.NDArray[Any]
@@ -56,9 +57,10 @@ class StoredScores:
         with result_store.appearing_file(path, url) as file:
             for number, reference in enumerate(self.references):
                 piece = np.ascontiguousarray(ray.get(reference))
-                if not number:
-                    result_store.write_header(file, piece, self.n_rows)
-                file.write(piece.data)
+                with writing(path):
+                    if not number:
+                        result_store.write_header(file, piece, self.n_rows)
+                    file.write(piece.data)
 
 
 def slices(scores: Sequence[Array], bounds: Sequence[tuple[int, int]]) -> Iterator[Any]:

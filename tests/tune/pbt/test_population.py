@@ -210,6 +210,17 @@ class TestOnRay:
         other = self.run(table, preprocessor, name="killed", resume=True, seed=3)
         assert other.fits["trained"] == 15
 
+    def test_a_finished_population_that_goes_on_with_more_members_trains_what_it_has_not_kept(
+        self, table: pl.DataFrame, preprocessor: Preprocessor, tmp_path: Path
+    ) -> None:
+        """Other members follow other ones: the checkpoints that they resume from were deleted when the first run had finished."""
+        options: Any = {"name": "more", "storage_path": tmp_path}
+        whole = self.run(table, preprocessor, num_samples=6)
+        self.run(table, preprocessor, num_samples=4, **options)
+        more = self.run(table, preprocessor, num_samples=6, resume=True, **options)
+        assert [(t.scores, t.parts) for t in more.trials] == [(t.scores, t.parts) for t in whole.trials]
+        assert more.oof.equals(whole.oof)
+
     def test_a_member_that_raises_does_not_sink_the_others(
         self, table: pl.DataFrame, preprocessor: Preprocessor
     ) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from rayline.core import scratch, storage
 from rayline.core.arguments import known_arguments
-from rayline.core.files import checked_path
+from rayline.core.files import checked_path, writing
 from rayline.train.trackers.base import Tracker
 
 
@@ -51,7 +51,7 @@ class TensorBoard(Tracker):
 
     def __init__(self, log_dir: str | Path, name: str | None = None) -> None:
         super().__init__(name)
-        checked_path(log_dir)
+        checked_path(log_dir, "log_dir")
         self.log_dir = log_dir
 
     def open(self, name: str, params: Mapping[str, Any], parent: Any = None) -> Any:
@@ -64,7 +64,8 @@ class _TensorBoard:
 
         self.directory = directory
         self._local = scratch.Scratch("tensorboard") if storage.is_url(directory) else None
-        self._writer = SummaryWriter(directory if self._local is None else str(self._local.path))
+        with writing(directory):
+            self._writer = SummaryWriter(directory if self._local is None else str(self._local.path))
         self._params = {name: v if isinstance(v, (bool, int, float, str)) else str(v) for name, v in params.items()}
 
     def log(self, step: int, values: Mapping[str, float]) -> None:

@@ -120,7 +120,7 @@ class PopulationRun:
     def _generation(
         self, workers: PopulationPool, alive: Sequence[PopulationMember], number: int, ends: Sequence[int], begun: float
     ) -> None:
-        until, work = ends[number], dict[Key, tuple[Any, ...]]()
+        until, work, lost = ends[number], dict[Key, tuple[Any, ...]](), list[Key]()
         results: dict[int, list[FoldScore]] = {member.trial.number: [] for member in alive}
         for member in alive:
             trial = member.trial
@@ -133,8 +133,13 @@ class PopulationRun:
                     member.checkpoints[fold], member.scores[fold] = key, scores
                     continue
                 before = member.checkpoints.get(fold)  # for an earlier run, a key of the result store
+                if isinstance(before, str) and not self.store.has_files(before):
+                    lost.append((trial.number, fold))
+                    continue
                 files = self.store.files(before) if isinstance(before, str) else before
                 work[trial.number, fold] = trial.config, fold, number, until, files
+        for (place, fold), files in self._trained_again(workers, lost).items():
+            work[place, fold] = self._members[place].trial.config, fold, number, until, files
         for (place, fold), done, checkpoint in workers(work):
             member = self._members[place]
             trial = member.trial
@@ -156,6 +161,22 @@ class PopulationRun:
             self._show(number, ends, begun)
         for member in alive:
             member.trial.folds = sorted(results[member.trial.number], key=lambda score: score.fold)
+
+    def _trained_again(self, workers: PopulationPool, lost: Sequence[Key]) -> dict[Key, Any]:
+        """Train the parts before the last one again, and return their checkpoints: the earlier run has finished, and kept only its last ones."""
+        states: dict[Key, Any] = dict.fromkeys(lost)
+        parts = {(place, fold): self._members[place].trial.parts[:-1] for place, fold in lost}
+        for number in range(max(map(len, parts.values()), default=0)):
+            work = {
+                k: (parts[k][number].config, k[1], number, parts[k][number].until, state) for k, state in states.items()
+            }
+            for key, done, checkpoint in workers(work):
+                if done.score is None:
+                    self._members[key[0]].trial.error = done.error
+                    del states[key]
+                else:
+                    states[key] = checkpoint
+        return states
 
     def _added(self, trial: Trial, score: FoldScore) -> FoldScore:
         """Return a score with the time of all generations, under a key that identifies how the model was trained."""
