@@ -1,4 +1,5 @@
-"""What workers cost outside of the training loop: the first fit against two actors with Rabit by hand, and the fits after it."""
+"""What a running Ray costs outside of the training loop: of 2 workers against two actors with Rabit by hand, and of a small Dataset against
+the same table."""
 
 from __future__ import annotations
 
@@ -10,12 +11,18 @@ from typing import Any
 
 import xgboost
 
-from bench.report import Comparison, Options, Section
+from bench.report import Comparison, Options, Section, alternate
 from bench.training import PARAMS, Clock, labelled, on_ray
 from rayline import data, train
 
 ROUNDS = 50
 KEEP = "RAYLINE_KEEP_WORKERS_S"
+FEW = 569
+"""Rows of a small Dataset."""
+
+MOST_S = 0.3
+"""Seconds that the fit of a small Dataset on a running Ray may take longer than that of the table in this process."""
+
 GONE_S = 3.0
 """Seconds after which the workers of a fit that are kept for no time are gone, and Ray has started other processes in their place."""
 
@@ -30,7 +37,7 @@ def run(options: Options) -> Section:
         "label, read anew by each first fit. Seconds beside the training loop, which is from the first iteration to the last, and one iteration. By "
         "hand: two plain actors that import XGBoost, the rows through `Dataset.to_arrow_refs`, `RabitTracker`, `QuantileDMatrix`, and the model as "
         "bytes; nothing is checked. The next fit is of the same Dataset with the workers that were kept; another fit of "
-        "other parameters and other rows.",
+        f"other parameters and other rows. A small fit: {FEW} rows, 20 rounds, without workers, the second and later ones.",
         packages=["xgboost-cpu", "ray"],
     )
     with on_ray(labelled(n)) as (_, folder):
@@ -48,12 +55,34 @@ def run(options: Options) -> Section:
             for depth in range(options.repeats):
                 again.append(outside_s(trainer, rows))
                 another.append(outside_s(trainer.replace({"max_depth": 3 + depth}), data.read_parquet(folder)))
+        small, in_process = small_s(options.repeats)
     section.add(
         Comparison("first fit, outside of the loop", first, "two actors with Rabit by hand", by_hand, goal=1.3),
         Comparison("next fit, outside of the loop", again, "one second", [1.0] * len(again), goal=1.0),
         Comparison("next fit of other rows, outside of the loop", another, "two actors with Rabit by hand", by_hand),
+        Comparison("a small fit of a Dataset", small, "the same table in process", in_process),
+        Comparison(
+            "a small fit of a Dataset: more than in process",
+            [max(0.0, mine - theirs) for mine, theirs in zip(small, in_process, strict=True)],
+            f"{MOST_S} s",
+            [MOST_S] * len(small),
+            goal=1.0,
+        ),
     )
     return section
+
+
+def small_s(repeats: int) -> tuple[list[float], list[float]]:
+    """Return the seconds of the same small fit of a Dataset and of a table."""
+    trainer = train.XGBoostTrainer(PARAMS, num_boost_round=20)
+    table = labelled(FEW)
+    dataset = data.from_polars(table)
+
+    def fit(rows: Any) -> None:
+        train.fit(trainer, train_dataset=rows, target_columns=["y"], verbose=False)
+
+    fit(dataset)  # imports, and starts processes of Ray
+    return alternate(lambda: fit(dataset), lambda: fit(table), repeats=repeats)
 
 
 @contextmanager
