@@ -41,7 +41,7 @@ def main(
     only: Annotated[
         list[str] | None,
         typer.Option(
-            help="A part of a program: of wide columns, shapes; of scale data, training, search, search of 30 fits, table and Dataset."
+            help="A part of a program: of wide columns, shapes; of blocks a step, as search; of scale data, training, search, search of 30 fits, table and Dataset."
         ),
     ] = None,
     save: Annotated[bool, typer.Option(help="Write docs/benchmarks.md.")] = True,

@@ -47,6 +47,7 @@ RAY_ENGINE = {
         "reading",
         "training_rows",
         "blocks",
+        "small_blocks",
         "kept_rows",
         "object_refs",
         "group",

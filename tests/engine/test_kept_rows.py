@@ -165,11 +165,11 @@ def test_rows_that_do_not_fit_are_read_again(costly: Any, monkeypatch: pytest.Mo
 def test_rows_of_files_are_not_kept(ray_session: Any, tmp_path: Path) -> None:
     in_process().write_parquet(tmp_path / "rows.parquet")
     files = data.read_parquet(str(tmp_path / "rows.parquet"))
-    assert not kept_rows._runs_functions(files)
-    assert not kept_rows._runs_functions(files.select_columns(["x"]))
-    assert not kept_rows._runs_functions(stages().fit(in_process()).transform(files))
-    assert kept_rows._runs_functions(files.map_batches(_same))
-    assert not kept_rows._runs_functions(files.map_batches(_same).materialize())
+    assert not kept_rows.runs_functions(files)
+    assert not kept_rows.runs_functions(files.select_columns(["x"]))
+    assert not kept_rows.runs_functions(stages().fit(in_process()).transform(files))
+    assert kept_rows.runs_functions(files.map_batches(_same))
+    assert not kept_rows.runs_functions(files.map_batches(_same).materialize())
 
 
 def test_nothing_is_kept_after_a_step(costly: Any) -> None:

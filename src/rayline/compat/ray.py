@@ -6,13 +6,16 @@ import copy
 import dataclasses
 import functools
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from rayline.compat.private_name import register
 
 RAY = "ray 2.60.0"
+
+BundleGroups: TypeAlias = Callable[[Sequence[Any]], Iterator[list[Any]]]
+"""Divides bundles of blocks among tasks, in their order."""
 
 _INTERNAL_KV = register(
     "ray.experimental.internal_kv:_internal_kv_put",
@@ -45,6 +48,19 @@ _INPUT_DATA = register(
     RAY,
     use="Make a Dataset of blocks that are in the object store already, with their metadata.",
     fallback="ray.data.from_arrow_refs, which runs a task for each block.",
+)
+
+_MERGE_BUNDLES = register(
+    "ray.data._internal.execution.interfaces:RefBundle.merge_ref_bundles",
+    RAY,
+    use="Give a task of Ray Data several small blocks.",
+    fallback="Each block is a task of its own.",
+)
+_AUTO_BATCHES = register(
+    "ray.data._internal.execution.operators.map_transformer:_compute_auto_batch_size",
+    RAY,
+    use="Put the small blocks of a task together into batches of 16 MiB.",
+    fallback=_MERGE_BUNDLES.fallback,
 )
 
 _CLUSTER_STATE = register(
@@ -167,6 +183,11 @@ def delete_cluster_value(key: str) -> None:
 
 def ref_bundles(data: Any) -> Iterator[Any]:
     """Iterate over the blocks of a Dataset as Ray's `RefBundle`s: `blocks` (each with `ref` and `metadata.num_rows`), `block_refs`."""
+    plan = getattr(data, "_logical_plan", None)
+    stored = None if plan is None or _LOGICAL_PLAN.find() is None else _stored(plan.dag)
+    if stored is not None:  # nothing to execute
+        yield from stored
+        return
     if _REF_BUNDLES.find() is not None:
         yield from data.iter_internal_ref_bundles()
         return
@@ -319,31 +340,70 @@ def _n_rows(table: Any) -> int:
     return int(table.num_rows)
 
 
-def dataset_for_reading(data: Any) -> Any:
-    """Return the same Dataset with its own copy of the settings; few Parquet files are listed without the actors that Ray Data starts."""
+def dataset_for_reading(data: Any, group: BundleGroups | None = None) -> Any:
+    """Return the same Dataset with its own copy of the settings; few Parquet files are listed without the actors that Ray Data starts.
+
+    `group` divides the bundles of blocks that are in the object store among tasks: each list that it yields becomes one bundle.
+    """
     if "_deep_copy" not in inspect.signature(type(data).copy).parameters:
         return copy.deepcopy(data)
     copied = type(data).copy(data, _deep_copy=True)
-    if all(
-        name.find() is not None
-        for name in (
-            _LOGICAL_PLAN,
-            _APPLY_TRANSFORM,
-            _FOOTER_INDEXER,
-            _FOOTER_MANIFEST,
-            _FOOTER_READER,
-            _BIN_PACKER,
-            _BIN_POOL,
-            _BIN_PIECES,
-        )
-    ):
-        from ray.data._internal.logical.interfaces import LogicalPlan
-
-        plan = copied._logical_plan
-        dag = plan.dag._apply_transform(_listed_in_place)
-        if dag is not plan.dag:
-            copied._logical_plan = LogicalPlan(dag, plan.context)
+    if _LOGICAL_PLAN.find() is None or _APPLY_TRANSFORM.find() is None:
+        return copied
+    files = (_FOOTER_INDEXER, _FOOTER_MANIFEST, _FOOTER_READER, _BIN_PACKER, _BIN_POOL, _BIN_PIECES)
+    blocks = (_INPUT_DATA, _MERGE_BUNDLES, _AUTO_BATCHES)
+    if all(name.find() is not None for name in files):
+        _transform(copied, _listed_in_place)
+    if group is not None and all(name.find() is not None for name in blocks):
+        _transform(copied, functools.partial(_grouped, group=group))
     return copied
+
+
+def _transform(data: Any, change: Callable[[Any], Any]) -> None:
+    """Replace operators in the plan of a Dataset."""
+    from ray.data._internal.logical.interfaces import LogicalPlan
+
+    plan = data._logical_plan
+    dag = plan.dag._apply_transform(change)
+    if dag is not plan.dag:
+        data._logical_plan = LogicalPlan(dag, plan.context)
+
+
+def has_grouped_blocks(data: Any) -> bool:
+    """Return whether a task of a Dataset is given several blocks, because `dataset_for_reading` or Ray has put them together."""
+    plan = getattr(data, "_logical_plan", None)
+    if plan is None or any(name.find() is None for name in (_LOGICAL_PLAN, _MERGE_BUNDLES, _AUTO_BATCHES)):
+        return False
+    sources = (_stored(operator) or () for operator in plan.dag.post_order_iter())
+    return any(len(bundle.blocks) > 1 for bundles in sources for bundle in bundles)
+
+
+def single_blocks(bundles: Sequence[Any]) -> Iterator[list[Any]]:
+    """Yield each block in a bundle of its own."""
+    from ray.data._internal.execution.interfaces import RefBundle
+
+    for bundle in bundles:
+        if len(bundle.blocks) == 1 or any(bundle.slices or ()):
+            yield [bundle]
+        else:
+            yield from ([RefBundle((entry,), schema=bundle.schema, owns_blocks=False)] for entry in bundle.blocks)
+
+
+def _stored(operator: Any) -> list[Any] | None:
+    """Return the bundles of blocks that an operator has in the object store; None for one that computes them."""
+    output = getattr(operator, "output_data", None)
+    bundles = None if output is None or operator.input_dependencies else output()
+    return None if bundles is None else list(bundles)
+
+
+def _grouped(operator: Any, group: BundleGroups) -> Any:
+    bundles = _stored(operator)
+    if bundles is None or len(groups := [*group(bundles)]) == len(bundles):
+        return operator
+    from ray.data._internal.execution.interfaces import RefBundle
+    from ray.data._internal.logical.operators.input_data_operator import InputData
+
+    return InputData(input_data=[some[0] if len(some) == 1 else RefBundle.merge_ref_bundles(some) for some in groups])
 
 
 def _listed_in_place(operator: Any) -> Any:

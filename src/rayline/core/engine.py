@@ -124,7 +124,10 @@ class Engine(Scanner):
 
     @abstractmethod
     def map(self, data: Any, function: TableFunction, placement: Placement | None = None) -> Any:
-        """Apply a row-local function and return the data in the type that it came in."""
+        """Apply a row-local function and return the data in the type that it came in.
+
+        A function whose attribute `is_local` is False is given each block by itself.
+        """
 
     @abstractmethod
     def write(

@@ -64,7 +64,7 @@ class CellExpression(Protocol):
 
     @property
     def is_local(self) -> bool:
-        """Return the columns that are read, as `RowMapper.columns`."""
+        """Whether each row depends on itself alone, as `RowMapper.is_local`."""
 
     def __call__(self, names: Sequence[str], /) -> pl.Expr: ...
 

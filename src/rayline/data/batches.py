@@ -90,7 +90,7 @@ def map_batches(
     wish = use_gpu if use_gpu is not None else True if num_gpus else None
     if hasattr(owner, "placed_for"):
         owner, n_gpus = owner.placed_for(data, use_gpu, num_gpus if on_ray else None)
-        work = _OfBatches(getattr(owner, function.__name__), "polars")
+        work = _OfBatches(getattr(owner, function.__name__), "polars", is_local=True)
     else:
         if wish is True and type(owner).__module__.partition(".")[0] == "rayline":
             raise ParameterError(
@@ -103,7 +103,7 @@ def map_batches(
         elif wish is True and not on_ray:
             device.select_device(True)
         n_gpus = (num_gpus or 1.0) if wish is True and on_ray else None
-        work = _OfBatches(function, batch_format)
+        work = _OfBatches(function, batch_format, is_local=False)  # a batch is a block
     n_gpus = n_gpus if on_ray else num_gpus
     mapped: DataT = registry.engine_for(data).map(data, work, Placement(batch_size, num_cpus, n_gpus, concurrency))
     return mapped
@@ -115,6 +115,7 @@ class _OfBatches:
 
     function: Callable[[Any], Any]
     batch_format: str
+    is_local: bool
 
     def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame:
         batch = table.collect()

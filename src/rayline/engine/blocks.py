@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import pickle
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import polars as pl
@@ -24,6 +24,7 @@ from rayline.core.scan import Scan, TableFunction, passed_through
 from rayline.core.scan_results import ScanResults, merge_results
 from rayline.core.schema import stacked
 from rayline.engine.object_refs import BlockSlice, from_arrow
+from rayline.engine.small_blocks import concatenated, is_local
 
 
 def to_frame(block: Any) -> pl.DataFrame:
@@ -47,21 +48,16 @@ def _is_dense(vectors: pl.Series) -> bool:
 
 @dataclass(frozen=True)
 class SerializedFunction:
-    """A serialized function of tables, which each worker process deserializes once and not once per block."""
+    """A serialized function of tables, which each worker process deserializes once and not once per block; `is_local` as in `small_blocks`."""
 
-    packed: bytes
+    packed: bytes = field(compare=False, repr=False)
     digest: bytes
+    is_local: bool = True
 
     @classmethod
     def of(cls, function: Any) -> SerializedFunction:
         packed = cloudpickle.dumps(function)
-        return cls(packed, hashlib.blake2b(packed, digest_size=16).digest())
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, SerializedFunction) and self.digest == other.digest
-
-    def __hash__(self) -> int:
-        return hash(self.digest)
+        return cls(packed, hashlib.blake2b(packed, digest_size=16).digest(), is_local(function))
 
     def __call__(self, frame: pl.DataFrame, batch_size: int | None = None) -> pl.DataFrame:
         function: TableFunction = _unpacked(self)
@@ -93,6 +89,10 @@ class PartialScan:
     def of(cls, scan: Scan) -> PartialScan:
         return cls(SerializedFunction.of(scan))
 
+    @property
+    def is_local(self) -> bool:
+        return self.scan.is_local
+
     def __call__(self, block: pa.Table) -> pa.Table:
         frame = to_frame(block)
         return _packed_results(_unpacked(self.scan).of(frame.lazy(), frame.height))
@@ -120,14 +120,20 @@ def merge_partial(*tables: pa.Table) -> pa.Table:
 
 @dataclass(frozen=True)
 class BlockTask:
-    """A function of blocks after another, on some columns of a block; runs in a task of its own."""
+    """A function of blocks after another, on some columns of a block. Blocks of one task are put together where that changes nothing."""
 
     function: Callable[[pa.Table], pa.Table]
     columns: Sequence[str] | None = None
     before: Callable[[pa.Table], pa.Table] | None = None
 
-    def __call__(self, block: Any) -> pa.Table:
-        table = BlockAccessor.for_block(block).to_arrow()
+    def __call__(self, *blocks: Any) -> pa.Table:
+        tables = [BlockAccessor.for_block(block).to_arrow() for block in blocks]
+        tables = [table for table in tables if table.num_rows] or tables[:1]
+        if is_local(self.function) and is_local(self.before):
+            tables = [concatenated(tables)]
+        return concatenated([self._result(table) for table in tables])
+
+    def _result(self, table: pa.Table) -> pa.Table:
         if not table.num_columns:
             return table
         if self.before is not None:
@@ -136,9 +142,9 @@ class BlockTask:
 
 
 @ray.remote
-def run_on_block(task: BlockTask, block: Any) -> tuple[pa.Table, tuple[int, int]]:
-    """Apply a function to a block. Returns the result, its number of rows and its size in bytes."""
-    result = task(block)
+def run_on_blocks(task: BlockTask, *blocks: Any) -> tuple[pa.Table, tuple[int, int]]:
+    """Apply a function to blocks. Returns the result, its number of rows and its size in bytes."""
+    result = task(*blocks)
     return result, (result.num_rows, result.nbytes)
 
 
@@ -148,6 +154,10 @@ class MappedBlock:
 
     function: SerializedFunction
     tensors: bool = True
+
+    @property
+    def is_local(self) -> bool:
+        return self.function.is_local
 
     def __call__(self, block: pa.Table) -> pa.Table:
         if not block.num_columns:
@@ -192,7 +202,7 @@ def _write_part(
     number: int, pieces: Sequence[BlockSlice], function: SerializedFunction, files: PartFiles, batch_size: int | None
 ) -> int:
     """Write one file of a directory of files: the rows of some block slices after a function."""
-    frames = [to_frame(ray.get(piece.block)).slice(piece.start, piece.stop - piece.start) for piece in pieces]
+    frames = [to_frame(block).slice(piece.start, piece.n_rows) for block, piece in _stored(pieces)]
     return files.write(number, function(stacked(frames), batch_size))
 
 
@@ -211,6 +221,10 @@ class PartWriter:
 @ray.remote
 def join_blocks(pieces: Sequence[BlockSlice]) -> tuple[pa.Table, int]:
     """Return the rows of some block slices as one table in one piece, and its size in bytes."""
-    tables = [ray.get(piece.block).slice(piece.start, piece.stop - piece.start) for piece in pieces]
-    table = pa.concat_tables(tables, promote_options="permissive").combine_chunks()
+    table = concatenated([block.slice(piece.start, piece.n_rows) for block, piece in _stored(pieces)]).combine_chunks()
     return table, table.nbytes
+
+
+def _stored(pieces: Sequence[BlockSlice]) -> Iterator[tuple[Any, BlockSlice]]:
+    """Yield block slices, each after its block."""
+    return zip(ray.get([piece.block for piece in pieces]), pieces, strict=True)

@@ -170,7 +170,7 @@ def keeping(datasets: Sequence[Any], read: Callable[[Dataset], Iterator[Any]]) -
         known = None if key not in stamps else RECENT.find(data, stamps[key])
         if known is not None:
             kept[key] = known
-        elif key in stamps or _runs_functions(data):
+        elif key in stamps or runs_functions(data):
             kept[key] = KeptRows(functools.partial(read, data), budget, stays=key in stamps)
     token = _kept.set({**before, **kept})
     try:
@@ -201,7 +201,7 @@ def _room() -> float:
     return float(KEPT_SHARE * ray.cluster_resources().get("object_store_memory", 0.0))
 
 
-def _runs_functions(data: Dataset) -> bool:
+def runs_functions(data: Dataset) -> bool:
     """Return whether reading the Dataset runs functions other than Rayline's own: reading large files again costs as much as
     keeping."""
     if isinstance(data, MaterializedDataset):
@@ -214,9 +214,9 @@ _PREPARATION = f"MapBatches({RaylineTask.__name__}"
 
 # -- small Datasets --------------------------------------------------------------------------------------------------------
 
-SMALL_BYTES, SMALL_BLOCKS = 64 << 20, 64
-"""The size, of files as they are stored, and the number of files or blocks up to which a Dataset is small: starting Ray Data to
-read it again costs more than the reading."""
+SMALL_BYTES, FEW_FILES, FEW_BLOCKS = 64 << 20, 64, 1 << 14
+"""The size, of files as they are stored, and the number of files, or of blocks in the object store, up to which a Dataset is small:
+starting Ray Data to read it again costs more than the reading."""
 
 RECENT_BYTES = 512 << 20
 """Maximum size of the rows of all small Datasets that stay after a step, unless `KEPT_SHARE` of the object store is less."""
@@ -228,11 +228,11 @@ def unchanged_stamp(data: Dataset) -> Stamp | None:
     """Return what identifies the rows of a small Dataset beside the object itself: name, size and time of change of its files, and
     nothing where its rows are in the object store. None for any other Dataset."""
     if isinstance(data, MaterializedDataset):
-        is_small = data.num_blocks() <= SMALL_BLOCKS and data.size_bytes() <= SMALL_BYTES
+        is_small = data.num_blocks() <= FEW_BLOCKS and data.size_bytes() <= SMALL_BYTES
         return () if is_small else None
-    if _runs_functions(data):
+    if runs_functions(data):
         return None
-    files = input_files(data, SMALL_BLOCKS)
+    files = input_files(data, FEW_FILES)
     return tuple(files) if files and sum(size for _, size, _ in files) <= SMALL_BYTES else None
 
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy
 
-from rayline.compat.ray import dataset_for_reading
+from rayline.compat.ray import dataset_for_reading, single_blocks
 from rayline.core import memory
 from rayline.core.engine import Engine, Placement
 from rayline.core.errors import (
@@ -49,7 +49,7 @@ from rayline.engine.checkpoints import CheckpointStore
 from rayline.engine.group import DistributedRun, TrainingCall, packed_function
 from rayline.engine.holders import holders
 from rayline.engine.kept_groups import KEPT, GroupKey
-from rayline.engine.kept_rows import keeping, kept_rows, materialized
+from rayline.engine.kept_rows import keeping, kept_rows, materialized, runs_functions
 from rayline.engine.nodes import can_grow, coming, nodes_for
 from rayline.engine.object_refs import BlockSlice
 from rayline.engine.placement import WHERE, PlacementPlan, busy, max_workers, refuse_no_room
@@ -57,14 +57,16 @@ from rayline.engine.reading import (
     bundles_of,
     each_block,
     executing,
-    min_task_rows,
+    of_small_blocks,
     refuse_other_tables,
     regrouped,
     schema_of_dataset,
     slices_of,
+    task_batch,
     with_own_settings,
 )
 from rayline.engine.session import ensure_ray
+from rayline.engine.small_blocks import for_many_cpus
 from rayline.engine.tasks import in_order, merged_in_tasks, on_blocks
 from rayline.engine.training_rows import refuse_groups, rows_for_training, shards_of
 
@@ -103,8 +105,9 @@ class RayEngine(Engine):
         with executing("head"):
             block = None if kept is None else kept.first_block()
             frame = None if block is None else to_frame(ray.get(block))
-        enough = frame is not None and frame.height >= n_rows
-        return frame.select(map(col, names)).head(n_rows) if enough else super().head(data, n_rows, names)  # type: ignore[union-attr]
+        if frame is not None and frame.height >= n_rows:
+            return frame.select(map(col, names)).head(n_rows)
+        return super().head(dataset_for_reading(data, single_blocks), n_rows, names)
 
     def schema(self, data: Any) -> pl.Schema:
         refuse_other_tables(data)
@@ -125,13 +128,7 @@ class RayEngine(Engine):
                 partial = ((ref, size_bytes) for ref, _, size_bytes in on_blocks(kept.bundles(), work))
                 return merged_in_tasks(partial, scan, schema, columns)
         with executing("scan"):
-            needed = with_own_settings(data)
-            if columns != list(schema):
-                needed = needed.select_columns(columns)
-            size = min_task_rows(data) if scan.is_local else None  # else whole blocks
-            block_results = needed.map_batches(
-                RaylineTask(PartialScan.of(scan)), batch_format="pyarrow", batch_size=size
-            )
+            block_results = of_small_blocks(data, PartialScan.of(scan), None if columns == list(schema) else columns)
             entries = (entry for bundle in bundles_of(block_results) for entry in bundle.blocks)
             partial = ((entry.ref, getattr(entry.metadata, "size_bytes", None) or 0) for entry in entries)
             return merged_in_tasks(partial, scan, schema, columns)
@@ -140,9 +137,12 @@ class RayEngine(Engine):
         refuse_other_tables(data)
         placement = _possible(placement)
         work = MappedBlock(SerializedFunction.of(function))
-        options: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": placement.batch_size}
         source = materialized(data)
-        mapped: Dataset = dataset_for_reading(source)
+        mapped: Dataset = dataset_for_reading(source, None if runs_functions(source) else for_many_cpus)
+        options: dict[str, Any] = {
+            "batch_format": "pyarrow",
+            "batch_size": placement.batch_size or task_batch(mapped, work),
+        }
         # A RaylineError keeps its type until it reaches the consumer of the dataset.
         mapped.context.raise_original_map_exception = True
         if placement.num_gpus:
@@ -202,7 +202,7 @@ class RayEngine(Engine):
         refuse_other_tables(data)
         work = MappedBlock(SerializedFunction.of(function), tensors=False)
         with executing("preparation of a search"):
-            prepared = with_own_settings(data).map_batches(RaylineTask(work), batch_format="pyarrow")
+            prepared = of_small_blocks(data, work)
             groups = [
                 (join_blocks.options(num_returns=2).remote(pieces), sum(piece.stop - piece.start for piece in pieces))
                 for pieces in regrouped(slices_of(prepared), n_rows)

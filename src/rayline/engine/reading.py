@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
 
 import polars as pl
 import pyarrow as pa
@@ -14,22 +14,20 @@ from ray.data import Dataset
 from ray.data.dataset import MaterializedDataset
 from ray.exceptions import RayError, RayTaskError
 
-from rayline.compat.ray import dataset_for_reading, ref_bundles
+from rayline.compat.ray import BundleGroups, dataset_for_reading, has_grouped_blocks, ref_bundles, single_blocks
 from rayline.core.errors import DataError, RaylineError, ResourceError, SchemaError, first_line, shorten
 from rayline.core.schema import stacked
 from rayline.core.waiting import patience
-from rayline.engine.blocks import to_frame
-from rayline.engine.kept_rows import kept_rows
+from rayline.engine.blocks import RaylineTask, to_frame
+from rayline.engine.kept_rows import kept_rows, runs_functions
 from rayline.engine.nodes import add_nodes, held_here
 from rayline.engine.object_refs import BlockSlice
 from rayline.engine.placement import busy
 from rayline.engine.session import quietly
+from rayline.engine.small_blocks import for_few_tasks, is_local, task_groups
 
 SAMPLE_ROWS = 1000
 """Rows inspected to find the types of pandas columns that hold Python objects."""
-
-BLOCK_ROWS = 1 << 16
-"""Minimum rows per task when a materialised dataset has many small blocks."""
 
 FIRST = "the first rows of a Dataset take long; rows that fit into a quarter of the object store are kept for this step"
 
@@ -57,7 +55,7 @@ def schema_of_dataset(data: Dataset) -> pl.Schema:
         return pl.Schema() if block is None else to_frame(ray.get(block)).schema
     if known is None:
         with patience(lambda: busy("no rows of a Dataset are there yet") or COSTLY):
-            known = with_own_settings(data).schema()
+            known = with_own_settings(data, single_blocks).schema()
     if known is None:
         return pl.Schema()
     twice = sorted({name for name in known.names if known.names.count(name) > 1})
@@ -71,15 +69,19 @@ def schema_of_dataset(data: Dataset) -> pl.Schema:
     if isinstance(base, pa.Schema):
         return to_frame(base.empty_table().select(known.names)).schema
     # Blocks of pandas: only its values show the type of an object column.
-    frames = [to_frame(block) for block in each_block(with_own_settings(data).limit(SAMPLE_ROWS))]
+    frames = [to_frame(block) for block in each_block(with_own_settings(data, single_blocks).limit(SAMPLE_ROWS))]
     frames = [frame for frame in frames if frame.width]
     return stacked(frames).schema if frames else pl.Schema()
 
 
-def with_own_settings(data: Dataset) -> Dataset:
-    """Return the same dataset with Rayline's settings: no progress bar, blocks in order, errors as they were raised."""
+def with_own_settings(data: Dataset, group: BundleGroups | None = None) -> Dataset:
+    """Return the same dataset with Rayline's settings: no progress bar, blocks in order, errors as they were raised.
+
+    `group` divides its blocks among tasks, if they are in the object store: `for_few_tasks`, or `single_blocks` where the first ones
+    are needed only.
+    """
     _refuse_no_cpu_left(data)
-    copied: Dataset = dataset_for_reading(data)
+    copied: Dataset = dataset_for_reading(data, group)
     copied.context.enable_progress_bars = False
     copied.context.execution_options.preserve_order = True
     copied.context.raise_original_map_exception = True
@@ -120,8 +122,8 @@ def slices_of(data: Dataset) -> Iterator[BlockSlice]:
 
 def each_block(data: Dataset) -> Iterator[Any]:
     """Iterate over the blocks as they become ready."""
-    for bundle in bundles_of(data):
-        yield from ray.get(list(bundle.block_refs))
+    for some in task_groups(bundles_of(data)):
+        yield from ray.get([ref for bundle in some for ref in bundle.block_refs])
 
 
 def regrouped(pieces: Iterator[BlockSlice], n_rows: int) -> Iterator[list[BlockSlice]]:
@@ -142,10 +144,20 @@ def regrouped(pieces: Iterator[BlockSlice], n_rows: int) -> Iterator[list[BlockS
         yield part
 
 
-def min_task_rows(data: Dataset) -> int | None:
-    """Return the minimum rows per task; None for one block per task, which Ray Data can fuse with reading."""
-    many = isinstance(data, MaterializedDataset) and data.num_blocks() > 1
-    return BLOCK_ROWS if many and data.count() < data.num_blocks() * BLOCK_ROWS else None
+def of_small_blocks(
+    data: Dataset, work: Callable[[pa.Table], pa.Table], columns: Sequence[str] | None = None
+) -> Dataset:
+    """Return what a function makes of the blocks of a dataset, or of some columns. A task is given several small blocks, unless functions
+    of the user come first: how these are divided among tasks is the user's choice."""
+    needed = with_own_settings(data, None if runs_functions(data) else for_few_tasks)
+    if columns is not None:
+        needed = needed.select_columns(list(columns))
+    return needed.map_batches(RaylineTask(work), batch_format="pyarrow", batch_size=task_batch(needed, work))
+
+
+def task_batch(data: Dataset, work: Callable[[pa.Table], pa.Table]) -> Literal["auto"] | None:
+    """Return the size of batches for `map_batches`: whole blocks, or what Ray Data chooses where a task has several small ones."""
+    return "auto" if is_local(work) and has_grouped_blocks(data) else None
 
 
 _LACKING = re.compile(r'Field \\?"(.+?)\\?" does not exist')

@@ -12,7 +12,8 @@ import ray
 
 from rayline.core.scan import Scan
 from rayline.core.scan_results import ScanResults
-from rayline.engine.blocks import BlockTask, merge_partial, merged_results, run_on_block
+from rayline.engine.blocks import BlockTask, merge_partial, merged_results, run_on_blocks
+from rayline.engine.small_blocks import task_groups
 
 T = TypeVar("T")
 
@@ -55,12 +56,12 @@ def in_order(
 
 
 def on_blocks(bundles: Iterator[Any], work: BlockTask) -> Iterator[tuple[ray.ObjectRef[pa.Table], int, int]]:
-    """Run a function on each block in a task of its own, at most two per CPU at a time, and yield references to what it made, in
-    order, and the numbers of their rows and bytes."""
-    task, shipped = run_on_block.options(num_returns=2), ray.put(work)
+    """Run a function on all blocks in tasks, at most two per CPU at a time, and yield references to what they made, in order, and the
+    numbers of their rows and bytes."""
+    task, shipped = run_on_blocks.options(num_returns=2), ray.put(work)
     max_tasks = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
-    blocks = ((shipped, ref) for bundle in bundles for ref in bundle.block_refs)
-    return in_order(task.remote, blocks, max_tasks, lambda refs: (refs[0], *ray.get(refs[1])))
+    tasks = ((shipped, *(ref for bundle in some for ref in bundle.block_refs)) for some in task_groups(bundles))
+    return in_order(task.remote, tasks, max_tasks, lambda refs: (refs[0], *ray.get(refs[1])))
 
 
 def merged_in_tasks(

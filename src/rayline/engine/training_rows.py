@@ -13,12 +13,12 @@ from rayline.core import registry
 from rayline.core.engine import StoredBlocks
 from rayline.core.errors import DataError, ParameterError, counted
 from rayline.core.scan import TableFunction
-from rayline.engine.blocks import BlockTask, MappedBlock, RaylineTask, SerializedFunction, to_block
+from rayline.engine.blocks import BlockTask, MappedBlock, SerializedFunction, to_block
 from rayline.engine.group import DataShards
 from rayline.engine.kept_rows import KeptRows, kept_rows
 from rayline.engine.object_refs import BlockSlice, kept_together, shared
 from rayline.engine.placement import WHERE
-from rayline.engine.reading import executing, slices_of, with_own_settings
+from rayline.engine.reading import executing, of_small_blocks, slices_of
 from rayline.engine.tasks import on_blocks
 
 PART_BYTES = 128 << 20
@@ -77,7 +77,7 @@ def _placed(data: Any, prepare: TableFunction | None, num_workers: int) -> list[
         with executing("preparation for training"):
             if kept is not None and kept.can_continue:
                 return _prepared(kept, work)
-            return list(slices_of(with_own_settings(data).map_batches(RaylineTask(work), batch_format="pyarrow")))
+            return list(slices_of(of_small_blocks(data, work)))
     engine = registry.engine_for(data)
     frame: pl.DataFrame = engine.collect(data if prepare is None else engine.map(data, prepare))
     size = max(1, min(-(-frame.height // num_workers), int(PART_BYTES / max(frame.estimated_size(), 1) * frame.height)))

@@ -25,6 +25,11 @@ class CellSlice:
     cells: CellExpression
     chosen: tuple[int, ...]
 
+    @property
+    def is_local(self) -> bool:
+        """Whether the cell of a row depends on that row alone; if not, the function needs whole blocks."""
+        return self.cells.is_local
+
     def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame:
         cell = self.cells(table.collect_schema().names())
         times = Counter(self.chosen)

@@ -41,6 +41,10 @@ class _GroupCells:
     cells: CellExpression
     column: str
 
+    @property
+    def is_local(self) -> bool:
+        return self.cells.is_local
+
     def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame:
         cell = self.cells(table.collect_schema().names())
         return table.select(RowHash((self.column,)).expression().alias("group"), cell.alias("cell")).unique()
