@@ -18,12 +18,21 @@ from hypothesis import strategies as st
 from rayline import Preprocessor, data, train
 from rayline.compat import ray as ray_names
 from rayline.core import registry
+from rayline.engine import small_blocks
 from rayline.engine.blocks import BlockTask, MappedBlock, SerializedFunction
 from rayline.engine.reading import of_small_blocks
 from rayline.engine.small_blocks import TASK_BYTES, for_few_tasks, task_groups
 from rayline.stages import OneHotEncoder, SimpleImputer, StandardScaler
 
 # -- which blocks are put together -----------------------------------------------------------------------------------------
+
+
+def test_tasks_for_many_cpus() -> None:
+    small = [bundle(100) for _ in range(2000)]
+    assert len([*small_blocks.for_many_cpus(small)]) == 65  # of 31 blocks: a 64th of the rows would be 31.25
+    assert len([*small_blocks.for_few_tasks(small)]) == 4
+    assert len([*small_blocks.for_many_cpus(small[:64])]) == 64
+    assert [*small_blocks.for_many_cpus([])] == []
 
 
 def bundle(n_rows: int | None, schema: Any = "x", size_bytes: int = 8) -> Any:
@@ -91,8 +100,13 @@ def test_a_function_is_given_all_blocks_or_each(is_local: bool, expected: list[i
 
 N_BLOCKS, ROWS = 200, 10
 N = N_BLOCKS * ROWS
-N_TASKS = 67
-"""Tasks of three blocks: 64 of equal numbers of rows would have 31.25."""
+N_TASKS = 4
+
+
+@pytest.fixture
+def few_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task costs a loaded machine half a second."""
+    monkeypatch.setattr(small_blocks, "MIN_TASKS", N_TASKS)
 
 
 def table() -> pl.DataFrame:
@@ -126,7 +140,7 @@ def by_the_user(batch: pa.Table) -> pa.Table:
 
 
 @pytest.mark.ray
-def test_few_tasks_and_whole_blocks_where_they_are_needed(ray_session: Any) -> None:
+def test_few_tasks_and_whole_blocks_where_they_are_needed(ray_session: Any, few_tasks: None) -> None:
     engine, small = registry.engine("ray"), dataset(ray_session, table(), N_BLOCKS)
     rows = engine.map(engine.map(small, _Marked("whole", is_local=False)), _Marked("local"))
     assert ray_names.has_grouped_blocks(rows)
@@ -170,7 +184,7 @@ def test_tasks_of_the_users_functions_stay(ray_session: Any) -> None:
 
 
 @pytest.mark.ray
-def test_the_same_bits_as_of_few_blocks(ray_session: Any) -> None:
+def test_the_same_bits_as_of_few_blocks(ray_session: Any, few_tasks: None) -> None:
     rows = table()
     many, few = (dataset(ray_session, rows, n) for n in (N_BLOCKS, 2))
 
@@ -190,7 +204,7 @@ def test_the_same_bits_as_of_few_blocks(ray_session: Any) -> None:
 
 
 @pytest.mark.ray
-def test_equal_rows_in_many_blocks_are_split(ray_session: Any) -> None:
+def test_equal_rows_in_many_blocks_are_split(ray_session: Any, few_tasks: None) -> None:
     """Rows are numbered block by block: a task of several must not count them as one."""
     rows = pl.DataFrame({"x": np.random.default_rng(0).integers(0, 50, N)})
     many, engine = dataset(ray_session, rows, N_BLOCKS), registry.engine("ray")
