@@ -140,6 +140,58 @@ def test_two_workers_on_two_cpus_never_hang() -> None:
     run(NEVER_HANGS)
 
 
+UNLIKE_NODES = """
+import os
+
+import ray
+from ray.cluster_utils import Cluster
+
+import rayline as rl
+from rayline.core import registry
+from rayline.testing import training_table
+
+
+def where(worker):
+    return ray.get_runtime_context().get_node_id(), os.environ.get("CUDA_VISIBLE_DEVICES"), worker.n_threads
+
+
+def nodes(n, **resources):
+    return registry.engine("ray").train(where, num_workers=n, train=rows, resources_per_worker=resources)
+
+
+rows = training_table(100)
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+try:
+    gpu = cluster.add_node(num_cpus=1, num_gpus=1).node_id  # Ray does not look whether it is there
+    licence = cluster.add_node(num_cpus=4, resources={"licence": 1}).node_id
+    ray.init(cluster.address, log_to_driver=False, logging_level="ERROR")
+    assert nodes(2, GPU=0.5) == [(gpu, "0", 1)] * 2
+    assert {node for node, _, _ in nodes(2, licence=0.5)} == {licence}
+    assert [(node, n) for node, _, n in nodes(2, CPU=2)] == [(licence, 2)] * 2
+    refused = {
+        "2 × 1 = 2 GPU": (2, {"GPU": 1}),
+        "3 × 0.5 = 1.5 licence": (3, {"licence": 0.5}),
+        "1 × 1 = 1 GPU, 1 × 1 = 1 licence": (1, {"GPU": 1, "licence": 1}),
+    }
+    for says, (n, resources) in refused.items():
+        try:
+            nodes(n, **resources)
+        except rl.ResourceError as error:
+            assert says in str(error), error
+        else:
+            raise AssertionError(f"not refused: {says}")
+finally:
+    ray.shutdown()
+    cluster.shutdown()
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_workers_go_to_the_nodes_that_have_what_they_need() -> None:
+    run(UNLIKE_NODES)
+
+
 SLOW = '''
 class Slow(xgboost.callback.TrainingCallback):
     """Says where it is, and stays in an iteration on a node that will be lost until it is gone."""

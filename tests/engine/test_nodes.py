@@ -30,7 +30,7 @@ class PretendedCluster:
         self.removed = 0
         self.id = SimpleNamespace(hex=lambda: "group")
 
-    def demand(self, bundles: list[dict[str, float]], name: str) -> PretendedCluster:
+    def demand(self, bundles: list[dict[str, float]], what: str) -> PretendedCluster:
         self.demands.append(bundles)
         return self
 
@@ -52,7 +52,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(module, "ray", SimpleNamespace(nodes=lambda: cluster.nodes, is_initialized=lambda: False))
         monkeypatch.setattr(module, "draining_nodes", lambda: {"b": time.time() + 30.0})
         monkeypatch.setattr(module, "autoscaler_state", lambda: cluster.state)
-        monkeypatch.setattr(module, "placement_group", cluster.demand)
+        monkeypatch.setattr(module, "reserve", cluster.demand)
         monkeypatch.setattr(module, "remove_placement_group", cluster.remove)
         return cluster
 
@@ -78,6 +78,26 @@ def test_workers_are_packed_or_spread(cluster: Any, *, spread: bool, nodes: list
     assert PlacementPlan.of_group((4, 6), None, use_gpu=False, spread=spread).nodes == nodes
     found.nodes[1]["Resources"] = {"CPU": 1.0}
     assert PlacementPlan.of(4, {"CPU": 1}, use_gpu=False, spread=spread).nodes == ["a", "a", "a", "d"]
+
+
+@pytest.mark.parametrize(
+    ("n", "resources", "nodes", "cpus", "n_threads"),
+    [
+        (2, {"GPU": 0.5}, ["gpu", "gpu"], 0.5, 1),  # a share of the CPUs of its own node, whatever others have
+        (2, {"licence": 1.0}, ["own", "own"], 4.0, 4),
+        (1, {"GPU": 1.0, "CPU": 1.0}, ["gpu"], 1.0, 1),
+        (1, {"bare": 1.0}, ["bare"], 0.0, 1),
+        (3, None, ["own", "own", "own"], 2.0, 2),
+    ],
+)
+def test_workers_go_to_nodes_that_have_what_they_need(
+    cluster: Any, n: int, resources: dict[str, float] | None, nodes: list[str], cpus: float, n_threads: int
+) -> None:
+    pretended = cluster(None)
+    has = {"gpu": {"CPU": 1.0, "GPU": 1.0}, "own": {"CPU": 8.0, "licence": 2.0}, "bare": {"bare": 1.0}}
+    pretended.nodes = [{"NodeID": name, "Alive": True, "Resources": resources} for name, resources in has.items()]
+    plan = PlacementPlan.of(n, resources, use_gpu=False)
+    assert (plan.nodes, plan.cpus, plan.n_threads) == (nodes, cpus, n_threads)
 
 
 def test_a_leaving_node_is_noticed_once(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,7 +76,6 @@ class PlacementPlan:
         ):  # not one for each worker, but some to share
             cluster = usable_nodes()
         whole = requested["CPU"] if strict else _share(cluster, num_workers, requested)
-        share = whole or _hundredths(_cpus(cluster) / num_workers)
         needs = {**requested, "CPU": whole}
         fitting = {node: room(has, needs) for node, has in cluster.items()}
         if sum(fitting.values()) < num_workers:
@@ -87,6 +86,7 @@ class PlacementPlan:
             fitting = fair if sum(fair.values()) >= num_workers else fitting
         nodes = _chosen(fitting, num_workers, spread=spread)
         held = {name: amount for name, amount in requested.items() if name != "CPU"}
+        share = whole or _hundredths(min(cluster[node].get("CPU", 0.0) / nodes.count(node) for node in nodes))
         # A callback may itself use Ray: unless CPUs are requested, one stays free.
         cpus = share if strict else max(0.0, min(share, _hundredths((_cpus(cluster) - 1) / num_workers)))
         shares = [cluster[node]["memory"] / nodes.count(node) for node in nodes if "memory" in cluster[node]]
