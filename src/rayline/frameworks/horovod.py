@@ -43,7 +43,6 @@ class Horovod(Torch):
     name = "horovod"
     package = "horovod"
     models = "torch"
-    reuses_workers = False  # a second ring in one process is not tested
 
     def owns(self, model: Any) -> bool:
         return False  # they are PyTorch's

@@ -63,7 +63,7 @@ class HuggingFace(Framework):
     package = "transformers"
     string_features = "text"
     distributed = True
-    reuses_workers = False  # accelerate keeps the first process group until the process ends
+    reuses_workers = True
     trains_on_gpu = True
     predicts_on_gpu = True
 
