@@ -24,13 +24,13 @@ from ray.exceptions import (
     RayError,
     RayTaskError,
 )
-from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
+from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from rayline.core.errors import RaylineError, TrainingError, counted, first_line
-from rayline.engine.holders import unique_name
 from rayline.engine.idle_worker import keep_s
 from rayline.engine.pool_actor import PoolActor, PoolWork
+from rayline.engine.reservation import reserve
 from rayline.engine.session import connection
 
 DEATHS = 3
@@ -241,7 +241,7 @@ class ActorPool:
         self._slots, self.idle, self._work = [], [], []
 
     def _reserved(self) -> PoolSlot:
-        group = placement_group([dict(bundle) for bundle in self.bundles], strategy="PACK", name=unique_name(self.name))
+        group = reserve(self.bundles, self.name)
         return PoolSlot(group, group.ready())
 
     def _start(self, slot: PoolSlot, *, afresh: bool = False) -> None:

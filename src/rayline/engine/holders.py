@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections import defaultdict
 from typing import NamedTuple
 
@@ -16,7 +15,7 @@ MAX_HOLDERS = 4
 """The most holders that a line names."""
 
 NUMBER = " #"
-"""The beginning of what makes a name unique."""
+"""The beginning of what makes the name of a placement group unique: not shown."""
 
 PROGRAM = 60
 """The longest command of another program that a line shows."""
@@ -32,11 +31,6 @@ class _Holder(NamedTuple):
         kind = self.kind if n == 1 else counted(n, self.kind)
         name, of = repr(self.name) if self.name else "", f"of `{self.program}`" if self.program else ""
         return " ".join(part for part in (kind, self.class_name, name, of) if part)
-
-
-def unique_name(what: str) -> str:
-    """Return a name for a placement group: Ray refuses a second one of the same name, and `holders` leaves out what is added."""
-    return f"{what}{NUMBER}{secrets.token_hex(8)}"
 
 
 def holders(resource: str, used: float) -> str:

@@ -18,7 +18,7 @@ import ray
 
 from rayline.engine.idle_worker import keep_s
 from rayline.engine.placement import PlacementPlan
-from rayline.engine.session import connection, in_task
+from rayline.engine.session import connection
 from rayline.engine.worker_group import WorkerGroup
 
 FREE_S = 2.0
@@ -66,10 +66,9 @@ class KeptGroups:
         return None
 
     def keep(self, key: GroupKey, group: WorkerGroup) -> None:
-        """Keep the workers of a training that has succeeded, or end them where they cannot be kept. A task keeps none that hold
-        resources: Ray frees these with the driver or the actor that has reserved them, and not with a task's process."""
+        """Keep the workers of a training that has succeeded, or end them where they cannot be kept."""
         seconds = keep_s()
-        if seconds and not (group.plan.held and in_task()) and group.rest(seconds):
+        if seconds and group.rest(seconds):
             self._put(key, group)
         else:
             group.end()

@@ -8,13 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import ray
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from rayline.compat.ray_autoscaler import AutoscalerState, autoscaler_state, draining_nodes
 from rayline.core.engine import room
 from rayline.core.errors import ResourceError, counted
 from rayline.core.waiting import MESSAGE_DELAY_S, say
-from rayline.engine.holders import unique_name
+from rayline.engine.reservation import reserve
+from rayline.engine.session import in_worker
 
 LOOK_S = 1.0
 """Seconds between two looks at what an autoscaler does."""
@@ -95,12 +96,9 @@ def nodes_for(n: int, needs: Mapping[str, float], timeout_s: float | None = None
 
 def held_here(name: str) -> float:
     """Return how much of a resource the current task or actor holds; 0 on the driver."""
-    if not ray.is_initialized():
+    if not (ray.is_initialized() and in_worker()):
         return 0.0
-    context = ray.get_runtime_context()
-    if context.worker.mode != ray.WORKER_MODE:
-        return 0.0
-    return float(context.get_assigned_resources().get(name, 0.0))
+    return float(ray.get_runtime_context().get_assigned_resources().get(name, 0.0))
 
 
 def _without_own(names: Iterable[str]) -> dict[str, Mapping[str, float]]:
@@ -136,7 +134,7 @@ def add_nodes(bundles: Sequence[Mapping[str, float]], timeout_s: float | None = 
     """
     if autoscaler_state() is None:
         return False
-    group = placement_group([dict(bundle) for bundle in bundles], name=unique_name("nodes to add"))
+    group = reserve(bundles, "nodes to add")
     try:
         return _Wait(group, bundles, ADD_S if timeout_s is None else timeout_s).until_there()
     finally:

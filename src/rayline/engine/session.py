@@ -89,10 +89,9 @@ def connection() -> str:
     return f"{context.get_job_id()} {context.get_node_id()}"
 
 
-def in_task() -> bool:
-    """Return whether this is the process of a task, and not the driver or an actor."""
-    context = ray.get_runtime_context()
-    return context.worker.mode == ray.WORKER_MODE and context.get_actor_id() is None
+def in_worker() -> bool:
+    """Return whether this is the process of a task or an actor, and not of a driver."""
+    return bool(ray.get_runtime_context().worker.mode == ray.WORKER_MODE)
 
 
 @contextlib.contextmanager

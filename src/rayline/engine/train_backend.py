@@ -17,11 +17,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray import PlacementGroupID
 from ray import train as ray_train
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
-from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rayline.compat.ray_tune import without_placement_group_cleaner
@@ -30,12 +28,14 @@ from rayline.core.errors import RaylineError, ResourceError, TrainingError, firs
 from rayline.core.waiting import patience, say
 from rayline.engine.checkpoints import CheckpointStore
 from rayline.engine.group import Listener, TrainingCall
+from rayline.engine.group_cleaner import groups_of, remove_groups
 from rayline.engine.nodes import LOOK_S, LeavingNodes, lost_node
 from rayline.engine.object_refs import BlockSlice
 from rayline.engine.placement import WHERE, busy, free
+from rayline.engine.reservation import end_with_process
 from rayline.engine.train_supervisor import GroupBegun, GroupLost, RankFailed, TrainJob, TrainSupervisor
 from rayline.engine.train_worker import run_worker
-from rayline.engine.worker_group import RETRY_INTERVAL_S, START_S, not_free, not_started
+from rayline.engine.worker_group import START_S, not_free, not_started
 
 SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # of Ray Train's polls; 2 seconds by default
@@ -50,9 +50,6 @@ ELASTIC_SETTINGS = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10"}
 
 KEEP = 2
 """The number of checkpoints of a run that stay in storage."""
-
-QUIET_LOOKS = 2
-"""How many looks in a row have to find no placement group of a training that has ended."""
 
 SMALLEST_CPU = 0.01
 """The CPUs of a worker where there are more workers than CPUs."""
@@ -159,7 +156,8 @@ class RayTrainRun:
             supervisor = TrainSupervisor.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
             job = TrainJob(packed, supervisor, train, test, plan.n_threads, every, call.on_checkpoint is not None)
             options = self._options()
-            stack.callback(self._remove_placement_groups)
+            end_with_process(self._memory)
+            stack.callback(remove_groups, self._memory)
             return self._follow(supervisor, supervisor.run.remote(options.fit, job))
 
     def _options(self) -> TrainOptions:
@@ -212,7 +210,7 @@ class RayTrainRun:
             return
         now, who = time.monotonic(), f"a group of {self._call.num_workers} workers"
         timeout_s = self._call.timeout_s or (None if self._group is None else START_S)
-        if not any(entry["state"] == "CREATED" for entry in self._placement_groups().values()):
+        if not any(entry["state"] == "CREATED" for entry in groups_of(self._memory).values()):
             self._placed_since = None
             if timeout_s is not None and now - self._waits_since > timeout_s:
                 raise not_free(f"the resources of {who}", timeout_s, [*self._plan.held, "CPU"])
@@ -220,24 +218,6 @@ class RayTrainRun:
             self._placed_since = now
         elif now - self._placed_since > START_S:
             raise not_started(who)
-
-    def _placement_groups(self) -> dict[str, Mapping[str, Any]]:
-        return {
-            group: entry
-            for group, entry in placement_group_table().items()
-            if entry["state"] != "REMOVED" and all(b.get("memory") == self._memory for b in entry["bundles"].values())
-        }
-
-    def _remove_placement_groups(self) -> None:
-        """Remove the placement groups of this training: Ray Train removes them when it ends by itself, and not when it is ended. Look
-        again until none has come since: the controller may outlive the supervisor for a moment."""
-        quiet = 0
-        while quiet < QUIET_LOOKS:
-            groups = self._placement_groups()
-            for group in groups:
-                remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group))))
-            quiet = 0 if groups else quiet + 1
-            time.sleep(RETRY_INTERVAL_S if quiet < QUIET_LOOKS else 0)
 
     def _begin(self, begun: GroupBegun, supervisor: Any, coordination: contextlib.ExitStack) -> None:
         """Connect the workers of a group. Raises when the one before it was one too many."""

@@ -9,14 +9,14 @@ from typing import Any
 
 import ray
 from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError, RayTaskError
-from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
+from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from rayline.core.errors import RaylineError, ResourceError, TrainingError, first_line
 from rayline.core.waiting import patience, say
-from rayline.engine.holders import unique_name
 from rayline.engine.nodes import LOOK_S, LeavingNodes, described, is_leaving, lost_node
 from rayline.engine.placement import WHERE, PlacementPlan, busy, free
+from rayline.engine.reservation import reserve, start_cleaner
 from rayline.engine.workers import WorkerActor, WorkerMessage, WorkerStart
 
 START_S = 120.0
@@ -61,6 +61,7 @@ class WorkerGroup:
     def start(self) -> WorkerGroup:
         """Start the actors; return before they have started."""
         held = dict(self.plan.held)
+        start_cleaner()
         try:
             self._held = self._placed(held) if held else None
             options = {"num_gpus": held.pop("GPU", 0), "memory": held.pop("memory", None), "resources": held or None}
@@ -171,9 +172,7 @@ class WorkerGroup:
     def _placed(self, needs: Mapping[str, float]) -> PlacementGroup:
         """Ask for these resources for each worker, where it is planned."""
         places = [{"ray.io/node-id": node} for node in self.plan.nodes]
-        bundles = [dict(needs) for _ in places]
-        name = unique_name(f"{WHERE} workers")
-        return placement_group(bundles, strategy="PACK", bundle_label_selector=places, name=name)
+        return reserve([needs] * len(places), f"{WHERE} workers", bundle_label_selector=places)
 
     def _await(self, group: PlacementGroup, timeout_s: float | None) -> None:
         """Wait until resources that were asked for are there."""
