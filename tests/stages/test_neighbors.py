@@ -126,3 +126,11 @@ def test_wrong_use() -> None:
         Preprocessor([("k", KNNImputer())]).fit(
             pl.DataFrame({"x": [1.0], "y": [None]}, schema=dict.fromkeys("xy", pl.Float64))
         )
+
+
+def test_batches_of_as_many_rows_as_columns() -> None:
+    table = pl.DataFrame({"x": [1.0, 2.0, 8.0, 9.0, 8.5], "z": [-1.0, -2.0, -8.0, None, -8.4], "y": [*"aabbb"]})
+    for stage in (KNNImputer(["x", "z"], n_neighbors=1), SMOTE(["x", "z"])):
+        fitted = Preprocessor([("stage", stage)]).fit(table, target_columns=["y"])
+        parts = [fitted.transform_training(part) for part in table.iter_slices(2)]
+        assert pl.concat(parts).equals(fitted.transform_training(table))

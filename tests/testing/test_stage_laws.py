@@ -15,7 +15,7 @@ import pytest
 
 from rayline.core.operations.base import Affine, Fill, Operation, RowFunction
 from rayline.core.schema import Kind, col
-from rayline.core.stage import ColumnStage, Stage, a_number, param
+from rayline.core.stage import ColumnStage, FitContext, Stage, a_number, param
 from rayline.core.statistics.base import Statistic
 from rayline.core.statistics.moments import MinMax, Moments
 from rayline.inference.pipeline import Preprocessor
@@ -248,8 +248,15 @@ class ForgetsTheOthers(Good):
         return self.fitted({"columns": {name: {"mean": 0.0} for name in self.state["columns"] if name not in columns}})
 
 
+class CountsColumns(Good):
+    def learn(self, context: FitContext, results: Mapping[Any, Any]) -> dict[str, Any]:
+        places = list(context.schema)
+        return {"columns": {name: {"mean": float(places.index(name))} for name in context.columns}}
+
+
 FAULTS: list[tuple[type[Stage], str]] = [
     (DependsOnBatches, "split_does_not_matter"),
+    (CountsColumns, "column_order_does_not_matter"),
     (NoIdentity, "merging_is_that_of_a_monoid"),
     (Crashes, "odd_tables_have_an_outcome"),
     (TypesComeFromTheData, "rows_are_independent"),

@@ -75,6 +75,12 @@ class FitContext:
     def request(self, statistic: type[Statistic], *columns: str, **options: Any) -> StatisticRequest:
         return StatisticRequest(statistic, columns, tuple(sorted(options.items())))
 
+    @property
+    def hashed_columns(self) -> list[str]:
+        """The columns whose values decide where a row belongs (in which inner fold, in which sample): by name, because the order of
+        columns must not change a fit."""
+        return sorted(self.schema)
+
     def target_of(self, stage: Stage, given: str | None) -> str:
         """Return the target that a stage learns from: the given one, otherwise the first. Raises SchemaError when there is none."""
         return self._target_of(stage, given, "target", "target", "a target column")

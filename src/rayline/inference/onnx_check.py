@@ -49,7 +49,7 @@ def expected(model: Model, matrix: Array) -> Array:
     """
     schema = pl.Schema({name: pl.Float64() for name in model.schema})
     scores = model.adapter.predict(
-        model.native, Features(pl.DataFrame(matrix.astype(float), schema=schema), schema=schema)
+        model.native, Features(pl.DataFrame(matrix.astype(float), schema=schema, orient="row"), schema=schema)
     )
     kind = type(model.native).__name__
     if not model.target.task.is_classification:

@@ -96,10 +96,10 @@ class KNNImputer(Stage):
         return [self._request(context), *(context.request(Moments, column) for column in context.columns)]
 
     def _request(self, context: FitContext) -> StatisticRequest:
-        return context.request(RowSample, *context.columns, size=self.max_donors)
+        return context.request(RowSample, *sorted(context.columns), size=self.max_donors)
 
     def learn(self, context: FitContext, results: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
-        columns = list(context.columns)
+        columns = sorted(context.columns)  # in the order in which rows are hashed and distances added up
         if not columns:
             return {"columns": [], "donors": [], "copies": [], "means": []}
         empty: list[str] = []
@@ -179,7 +179,7 @@ class FillFromNeighbours(Operation):
         fields = rows.struct.unnest()
         matrix = fields.fill_null(np.nan).to_numpy().astype(np.float64)
         filled = self._filled(matrix) if len(matrix) else matrix
-        return pl.DataFrame(filled, schema=fields.columns).fill_nan(None).to_struct(rows.name)
+        return pl.DataFrame(filled, schema=fields.columns, orient="row").fill_nan(None).to_struct(rows.name)
 
     def _filled(self, matrix: Matrix) -> Matrix:
         result = matrix.copy()
@@ -324,7 +324,7 @@ class SMOTE(Stage):
         return context.class_column_of(self, self.by)
 
     def _mixed(self, context: FitContext) -> list[str]:
-        columns = [column for column in context.columns if column != self._by(context)]
+        columns = sorted(column for column in context.columns if column != self._by(context))
         if not columns:
             raise ParameterError.value(
                 "columns", "at least one numeric column besides the classes", list(context.columns), where="SMOTE"
@@ -356,7 +356,7 @@ class SMOTE(Stage):
                 classes.append(value)
                 rates.append(rate)
                 donors.append([class_rows[str(i)].to_list() for i in range(len(columns))])
-        hashed = list(context.schema)
+        hashed = context.hashed_columns
         return {"columns": columns, "by": by, "classes": classes, "rates": rates, "donors": donors, "hashed": hashed}
 
     def to_operations(self) -> list[Operation]:
@@ -438,7 +438,7 @@ class Synthesize(Operation):
             for start in range(0, len(todo), step):
                 part = todo[start : start + step]
                 matrix[part] = self._mixed(matrix[part], known, keys[part], copies[part])
-        return pl.DataFrame(matrix, schema=fields.columns[3:]).fill_nan(None).to_struct(rows.name)
+        return pl.DataFrame(matrix, schema=fields.columns[3:], orient="row").fill_nan(None).to_struct(rows.name)
 
     def _mixed(self, rows: Matrix, donors: Matrix, keys: Any, copies: Any) -> Matrix:
         distances = distances_to(rows, donors)

@@ -147,7 +147,7 @@ class _Resample(Stage):
             "by": self._by(context),
             "classes": table["value"].to_list(),
             "rates": rates,
-            "hashed": list(context.schema),
+            "hashed": context.hashed_columns,
         }
 
     def _rate(self, count: int, n: Sequence[int]) -> float:

@@ -101,7 +101,11 @@ class TargetEncoder(Stage):
     def _request(self, context: FitContext, column: str) -> StatisticRequest:
         target = context.target_of(self, self.target)
         statistic = GroupMoments if self._is_mean(context, target) else GroupClasses
-        return context.request(statistic, target, column, *_hashed(context), n_folds=self.cv)
+        return context.request(statistic, target, column, *self._hashed(context), n_folds=self.cv)
+
+    def _hashed(self, context: FitContext) -> list[str]:
+        targets = (*context.targets, context.target_of(self, self.target))
+        return [name for name in context.hashed_columns if name not in targets]
 
     def _is_mean(self, context: FitContext, target: str) -> bool:
         kind = kind_of(context.schema[target])
@@ -137,7 +141,7 @@ class TargetEncoder(Stage):
             }
         new = [name for codes in learned.values() for name in codes.get("classes", ())]
         self.refuse_existing_columns(new, context, removed=context.columns)
-        return {"columns": learned, "hashed": _hashed(context)}
+        return {"columns": learned, "hashed": self._hashed(context)}
 
     def _classes(self, answer: GroupClasses, target: str) -> list[Any]:
         classes = answer.classes
@@ -215,10 +219,6 @@ class TargetEncoder(Stage):
     def _drop(self) -> list[Operation]:
         replaced = [column for column, encoding in self.state["columns"].items() if "classes" in encoding]
         return [Drop(replaced)] if replaced else []
-
-
-def _hashed(context: FitContext) -> list[str]:
-    return [name for name in context.schema if name not in context.targets]
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ def check_stage(
 ) -> None:
     """Run the whole contract of a stage; raise AssertionError with the law that it breaks.
 
-    The laws: any split of the rows and any order of merging gives the same parameters, and merging is associative and
+    The laws: any split of the rows and any order of merging gives the same parameters, a fit on the same columns in another order
+    trains on the same rows with the same values, and merging is associative and
     commutative with the empty statistic as its identity; every odd table (no rows, one row, only missing values, a
     constant, infinite values, NaN, new categories, other column order, other types, other types in some blocks) gives the
     outcome that is declared, a result of the declared types or a RaylineError; a row's result depends on that row alone;
