@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 
 from rayline.compat import boosting, deep_learning, ray_serve, ray_tune
@@ -299,6 +300,31 @@ def test_sklearn_validation_with_and_without_private_names(monkeypatch: pytest.M
     for expected, got in zip(with_names, results(), strict=True):
         assert got.dtype == expected.dtype
         assert np.array_equal(got, expected)
+
+
+def test_tables_are_pickled_without_the_gil(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray import cloudpickle
+
+    def holds_it(*arguments: Any) -> Any:
+        raise AssertionError("Polars pickles a table itself")
+
+    ray_names.pickle_tables()
+    monkeypatch.setattr(pl.DataFrame, "__getstate__", holds_it)
+    tables = [
+        pl.DataFrame({"x": [1.5, None, float("nan")], "c": ["a", "b", None], "l": [[1, 2], None, []], "b\0": [b"x", None, b""]}),
+        pl.DataFrame({"c": ["a", None]}, {"c": pl.Categorical()}),
+        pl.DataFrame({"c": ["a", None]}, {"c": pl.Enum(["b", "a"])}),
+        pl.DataFrame({"d": ["1.5"], "n": [None]}).with_columns(pl.col("d").cast(pl.Decimal(12, 3))),
+        pl.DataFrame({"i": [2**100], "s": [{"a": 1, "b": "x"}]}, {"i": pl.Int128(), "s": pl.Struct({"a": pl.Int8(), "b": pl.String()})}),
+        pl.DataFrame({"v": [[1.0, 2.0]]}, {"v": pl.Array(pl.Float32(), 2)}),
+        pl.DataFrame(schema={"x": pl.Datetime("ns", "Europe/Oslo")}),
+        pl.DataFrame(height=3),
+    ]  # fmt: skip
+    for table, packed in zip(tables, map(cloudpickle.dumps, tables), strict=True):
+        again = pickle.loads(packed)
+        assert (again.schema, again.shape) == (table.schema, table.shape)
+        assert again.equals(table)
+        assert packed == cloudpickle.dumps(table.clone())  # digests of functions depend on it
 
 
 @pytest.mark.usefixtures("without_private_names")

@@ -138,6 +138,12 @@ _BIN_PIECES = register(
     use="Cut such a part between its row groups.",
     fallback=_BIN_PACKER.fallback,
 )
+_SERIALIZER = register(
+    "ray.util.serialization:StandaloneSerializationContext._register_cloudpickle_serializer",
+    RAY,
+    use="Pickle Polars tables without holding the GIL, also before there is a Ray.",
+    fallback="Polars pickles them itself and holds the GIL: it waits for ever where its threads release blocks of Ray's object store then.",
+)
 _APPLY_TRANSFORM = register(
     "ray.data._internal.logical.interfaces:LogicalOperator._apply_transform",
     RAY,
@@ -179,6 +185,19 @@ def delete_cluster_value(key: str) -> None:
     delete = _INTERNAL_KV_DELETE.find()
     if delete is not None:
         delete(key)
+
+
+def pickle_tables() -> None:
+    """Let Ray pickle Polars tables without holding the GIL: threads of Polars that release a block of the object store need it, and
+    pickling waits for these threads. What is pickled is read by Polars alone."""
+    register_serializer = _SERIALIZER.find()
+    if register_serializer is not None:
+        import polars as pl
+
+        def pickled(table: pl.DataFrame) -> bytes:
+            return table.write_ipc(None, compat_level=pl.CompatLevel.newest()).getvalue()
+
+        register_serializer(None, pl.DataFrame, pickled, pl.read_ipc)
 
 
 def ref_bundles(data: Any) -> Iterator[Any]:

@@ -12,8 +12,11 @@ import polars as pl
 import pyarrow as pa
 import ray
 
+from rayline.compat.ray import pickle_tables
 from rayline.core import paired_labels, registry
 from rayline.core.schema import category_values, col
+
+pickle_tables()
 
 
 def from_arrow(table: pa.Table) -> pl.DataFrame:

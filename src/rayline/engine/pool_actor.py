@@ -10,7 +10,10 @@ from typing import Any, Protocol
 
 import ray
 
+from rayline.compat.ray import pickle_tables
 from rayline.engine.idle_worker import IdleWorker, release_run_memory
+
+pickle_tables()
 
 
 class PoolWork(Protocol):

@@ -12,6 +12,7 @@ import pyarrow as pa
 import ray
 from ray.exceptions import RayError, RayTaskError
 
+from rayline.compat.ray import pickle_tables
 from rayline.core import registry
 from rayline.core.arrow_tables import to_arrow
 from rayline.core.engine import StoredBlocks
@@ -37,6 +38,8 @@ from rayline.tune.stored_scores import StoredScores
 
 if TYPE_CHECKING:
     import ray.data
+
+pickle_tables()
 
 UNPLACED: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": "SPREAD"}
 """Options of the tasks of a trial: they need no CPU, and run outside of the trial's placement group."""
