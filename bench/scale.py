@@ -33,6 +33,7 @@ PARTS = {
             "train xgboost",
             "train xgboost with a test set",
             "train lightgbm with a test set",
+            "train torch",
             "train torch with a test set",
             "cross-validate xgboost",
         )

@@ -46,8 +46,11 @@ WORDS += [
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return untrained(tmp_path_factory.mktemp("tiny"))
+
+
+def untrained(folder: Path) -> str:
     """A directory with an untrained transformer of two small layers and its tokenizer."""
-    folder = tmp_path_factory.mktemp("tiny")
     tokenizer = transformers.BertTokenizerFast(vocab={word: i for i, word in enumerate(WORDS)})
     config = transformers.BertConfig(
         vocab_size=len(WORDS), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,

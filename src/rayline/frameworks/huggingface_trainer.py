@@ -303,7 +303,7 @@ def _in_lists(windows: Iterator[list[Example]], sizes: Sequence[int]) -> Iterato
 
 
 class _ExampleBatches(torch.utils.data.IterableDataset[Any]):
-    """All examples in a fixed number of batches per epoch, ready for the model."""
+    """All examples in a fixed number of batches per epoch, which sets PyTorch's seed where it begins."""
 
     def __init__(
         self, examples: _Examples, steps: int, collate: Callable[[list[Example]], Any], seed: Callable[[], int]
@@ -314,7 +314,9 @@ class _ExampleBatches(torch.utils.data.IterableDataset[Any]):
         return self._steps
 
     def __iter__(self) -> Iterator[Any]:
-        for examples in self._examples.shuffled(self._steps, self._seed()):
+        seed = self._seed()
+        torch.manual_seed(seed)  # for dropout: a checkpoint has the state of the first worker's generator alone
+        for examples in self._examples.shuffled(self._steps, seed):
             yield self._collate(examples)
 
 
