@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 from sklearn.tree import DecisionTreeClassifier
 
-from rayline import Preprocessor, train
+from rayline import Preprocessor, data, train, tune
 from rayline.core import registry
 from rayline.core.arrow_tables import to_arrow
 from rayline.core.engine import Engine
@@ -164,7 +164,8 @@ class BlockEngine(Engine):
 
     def schema(self, data: Any) -> pl.Schema:
         schema = pa.unify_schemas([block.schema for block in data])
-        return to_frame(schema.empty_table().select(data[0].column_names)).schema
+        first = next((block for block in data if len(block)), data[0])  # the block that Ray's types are read from
+        return to_frame(schema.empty_table().select(first.column_names)).schema
 
     def scan(self, data: Any, scan: Scan) -> dict[int, ScanResults]:
         columns = scan.columns(self.schema(data))
@@ -198,7 +199,7 @@ def outcome(step: Callable[[], Any]) -> Any:
 
 def assert_same(one: Any, other: Any) -> None:
     if isinstance(one, pl.DataFrame):
-        assert one.columns == other.columns
+        assert sorted(one.columns) == sorted(other.columns)
         for name in one.columns:
             assert_same(one[name].to_list(), other[name].to_list())
     elif isinstance(one, dict):
@@ -256,3 +257,52 @@ def test_steps_on_blocks(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     engine = registry.engine
     monkeypatch.setattr(registry, "engine", lambda kind: BlockEngine() if kind == "ray" else engine(kind))
     assert_steps_agree(name, BlocksHere(blocks((CASES.get(name) or REFUSED[name]).table)))
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["odd", "two targets", "one class"])
+def test_steps_on_a_dataset(ray_session: Any, name: str) -> None:
+    assert_steps_agree(name, data.from_arrow(blocks((CASES.get(name) or REFUSED[name]).table)))
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["odd", "decimals", "two targets", "no rows", "one class"])
+def test_searches_and_what_follows(ray_session: Any, name: str) -> None:
+    case = CASES.get(name) or REFUSED[name]
+
+    def searched(rows: Any) -> Any:
+        analysis = tune.run(
+            case.trainer(), train_dataset=rows, preprocessor=case.stages(), target_columns=list(case.targets),
+            sample_weight=case.weight, cv=3, config={"max_depth": tune.grid_search([1, 2])}, num_samples=1, seed=3,
+            postprocess=case.after if case.task != "several" else None, verbose=False,
+            run_on="process" if isinstance(rows, pl.DataFrame) else None,
+        )  # fmt: skip
+        made = [analysis.best_inference_pipeline, analysis.ensemble(top=2), analysis.bagged_pipeline()]
+        trials = [(trial.config, trial.scores, trial.status) for trial in analysis.trials]
+        return trials, local(analysis.oof), [pipeline.predict(case.table) for pipeline in made]
+
+    assert_same(outcome(lambda: searched(case.table)), outcome(lambda: searched(data.from_arrow(blocks(case.table)))))
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["odd", "two targets", "no weight"])
+def test_cross_validations_and_comparisons(ray_session: Any, name: str) -> None:
+    case = CASES.get(name) or REFUSED[name]
+    how: dict[str, Any] = {
+        "preprocessor": case.stages(), "target_columns": list(case.targets), "sample_weight": case.weight, "cv": 3, "verbose": False,
+    }  # fmt: skip
+
+    def scores(rows: Any) -> Any:
+        found = train.cross_validate(case.trainer(), train_dataset=rows, **how)
+        return {name: tuple(score) for name, score in found.metrics.items()}, found.evaluate(replicates=10).to_dict()
+
+    def board(rows: Any) -> Any:
+        where: Any = "process" if isinstance(rows, pl.DataFrame) else None
+        candidates = {"a": case.trainer(), "b": (case.trainer(), {"max_depth": tune.grid_search([1, 3])})}
+        return tune.compare(candidates, train_dataset=rows, run_on=where, **how).leaderboard.drop("fit_s", "predict_s")
+
+    for step in (scores, board):
+        assert_same(outcome(lambda: step(case.table)), outcome(lambda: step(data.from_arrow(blocks(case.table)))))  # noqa: B023

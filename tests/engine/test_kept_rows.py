@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from sklearn.linear_model import LinearRegression
 
+import rayline as rl
 from rayline import data, train, tune
 from rayline.compat import ray as ray_names
 from rayline.core import registry
@@ -104,6 +106,11 @@ def _same(batch: Any) -> Any:
     return batch
 
 
+def unseen(rows: Any) -> Any:
+    """The same rows as a Dataset of which nothing is known yet."""
+    return rows.map_batches(_same)
+
+
 def test_a_split_and_the_use_of_its_sides_read_once(costly: Any) -> None:
     rows, runs = costly
     trainset, testset = data.train_test_split(rows, 0.25)
@@ -111,6 +118,9 @@ def test_a_split_and_the_use_of_its_sides_read_once(costly: Any) -> None:
     assert trainset.count() == 225
     train.fit(xgboost(), stages(), trainset, testset, ["y"], verbose=False)
     assert runs() == 1
+    for shuffle in (True, False):
+        trainset, testset = data.train_test_split(unseen(rows), shuffle=shuffle, test_size=60)
+        assert (trainset.count(), testset.count(), runs()) == (240, 60, 1)
 
 
 def test_folds_and_searches_read_once(costly: Any) -> None:
@@ -119,35 +129,57 @@ def test_folds_and_searches_read_once(costly: Any) -> None:
     assert sum(result.model.data["n_rows"] for result in scores.results) == N_BLOCKS * ROWS
     assert runs() == 1
     analysis = tune.run(
-        xgboost(None), train_dataset=rows, preprocessor=stages(), target_columns=["y"], cv=2, num_samples=2,
+        xgboost(None), train_dataset=unseen(rows), preprocessor=stages(), target_columns=["y"], cv=2, num_samples=2,
         config={"max_depth": tune.randint(2, 6)}, metric="rmse", verbose=False,
     )  # fmt: skip
     assert runs() == 1
     assert analysis.best_model.data["n_rows"] == N_BLOCKS * ROWS
     assert runs() == 1  # the best model is a training of its own
+    assert len(stages().fit_folds(unseen(rows), 3)) == 3
+    assert runs() == 1
+
+
+@pytest.mark.slow
+def test_comparisons_and_what_follows_a_search_read_once(costly: Any) -> None:
+    rows, runs = costly
+    least_squares = train.SklearnTrainer(LinearRegression())
+    compared = tune.compare(
+        {"trees": (xgboost(None), {"max_depth": tune.grid_search([2, 3])}), "line": least_squares}, train_dataset=rows,
+        test_dataset=unseen(rows), preprocessor=stages(), target_columns=["y"], cv=2, num_samples=1, metric="rmse",
+        postprocess=[Conformal(0.8)], verbose=False,
+    )  # fmt: skip
+    assert runs() == 2
+    analysis = compared["trees"]
+    assert analysis.oof.count() == N_BLOCKS * ROWS
+    assert runs() == 0
+    assert analysis.calibrated([Conformal(0.8)]).has_intervals
+    assert runs() == 2  # it trains the best model
 
 
 @pytest.mark.parametrize(
-    ("step", "expected"),
+    "step",
     [
-        ("evaluate", 1), ("calibrated", 1), ("shap", 1), ("explain", 1), ("transform", 1), ("write", 1),
-        ("partial_dependence", 1),
+        "evaluate", "calibrated", "shap", "permutation", "explain", "background", "transform", "write", "partial_dependence",
+        "card",
     ],
 )  # fmt: skip
-def test_uses_of_a_pipeline_read_once(costly: Any, tmp_path_factory: Any, step: str, expected: int) -> None:
+def test_uses_of_a_pipeline_read_once(costly: Any, tmp_path_factory: Any, step: str) -> None:
     rows, runs = costly
     pipeline = train.fit(xgboost(None), stages(), in_process(), None, ["y"], verbose=False).inference_pipeline
     use: dict[str, Callable[[], Any]] = {
         "evaluate": lambda: pipeline.evaluate(rows, by="city", replicates=10),
         "calibrated": lambda: pipeline.calibrated([Conformal(0.8, by="city")], rows),
         "shap": lambda: pipeline.importance("shap", rows=rows),
+        "permutation": lambda: pipeline.importance("permutation", rows=rows, n_repeats=1),
         "explain": lambda: pipeline.explain(rows).materialize(),
+        "background": lambda: pipeline.explain(in_process().head(1), background=rows),
         "transform": lambda: pipeline.transform(rows, keep_columns=["id"]).materialize(),
         "write": lambda: pipeline.write_predictions(rows, tmp_path_factory.mktemp("written") / "x"),
         "partial_dependence": lambda: pipeline.partial_dependence(rows, "x", grid=5),
+        "card": lambda: rl.model_card(pipeline, data=rows),
     }
     use[step]()
-    assert runs() == expected
+    assert runs() == 1
 
 
 def test_rows_that_do_not_fit_are_read_again(costly: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -118,6 +118,11 @@ class Engine(Scanner):
         few = data.limit(n_rows) if hasattr(data, "limit") else data
         return self.collect(few, columns).head(n_rows)
 
+    def count(self, data: Any) -> int:
+        """Return the number of rows."""
+        columns = list(self.schema(data))[:1]
+        return self.collect(data, columns).height if columns else 0
+
     @abstractmethod
     def schema(self, data: Any) -> pl.Schema:
         """Return the names and types of the columns. Raises SchemaError when the data is no table or repeats a column."""

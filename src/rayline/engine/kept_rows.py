@@ -12,7 +12,7 @@ import threading
 import time
 import weakref
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any, NamedTuple, TypeAlias
 
@@ -57,7 +57,7 @@ class KeptRows:
         self._read, self._budget, self.stays = read, budget, stays
         self._first: list[Any] = []  # read to see what the rows look like, and not passed on yet
         self._left: Iterator[Any] | None = None
-        self._sample: Any = None
+        self._sample: list[Any] = []
         self._held: list[Any] | None = []
         self._held_bytes = 0
         self._prepared: OrderedDict[bytes, tuple[list[BlockSlice], int]] = OrderedDict()
@@ -87,19 +87,29 @@ class KeptRows:
     def _prepared_bytes(self) -> int:
         return sum(size_bytes for _, size_bytes in self._prepared.values())
 
-    def first_block(self) -> Any:
-        """Return a reference to the first block that has rows, or to one without; None when there is none. The reading goes on from
-        there. The block stays as long as this object."""
+    def first_blocks(self, n_rows: int = 1) -> list[Any] | None:
+        """Return references to the first blocks, as many as have so many rows, or all; to one without rows when none has any. None where
+        they would have to be read again. The reading goes on from there, and the first block that has rows stays as long as this object."""
+        if self.can_continue:
+            entries = [entry for bundle in self._first_bundles(n_rows) for entry in bundle.blocks]
+            self._sample = self._sample or _filled(entries, 1) or entries[:1]
+            blocks = _filled(entries, n_rows) or self._sample
+        elif _n_rows(self._sample) < n_rows:
+            return None
+        else:
+            blocks = self._sample
+        return [entry.ref for entry in blocks]
+
+    def _first_bundles(self, n_rows: int) -> Sequence[Any]:
+        if self.is_complete:
+            return self._held or ()
         if self._left is None:
             self._left = self._read_within_budget()
-            for bundle in self._left:
-                self._first.append(bundle)
-                if any(entry.metadata.num_rows for entry in bundle.blocks):
-                    break
-            entries = [entry for bundle in self._first for entry in bundle.blocks]
-            filled = [entry.ref for entry in entries if entry.metadata.num_rows]
-            self._sample = next(iter([*filled, *(entry.ref for entry in entries)]), None)
-        return self._sample
+        lacking = n_rows - sum(_n_rows(bundle.blocks) for bundle in self._first)
+        while lacking > 0 and (bundle := next(self._left, None)) is not None:
+            self._first.append(bundle)
+            lacking -= _n_rows(bundle.blocks)
+        return self._first
 
     @property
     def can_continue(self) -> bool:
@@ -108,21 +118,16 @@ class KeptRows:
 
     def complete(self) -> None:
         """Read and keep what has not been read yet, as long as it fits."""
-        if self.is_complete or self._held is None or not self.can_continue:
-            return
-        self.first_block()
-        assert self._left is not None
-        bundle: Any = ...
-        while bundle is not None:
-            bundle = next(self._left, None) if self._held is not None else None
+        if not self.is_complete and self._held is not None and self.can_continue:
+            next((bundle for bundle in self.bundles() if self._held is None), None)  # up to one that does not fit
 
     def bundles(self, *, last: bool = False) -> Iterator[Any]:
         """Yield all blocks: those that are kept, or read now. After the `last` use of a block it is not kept any longer, unless it stays
         for the next step."""
         last = last and not self.stays
         if self.is_complete:
-            held = self._held if last else list(self._held or ())
-            waiting = deque(held or ())
+            self._first.clear()
+            waiting = deque(self._held or ())
             if last:
                 self._held, self.is_complete = None, False
             while waiting:
@@ -131,7 +136,7 @@ class KeptRows:
         if not self.can_continue:
             yield from self._read()
             return
-        self.first_block()
+        self.first_blocks()
         if last:
             self._drop()
         while self._first:
@@ -153,6 +158,20 @@ class KeptRows:
     def _drop(self) -> None:
         self._held, self._budget.left = None, self._budget.left + self._held_bytes
         self._held_bytes = 0
+
+
+def _n_rows(entries: Iterable[Any]) -> int:
+    return sum(entry.metadata.num_rows or 0 for entry in entries)
+
+
+def _filled(entries: Iterable[Any], n_rows: int) -> list[Any]:
+    """Return the blocks that have rows, until there are so many."""
+    filled: list[Any] = []
+    for entry in entries:
+        if entry.metadata.num_rows and n_rows > 0:
+            filled.append(entry)
+            n_rows -= entry.metadata.num_rows
+    return filled
 
 
 _kept: ContextVar[dict[int, KeptRows] | None] = ContextVar("kept_rows", default=None)

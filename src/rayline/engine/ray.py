@@ -68,7 +68,7 @@ from rayline.engine.reading import (
 from rayline.engine.session import ensure_ray
 from rayline.engine.small_blocks import for_many_cpus
 from rayline.engine.tasks import in_order, merged_in_tasks, on_blocks
-from rayline.engine.training_rows import refuse_groups, rows_for_training, shards_of
+from rayline.engine.training_rows import prepared_slices, refuse_groups, rows_for_training, shards_of
 
 GPU_ROWS = 4096
 """Default batch size of a worker with a GPU, in rows."""
@@ -103,11 +103,18 @@ class RayEngine(Engine):
     def head(self, data: Any, n_rows: int, columns: Sequence[str] | None = None) -> pl.DataFrame:
         kept, names = kept_rows(data), list(self.schema(data)) if columns is None else columns
         with executing("head"):
-            block = None if kept is None else kept.first_block()
-            frame = None if block is None else to_frame(ray.get(block))
-        if frame is not None and frame.height >= n_rows:
-            return frame.select(map(col, names)).head(n_rows)
+            blocks = None if kept is None else kept.first_blocks(n_rows)
+            if blocks is not None:
+                return _joined(iter(ray.get(blocks)), names, self.schema(data)).select(map(col, names)).head(n_rows)
         return super().head(dataset_for_reading(data, single_blocks), n_rows, names)
+
+    def count(self, data: Any) -> int:
+        refuse_other_tables(data)
+        kept = kept_rows(data)
+        with executing("count"):
+            if kept is not None and not kept.stays and kept.can_continue:
+                return sum(entry.metadata.num_rows or 0 for bundle in kept.bundles() for entry in bundle.blocks)
+            return int(data.count())
 
     def schema(self, data: Any) -> pl.Schema:
         refuse_other_tables(data)
@@ -200,12 +207,10 @@ class RayEngine(Engine):
         """Read a Dataset once and keep its rows after a function, in their order, in tables of `n_rows` rows (the last may have
         fewer) in the object store. Returns for each a reference to an Arrow table, its rows and its size in bytes."""
         refuse_other_tables(data)
-        work = MappedBlock(SerializedFunction.of(function), tensors=False)
         with executing("preparation of a search"):
-            prepared = of_small_blocks(data, work)
             groups = [
                 (join_blocks.options(num_returns=2).remote(pieces), sum(piece.stop - piece.start for piece in pieces))
-                for pieces in regrouped(slices_of(prepared), n_rows)
+                for pieces in regrouped(prepared_slices(data, function), n_rows)
             ]
             with patience(lambda: busy("the rows of a Dataset are prepared")):
                 return [(table, n, ray.get(size)) for (table, size), n in groups]

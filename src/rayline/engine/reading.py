@@ -51,8 +51,8 @@ def schema_of_dataset(data: Dataset) -> pl.Schema:
     kept = kept_rows(data)
     if known is None and kept is not None:
         with patience(lambda: busy("no rows of a Dataset are there yet") or FIRST):
-            block = kept.first_block()
-        return pl.Schema() if block is None else to_frame(ray.get(block)).schema
+            blocks = kept.first_blocks()
+        return to_frame(ray.get(blocks[0])).schema if blocks else pl.Schema()
     if known is None:
         with patience(lambda: busy("no rows of a Dataset are there yet") or COSTLY):
             known = with_own_settings(data, single_blocks).schema()

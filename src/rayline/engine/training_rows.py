@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import polars as pl
@@ -72,17 +72,32 @@ def _placed(data: Any, prepare: TableFunction | None, num_workers: int) -> list[
     if isinstance(data, StoredBlocks):
         return [BlockSlice(ref, 0, n) for ref, n in zip(data.references, data.heights, strict=True)]
     if isinstance(data, Dataset):
-        work = MappedBlock(SerializedFunction.of(prepare or _as_it_is), tensors=False)
-        kept = kept_rows(data)
+        work, kept = _work(prepare or _as_it_is), kept_rows(data)
         with executing("preparation for training"):
             if kept is not None and kept.can_continue:
                 return _prepared(kept, work)
-            return list(slices_of(of_small_blocks(data, work)))
+            return list(_read(data, work))
     engine = registry.engine_for(data)
     frame: pl.DataFrame = engine.collect(data if prepare is None else engine.map(data, prepare))
     size = max(1, min(-(-frame.height // num_workers), int(PART_BYTES / max(frame.estimated_size(), 1) * frame.height)))
     with executing("preparation for training"):
         return [BlockSlice(ray.put(to_block(part, tensors=False)), 0, part.height) for part in frame.iter_slices(size)]
+
+
+def prepared_slices(data: Dataset, function: TableFunction) -> Iterator[BlockSlice]:
+    """Iterate over the rows of a Dataset after a function, once and in order; rows that are kept stay so no longer."""
+    work, kept = _work(function), kept_rows(data)
+    if kept is None or not kept.can_continue:
+        return _read(data, work)
+    return (BlockSlice(ref, 0, n) for ref, n, _ in on_blocks(kept.bundles(last=True), BlockTask(work)) if n)
+
+
+def _work(function: TableFunction) -> MappedBlock:
+    return MappedBlock(SerializedFunction.of(function), tensors=False)
+
+
+def _read(data: Dataset, work: MappedBlock) -> Iterator[BlockSlice]:
+    return slices_of(of_small_blocks(data, work))
 
 
 def _prepared(kept: KeptRows, work: MappedBlock) -> list[BlockSlice]:

@@ -343,7 +343,9 @@ def background_rows(pipeline: InferencePipeline, background: Any) -> pl.DataFram
     """Return the rows to compare with as a table: at most the first 10,000 of what was given."""
     if background is None:
         return None
-    table = registry.engine_for(background).head(background, 10_000)
+    engine = registry.engine_for(background)
+    with engine.keeping(background):
+        table = engine.head(background, 10_000)
     if missing := [name for name in pipeline.input_schema if name not in table.columns]:
         raise SchemaError.missing(missing, table.columns, where=f"{WHERE} (background)")
     if not table.height:

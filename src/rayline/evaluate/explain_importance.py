@@ -132,8 +132,9 @@ def _by_permutation(
             "declare it: rayline.evaluate.metric(function, mode='min').",
         )
     sign = 1.0 if mode == "max" else -1.0
-    check_weight_column(weight, registry.engine_for(rows).schema(rows))
-    table = _collected(pipeline, rows, [*target.columns, *([] if weight is None else [weight])])
+    with registry.engine_for(rows).keeping(rows):
+        check_weight_column(weight, registry.engine_for(rows).schema(rows))
+        table = _collected(pipeline, rows, [*target.columns, *([] if weight is None else [weight])])
     truth = target.truth_of(table)
     weights = None if weight is None else row_weights(table[weight]).to_numpy()
 

@@ -134,7 +134,9 @@ def model_card(
 
 
 def _rows(pipeline: InferencePipeline, data: Data) -> pl.DataFrame:
-    table = registry.engine_for(data).head(data, MAX_ROWS)
+    engine = registry.engine_for(data)
+    with engine.keeping(data):
+        table = engine.head(data, MAX_ROWS)
     missing = [n for n in (*pipeline.input_schema, *pipeline.target.columns) if n not in table.columns]
     if missing:
         raise SchemaError.missing(missing, table.columns, where="model_card (data)")

@@ -200,22 +200,16 @@ class BasePreprocessor(NamedStages):
         )  # a fifth of Rayline's modules, and a loaded pipeline needs none of them
         from rayline.preprocessing.cross_fit import FoldFitter
 
-        engine, schema, targets = self._inputs(data, target_columns)
         fitted = []
-        for prepared in splitter(folds).prepare(engine, data, target_columns=targets):
-            fitter = FoldFitter(
-                engine,
-                data,
-                schema,
-                prepared.cells,
-                prepared.folds,
-                targets=targets,
-                row_cells=prepared.cells.row_cells,
-            )
-            for fold in range(len(prepared.folds)):
-                one = self.clone()
-                one.store_fit(fitter.fit(fold, self.leaves, target_leaves=self._target_stages), schema, targets)
-                fitted.append(one)
+        with registry.engine_for(data).keeping(data):
+            engine, schema, targets = self._inputs(data, target_columns)
+            for prepared in splitter(folds).prepare(engine, data, target_columns=targets):
+                cells, row_cells = prepared.cells, prepared.cells.row_cells
+                fitter = FoldFitter(engine, data, schema, cells, prepared.folds, targets=targets, row_cells=row_cells)
+                for fold in range(len(prepared.folds)):
+                    one = self.clone()
+                    one.store_fit(fitter.fit(fold, self.leaves, target_leaves=self._target_stages), schema, targets)
+                    fitted.append(one)
         return fitted
 
     def _inputs(

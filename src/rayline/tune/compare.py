@@ -23,6 +23,7 @@ from rayline.inference.pipeline import InferencePipeline, Preprocessor
 from rayline.postprocess.base import PostprocessingStage
 from rayline.train import progress
 from rayline.train.callbacks import Callback
+from rayline.train.fit import read_once
 from rayline.train.trainer import Trainer
 from rayline.tune import tables
 from rayline.tune.analysis import Analysis
@@ -254,7 +255,8 @@ def compare(
         raise ParameterError.value("candidates", "a dict of names to trainers and their spaces", candidates)
     data = search_data(data_config, SearchDataArguments(**{n: v for n, v in options.items() if n in DATA_ARGUMENTS}))
     others = {name: value for name, value in options.items() if name not in DATA_ARGUMENTS}
-    searches = _checked(candidates, data, num_samples, others)
+    with read_once(data):  # all candidates share the rows
+        searches = _checked(candidates, data, num_samples, others)
     analyses: dict[str, Analysis] = {}
     errors: dict[str, str] = {}
     for name, search in searches.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rayline.core.errors import at
 from rayline.train.drivers import named_driver
+from rayline.train.fit import read_once
 from rayline.train.trainer import Trainer
 from rayline.tune.environment_search import EnvironmentSearch
 from rayline.tune.options import SearchRequest
@@ -23,4 +24,6 @@ def search_driver(trainer: Trainer) -> SearchDriver:
 def prepare(request: SearchRequest) -> PreparedSearch:
     """Check all arguments and read the rows, unless the request already has them. Raises as `run`."""
     request = request.resolved()
-    return search_driver(request.trainer).prepare(request)
+    driver = search_driver(request.trainer)
+    with read_once(request.data):
+        return driver.prepare(request)

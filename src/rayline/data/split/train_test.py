@@ -90,22 +90,27 @@ def train_test_split(
     [8, 9]
     """
     groups = _renamed(others, groups)
-    if test_size is not None:
-        percentage = _share(ds, test_size, percentage)
-    check_percentage(percentage)
     if not isinstance(shuffle, bool):
         raise ParameterError.value("shuffle", "True or False", shuffle, where=WHERE)
-    if not shuffle and time is None:
-        options = [name for name, value in (("stratify", stratify), ("groups", groups)) if value is not None]
-        if options:
-            raise ParameterError(
-                f"{WHERE}: shuffle=False and {options[0]} were given together.",
-                "Expected one of them: the last rows in order, or rows chosen by a column.",
-                f"leave out shuffle=False, or {options[0]}.",
-            )
-        return _last_rows(ds, percentage)
-    ((train, test),) = _Split(percentage, seed, stratify, groups, time).split(ds)
-    return train, test
+    in_order = not shuffle and time is None
+    options = [name for name, value in (("stratify", stratify), ("groups", groups)) if value is not None]
+    if in_order and options:
+        raise ParameterError(
+            f"{WHERE}: shuffle=False and {options[0]} were given together.",
+            "Expected one of them: the last rows in order, or rows chosen by a column.",
+            f"leave out shuffle=False, or {options[0]}.",
+        )
+    engine = registry.engine_for(ds)
+    with engine.keeping(ds):
+        if test_size is not None:
+            percentage = _share(ds, test_size, percentage)
+        check_percentage(percentage)
+        if isinstance(test_size, int):
+            ds = engine.kept(ds)  # its rows have been read to count them
+        if in_order:
+            return _last_rows(ds, percentage)
+        ((train, test),) = _Split(percentage, seed, stratify, groups, time).split(ds)
+        return train, test
 
 
 _KEYWORDS = ("percentage", "shuffle", "seed", "test_size", "stratify", "groups", "time")
@@ -139,7 +144,7 @@ def _share(ds: Any, test_size: Any, percentage: float) -> float:
             words = "a share between 0 and 1, or a whole number of rows"
             raise ParameterError.value("test_size", words, test_size, where=WHERE)
         return test_size
-    n_rows = _n_rows(ds)
+    n_rows: int = registry.engine_for(ds).count(ds)
     if not 0 < test_size < n_rows:
         raise ParameterError.value(
             "test_size",
@@ -155,7 +160,7 @@ def _last_rows(ds: Any, percentage: float) -> tuple[Any, Any]:
         ds = dataset_for_reading(ds)
         ds.context.execution_options.preserve_order = True
         ds = ds.materialize()
-    n_rows = _n_rows(ds)
+    n_rows = registry.engine_for(ds).count(ds)
     refuse_empty(n_rows)
     n_test = rounded(percentage, n_rows)
     n_train = n_rows - n_test
@@ -172,11 +177,3 @@ def _last_rows(ds: Any, percentage: float) -> tuple[Any, Any]:
         return ds.head(n_train), ds.slice(n_train)
     first = np.arange(n_rows) < n_train
     return take(ds, first), take(ds, ~first)
-
-
-def _n_rows(ds: Any) -> int:
-    if hasattr(ds, "split_at_indices"):
-        return int(ds.count())
-    engine = registry.engine_for(ds)
-    columns = list(engine.schema(ds))[:1]
-    return engine.collect(ds, columns).height if columns else 0
