@@ -68,8 +68,9 @@ def trained(name: str, table: pl.DataFrame, target: str, arguments: dict[str, An
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.parametrize("held_bytes", [1 << 20, 100], ids=["held", "streamed"])
-@pytest.mark.parametrize("case", [of_torch, of_lightning, of_huggingface])
+@pytest.mark.parametrize(
+    ("case", "held_bytes"), [(of_torch, 1 << 20), (of_torch, 100), (of_lightning, 100), (of_huggingface, 100)]
+)
 def test_a_training_that_loses_a_worker_is_the_uninterrupted_one(
     ray_session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: Callable[[Path], Any], held_bytes: int
 ) -> None:
