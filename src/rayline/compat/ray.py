@@ -142,7 +142,7 @@ _SERIALIZER = register(
     "ray.util.serialization:StandaloneSerializationContext._register_cloudpickle_serializer",
     RAY,
     use="Pickle Polars tables without holding the GIL, also before there is a Ray.",
-    fallback="Polars pickles them itself and holds the GIL: it waits for ever where its threads release blocks of Ray's object store then.",
+    fallback="Polars pickles them itself and holds the GIL: it never ends where its threads release blocks of Ray's object store then.",
 )
 _APPLY_TRANSFORM = register(
     "ray.data._internal.logical.interfaces:LogicalOperator._apply_transform",
