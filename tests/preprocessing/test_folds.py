@@ -20,7 +20,7 @@ from rayline.core.errors import DataError
 from rayline.core.schema import remembered_schema
 from rayline.data import KFold
 from rayline.data.split import cells_by_row, row_hash
-from rayline.data.split.cells_by_row import CellsByRow, NumberRows
+from rayline.data.split.cells_by_row import AttachedCells
 from rayline.data.split.fold_cells import FoldCells
 from rayline.engine.local import LocalEngine
 from rayline.preprocessing.cross_fit import FoldFitter
@@ -203,11 +203,39 @@ def test_cells_of_rows_stay_in_this_process_and_are_bounded(monkeypatch: pytest.
     (folds,) = KFold(4).prepare(LocalEngine(), rows)
     cells = rows.select(folds.cells(rows.columns)).to_series().to_list()
     assert folds.cells.row_cells is not None
-    assert folds.cells.row_cells.tolist() == cells
+    assert folds.cells.row_cells.cells.tolist() == cells
     assert pickle.loads(pickle.dumps(folds)).cells.row_cells is None
     assert pickle.loads(pickle.dumps(folds)) == folds
-    with pytest.raises(DataError, match="the data changed between two reads"):
-        NumberRows()(rows.vstack(rows).lazy()).select(CellsByRow(folds.cells.row_cells)([])).collect()
+    attached = folds.cells.row_cells(rows.lazy()).select("x", AttachedCells()([]).alias("cell")).collect()
+    assert attached.equals(rows.select("x", pl.Series("cell", cells, dtype=pl.UInt8)))
     monkeypatch.setattr(cells_by_row, "MAX_KEPT_ROWS", 99)
     assert KFold(4).prepare(LocalEngine(), rows)[0].cells.row_cells is None
     assert not LocalEngine().keeps_order(rows.lazy().filter(pl.col("x") > 3))
+
+
+def test_columns_that_keys_were_made_of_are_read_once(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = table(5_000).drop("late", "fold").with_row_index("id")
+    rows.write_parquet(tmp_path / "rows.parquet", row_group_size=700)
+    files = pl.scan_parquet(tmp_path / "rows.parquet")
+    monkeypatch.setattr(scan, "CHUNK_ROWS", 512)
+    stages = Preprocessor([("scale", StandardScaler(["x", "i"])), ("codes", OrdinalEncoder(["c"]))])
+    (folds,) = KFold(3).prepare(LocalEngine(), files)
+    kept = folds.cells.row_cells
+    assert kept is not None
+    assert kept.kept.equals(rows.select("i", "id", "x"))
+    assert kept(files).collect().select(rows.columns).equals(rows)
+    once = [p.learned for p in stages.fit_folds(files, 3)]
+    monkeypatch.setattr(cells_by_row, "MAX_KEPT_BYTES", 4_000 * 20)  # fewer than the rows have
+    (folds,) = KFold(3).prepare(LocalEngine(), files)
+    assert folds.cells.row_cells is not None
+    assert not folds.cells.row_cells.kept.width
+    assert [p.learned for p in stages.fit_folds(files, 3)] == once  # to the bit
+
+
+def test_another_number_of_rows_than_at_the_first_read_is_an_error() -> None:
+    rows = pl.DataFrame({"x": [float(i) for i in range(100)], "y": range(100), "c": ["a", "b"] * 50})
+    (folds,) = KFold(4).prepare(LocalEngine(), rows)
+    less = rows.head(80)
+    fitter = FoldFitter(LocalEngine(), less, rows.schema, folds.cells, folds.folds, row_cells=folds.cells.row_cells)
+    with pytest.raises(DataError, match="the data changed between two reads"):
+        fitter.fit(0, Preprocessor([("scale", StandardScaler()), ("codes", OrdinalEncoder())]).leaves)

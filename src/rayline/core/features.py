@@ -12,7 +12,7 @@ import numpy.typing as npt
 import polars as pl
 
 from rayline.core.errors import SchemaError
-from rayline.core.schema import SPARSE, col
+from rayline.core.schema import SPARSE, as_schema, col
 
 Array = npt.NDArray[Any]
 
@@ -37,7 +37,7 @@ class Features:
         rows: Sequence[Mapping[str, Any]] = (),
         schema: Mapping[str, pl.DataType],
     ) -> None:
-        self._table, self._rows, self.schema = table, rows if row is None else [row], pl.Schema(schema)
+        self._table, self._rows, self.schema = table, rows if row is None else [row], as_schema(schema)
 
     def of_rows(self, rows: Sequence[Mapping[str, Any]]) -> Features:
         """Return other rows of the same columns; what was computed from the schema is reused."""
@@ -101,7 +101,7 @@ class Features:
     def _sparse_width(self, name: str) -> int:
         return int(self.table[name].struct.field("size").max() or 0)  # type: ignore[arg-type]
 
-    @property
+    @cached_property
     def has_vectors(self) -> bool:
         """Whether some column holds a vector in each row; only `matrix` expands these."""
         return any(d == SPARSE or isinstance(d, pl.Array) for d in self.schema.values())

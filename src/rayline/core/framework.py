@@ -56,7 +56,7 @@ from rayline.core.abilities import (
 from rayline.core.errors import ParameterError
 from rayline.core.features import Array, Features
 from rayline.core.objective import Objective
-from rayline.core.schema import col, stacked
+from rayline.core.schema import as_schema, col, stacked
 from rayline.core.target import Target, Task
 
 __all__ = ["Arguments", "EnvironmentSpec", "Framework", "ModelInfo", "Rows", "TrainContext"]
@@ -76,7 +76,7 @@ class Rows:
         *,
         memo: dict[Any, Any] | None = None,
     ) -> None:
-        self._blocks, self.schema, self._target, self._weight = list(blocks), pl.Schema(schema), target, weight
+        self._blocks, self.schema, self._target, self._weight = list(blocks), as_schema(schema), target, weight
         self._memo = memo
 
     @classmethod

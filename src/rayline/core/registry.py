@@ -7,16 +7,15 @@ registered by `register_stage` / `register_framework` (as a decorator or a call)
 
 from __future__ import annotations
 
-import contextlib
 import difflib
-import gc
 import importlib
 import importlib.metadata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from rayline.core.arguments import known_arguments
 from rayline.core.errors import MissingExtraError, ParameterError
+from rayline.core.lazy_names import without_garbage_collection
 
 C = TypeVar("C", bound=type)
 
@@ -349,17 +348,5 @@ def _look_up(table: dict[str, str | type], name: str, noun: str, group: str) -> 
 
 def _load(place: str) -> Any:
     module, _, attribute = place.partition(":")
-    with _without_garbage_collection():
+    with without_garbage_collection():
         return getattr(importlib.import_module(module), attribute)
-
-
-@contextlib.contextmanager
-def _without_garbage_collection() -> Iterator[None]:
-    """Import a framework without searching its modules for garbage again and again, which takes a tenth of the time."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()

@@ -178,7 +178,10 @@ class Scan:
     def _of_chunk(self, chunk: pl.DataFrame, requests: Sequence[StatisticRequest]) -> dict[int, ScanResults]:
         # Sums are computed per memory chunk, and those depend on where the data comes from: make one.
         if self.cells is None:
-            return {0: self._results(chunk.rechunk(), requests)}
+            loose = {column for request in requests if request.statistic.in_pieces for column in request.columns}
+            loose -= {column for request in requests if not request.statistic.in_pieces for column in request.columns}
+            whole = chunk.with_columns(chunk[name].rechunk() for name in chunk.columns if name not in loose)
+            return {0: self._results(whole, requests)}
         cells = chunk[CELL].unique().to_list()
         if len(cells) <= FEW_CELLS:  # then filtering is cheaper than partitioning
             parts = {cell: chunk.filter(pl.col(CELL) == cell).rechunk() for cell in cells}

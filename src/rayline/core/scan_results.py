@@ -47,19 +47,24 @@ class TableQuery:
     def results(self, tables: Sequence[pl.DataFrame]) -> dict[int, ScanResults]:
         """Return the statistics from the results of the queries, for each value of `by`, or for 0."""
         if not self._by:
-            return {0: self._results(tables, tables[-1].row(0) if self._has_scalars else ())}
-        scalars = {int(row[0]): row[1:] for row in tables[-1].rows()}
-        parts = [table.partition_by(self._by, as_dict=True, include_key=False) for table in tables[:-1]]
-        return {
-            cell: self._results([part[(cell,)] for part in parts], values) for cell, values in sorted(scalars.items())
-        }
-
-    def _results(self, tables: Sequence[pl.DataFrame], values: Sequence[Any]) -> ScanResults:
-        results: ScanResults = {}
+            scalars = tables[-1].row(0) if self._has_scalars else ()
+            return {0: {request: self._state(request, place, tables, scalars) for request, place in self._places}}
+        rows = {int(row[0]): row[1:] for row in tables[-1].rows()}
+        (cell,), results = self._by, dict[int, ScanResults]((number, {}) for number in sorted(rows))
         for request, place in self._places:
-            inputs = values[place] if isinstance(place, slice) else (tables[place],)
-            results[request] = request.statistic.of(*inputs, **dict(request.options), **self._grouping)
+            if isinstance(place, int):
+                states = request.statistic.of_cells(tables[place], cell, **dict(request.options), **self._grouping)
+            else:
+                states = {number: self._state(request, place, tables, values) for number, values in rows.items()}
+            for number, state in states.items():
+                results[number][request] = state
         return results
+
+    def _state(
+        self, request: StatisticRequest, place: slice | int, tables: Sequence[pl.DataFrame], scalars: Sequence[Any]
+    ) -> Statistic:
+        inputs = scalars[place] if isinstance(place, slice) else (tables[place],)
+        return request.statistic.of(*inputs, **dict(request.options), **self._grouping)
 
 
 def statistics_of(table: pl.LazyFrame, requests: Iterable[StatisticRequest]) -> ScanResults:

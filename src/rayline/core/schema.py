@@ -38,6 +38,11 @@ class _OfPlainName:
         return self.function(values.alias("values"))
 
 
+def as_schema(types: Mapping[str, pl.DataType]) -> pl.Schema:
+    """Return the columns and their types as a schema: the same object if it is one, because a wide one takes long to make."""
+    return types if isinstance(types, pl.Schema) else pl.Schema(types)
+
+
 def stacked(tables: Sequence[pl.DataFrame]) -> pl.DataFrame:
     """Return the rows of tables, at least one, that have the same columns in whatever order; of two types of numbers the larger."""
     names = tables[0].columns

@@ -8,6 +8,7 @@ merged from cells, because those stages differ from fold to fold: they are asked
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from rayline.core.scan import CellExpression, Scan
 from rayline.core.scan_results import ScanResults, merge_folds
 from rayline.core.statistics.base import StatisticRequest
 from rayline.core.statistics.row_counts import RowCount
-from rayline.data.split.cells_by_row import CellsByRow, NumberRows, RowCells
+from rayline.data.split.cells_by_row import AttachedCells, RowCells, changed_rows
 from rayline.data.split.fold_cells import CellSlice, FoldCells
 from rayline.preprocessing import fit_planner, schema_check
 
@@ -55,7 +56,7 @@ class FoldFitter:
     known
         What another fitter of the same rows and folds has computed already.
     row_cells
-        The cell of each row, where it is known and the rows keep their order.
+        The cells in the order of the rows, where they are known and the rows keep their order.
     """
 
     def __init__(
@@ -145,16 +146,20 @@ class FoldFitter:
         if self._row_cells is None:
             scan = Scan(new, cells=self._cells)
         else:
-            scan = Scan(new, cells=CellsByRow(self._row_cells), attach=NumberRows())
+            scan = Scan(new, cells=AttachedCells(), attach=self._row_cells)
         check = schema_check.SchemaCheck(self._schema).only(needed, scan.nan_columns)
         scan = dataclasses.replace(scan, prepare=check)
         # In the order of the cells, and of the training cells alone: the held-out rows leave no trace, not even in the
         # last bit of a sum.
-        of_folds = merge_folds(self._engine.scan(self._data, scan), [fold.train for fold in self.folds])
+        with changed_rows() if self._row_cells is not None else contextlib.nullcontext():
+            by_cell = self._engine.scan(self._data, scan)
+        of_folds = merge_folds(by_cell, [fold.train for fold in self.folds])
         for known, results in zip(self._known, of_folds, strict=True):
             known.update(results)
         self._requests.update(new)
         self.scans += 1
+        if self._row_cells is not None:
+            self._row_cells.release()
 
     @staticmethod
     def _remember(known: ScanResults, results: Mapping[StatisticRequest, Any]) -> None:

@@ -320,7 +320,7 @@ class OrdinalEncoder(ColumnStage):
             raise self.all_null(column)
         rare = _rare(n, counts.count + counts.n_null, self.min_frequency, self.max_categories)
         n_rare = sum(rare)
-        self._refuse_places(column, values, len(values) - n_rare + bool(n_rare))
+        self._refuse_places(column, len(values) - n_rare + bool(n_rare))
         if not n_rare:
             return {"categories": values}
         return {
@@ -328,12 +328,13 @@ class OrdinalEncoder(ColumnStage):
             "rare": [v for v, is_rare in zip(values, rare, strict=True) if is_rare],
         }
 
-    def _refuse_places(self, column: str, values: list[Any], n: int) -> None:
+    def _refuse_places(self, column: str, n: int) -> None:
         """Raise ParameterError when the number for unknown or missing values is the index of a category."""
         unknown, missing = self._ends(n)
         self._refuse_large("dtype", n - 1)
         checked = [("unknown_value", unknown)] if self.handle_unknown != "error" else []
-        checked += [("encoded_missing_value", missing)] if None not in values else []
+        given = (self.categories or {}).get(column, ())  # of those seen in fit none is missing
+        checked += [("encoded_missing_value", missing)] if None not in given else []
         for name, value in checked:
             self._refuse_large(name, value)
             if value is not None and value in range(n):
@@ -423,9 +424,11 @@ class LabelEncoder(ColumnStage):
         return [MapCodes(CategoryCodes(column, categories, None, n, place(), hint=hint), [*range(n), None], pl.Int64())]
 
 
-def _counted(stage: OneHotEncoder | OrdinalEncoder, column: str, counts: ValueCounts) -> tuple[list[Any], list[int]]:
+def _counted(
+    stage: OneHotEncoder | OrdinalEncoder, column: str, counts: ValueCounts
+) -> tuple[list[Any], Sequence[int] | pl.Series]:
     """Return the categories and how often each occurs; categories from the parameter may not occur at all."""
-    values, n = counts.table["value"].to_list(), counts.table["n"].to_list()
+    values, n = counts.table["value"].to_list(), counts.table["n"]
     categories = (stage.categories or {}).get(column)
     if categories is None:
         return values, n
@@ -441,8 +444,13 @@ def _counted(stage: OneHotEncoder | OrdinalEncoder, column: str, counts: ValueCo
     return list(categories), [frequencies.get(category, 0) for category in categories]
 
 
-def _rare(n: list[int], n_rows: int, min_frequency: float | None, max_categories: int | None) -> list[bool]:
+def _rare(
+    counts: Sequence[int] | pl.Series, n_rows: int, min_frequency: float | None, max_categories: int | None
+) -> list[bool]:
     """Return which categories are rare, by scikit-learn's rules: of equally frequent ones the first are."""
+    if not min_frequency and max_categories is None:
+        return [False] * len(counts)
+    n = list(counts)
     limit = min_frequency or 0
     min_count = limit * n_rows if isinstance(limit, float) and limit < 1 else limit
     rare = [count < min_count for count in n] if min_count > 0 else [False] * len(n)

@@ -25,7 +25,6 @@ from rayline.core.target import Target
 from rayline.data.split import fold_rows
 from rayline.data.split.base import Splitter
 from rayline.data.split.splitters import FoldsLike, StratifiedKFold, chosen_splitter
-from rayline.evaluate.evaluation import evaluate_parts
 from rayline.inference.model import Model
 from rayline.inference.pipeline import InferencePipeline, Preprocessor
 from rayline.inference.svg_plots import number
@@ -149,6 +148,8 @@ class CrossValidation:
             As `InferencePipeline.evaluate`; also when a fold's training rows lack a class, so that the folds differ in their target.
         """
         options.setdefault("sample_weight", self._inputs.roles.weight)
+        from rayline.evaluate.evaluation import evaluate_parts  # a dozen modules, which no other function needs
+
         return evaluate_parts(list(zip(self.pipelines, self._held, strict=True)), **options)
 
     @property

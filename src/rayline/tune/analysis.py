@@ -23,7 +23,6 @@ from rayline.inference import calibration
 from rayline.inference.ensemble import combine
 from rayline.inference.model import Model
 from rayline.inference.pipeline import InferencePipeline, Preprocessor
-from rayline.inference.stack import stack
 from rayline.inference.svg_plots import number
 from rayline.postprocess import chain
 from rayline.postprocess.base import PostprocessingStage
@@ -33,7 +32,7 @@ from rayline.train.fit import fit
 from rayline.train.result import Result
 from rayline.train.trainer import Trainer
 from rayline.tune import ensemble as ensembles
-from rayline.tune import plots, space, stacking, tables, trial_record
+from rayline.tune import plots, space, tables, trial_record
 from rayline.tune.drivers import search_driver
 from rayline.tune.evaluate import History
 from rayline.tune.held_out import HeldOutFolds, TableHeldOut
@@ -465,6 +464,9 @@ class Analysis:
         >>> from sklearn.linear_model import RidgeCV
         >>> pipeline = analysis.stacked_pipeline(train.SklearnTrainer(RidgeCV()), top=3)  # doctest: +SKIP
         """
+        from rayline.inference.stack import stack
+        from rayline.tune import stacking  # a search does not wait for what few ask of it
+
         with at("Analysis"):
             top = integer("top", top)
         chosen = trial_record.ranked(self.trials, self.mode)[:top]

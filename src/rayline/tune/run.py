@@ -27,7 +27,6 @@ from rayline.tune.interruption import Interruption
 from rayline.tune.options import OnInterrupt, RunOn, SearchOptions, SearchRequest
 from rayline.tune.pbt import population as populations
 from rayline.tune.pbt.population import Population
-from rayline.tune.pbt.runner import PopulationRun
 from rayline.tune.process_executor import ProcessExecutor
 from rayline.tune.result_store import ResultStore
 from rayline.tune.search import SchedulerLike, SearchLike
@@ -285,6 +284,8 @@ def _trials(
 ) -> tuple[list[Trial], Interruption]:
     """Run the trials, and return them and what interrupted them."""
     if isinstance(search.scheduler, Population):
+        from rayline.tune.pbt.runner import PopulationRun  # other searches do not wait for it
+
         with executor.population(search.prepared) as workers:
             generations = PopulationRun(search, search.scheduler, line, training_run)
             return generations.run(workers), generations.interruption

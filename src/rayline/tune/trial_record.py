@@ -6,7 +6,7 @@ import enum
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import polars as pl
@@ -50,7 +50,7 @@ class FoldScore:
     others: tuple[float, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return dict(vars(self))  # all its fields are plain
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> FoldScore:

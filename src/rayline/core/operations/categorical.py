@@ -176,7 +176,9 @@ class OneHot(Operation):
         return [Step([self.codes.expression(schema).alias(temporary)], [column]), Step(columns, [temporary])]
 
     def changes(self, schema: Mapping[str, pl.DataType]) -> Changes:
-        return Changes({name: pl.UInt8() for name in self.outputs if name is not None}, [self.codes.column])
+        return Changes(
+            dict.fromkeys((name for name in self.outputs if name is not None), pl.UInt8()), [self.codes.column]
+        )
 
     def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
         column, lookup, outputs = self.codes.column, self.codes.lookup(), list(self.outputs)

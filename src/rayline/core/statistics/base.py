@@ -41,6 +41,9 @@ class Statistic:
     treats_nan: ClassVar[bool] = False
     """Whether NaN in its columns may be left to the statistic, which takes it for missing."""
 
+    in_pieces: ClassVar[bool] = False
+    """Whether the columns may consist of several memory chunks: sums, and what needs arrays, want one."""
+
     @classmethod
     def expressions(cls, *columns: pl.Expr, **options: Any) -> list[pl.Expr]:
         """Return aggregates of one value each; the engine evaluates those of all statistics in one pass."""
@@ -59,6 +62,12 @@ class Statistic:
     def of(cls, *values: Any, **options: Any) -> Self:
         """Return the state from the values of `expressions`, in order, or from the table of `query`; by default they are its fields."""
         return cls(*values)
+
+    @classmethod
+    def of_cells(cls, table: pl.DataFrame, cell: str, **options: Any) -> Mapping[int, Self]:
+        """Return the state of each cell from the table of a query `by` this column."""
+        parts = table.partition_by(cell, as_dict=True, include_key=False)
+        return {int(key[0]): cls.of(part, **options) for key, part in parts.items()}
 
     @classmethod
     def of_columns(cls, rows: pl.DataFrame, names: Sequence[str]) -> list[Self | None]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import polars as pl
 
 from rayline.core.errors import DataError
@@ -76,6 +77,7 @@ class ValueCounts(Statistic):
     n_null: int = 0
     counts: pl.DataFrame = field(default_factory=lambda: _NO_VALUES)  # columns "value" (without null) and "n"
     sketch: FrequentValues | None = None  # more distinct values than MAX_CATEGORIES: what has become of the counts
+    by_cell: pl.DataFrame | None = None  # of one of the cells of a scan: a column of counts for each of them, by value
 
     @classmethod
     def query(cls, table: pl.LazyFrame, *columns: pl.Expr, **options: Any) -> pl.LazyFrame | None:
@@ -85,15 +87,26 @@ class ValueCounts(Statistic):
             values = values.explode("value")
         if "by" in options:
             values = values.with_columns(CardinalityGate(MAX_CATEGORIES).of(pl.col("value")))
-        return values.group_by(*by, "value").agg(n=pl.len().cast(pl.Int64))
+        counts = values.group_by(*by, "value").agg(n=pl.len().cast(pl.Int64))
+        return counts.group_by("value").agg(*by, "n") if by else counts  # a line for each value, with its cells
+
+    @classmethod
+    def of_cells(cls, table: pl.DataFrame, cell: str, **options: Any) -> Mapping[int, Self]:
+        table = categories_as_text(table, "value").sort("value")
+        cells, rows = table[cell].explode().cast(pl.Int64).to_numpy(), np.arange(table.height)
+        columns = np.zeros((int(cells.max(initial=-1)) + 1, table.height), dtype=np.int64)
+        columns[cells, np.repeat(rows, table[cell].list.len().to_numpy())] = table["n"].explode().to_numpy()
+        names = {int(number): str(number) for number in np.flatnonzero(columns.any(axis=1))}
+        wide = table.select("value").with_columns(pl.Series(name, columns[number]) for number, name in names.items())
+        missing = _is_missing(table["value"])
+        n_null, wide = wide.filter(missing).drop("value").sum(), wide.filter(~missing)
+        return {c: cls(n_null[name].item(), _positive(wide, pl.col(name)), by_cell=wide) for c, name in names.items()}
 
     @classmethod
     def of(cls, *values: Any, **options: Any) -> Self:
         table: pl.DataFrame = values[0]
         table = categories_as_text(table, "value")
-        missing = table["value"].is_null()
-        if table.schema["value"].is_float():
-            missing |= table["value"].is_nan().fill_null(False)
+        missing = _is_missing(table["value"])
         n_null, table = int(table.filter(missing)["n"].sum()), table.filter(~missing)
         # Of a query over all rows, too many values are counted again in chunks: a sketch of these would be thrown away.
         return cls(n_null, table) if "by" in options else cls._limited(n_null, table)
@@ -127,14 +140,16 @@ class ValueCounts(Statistic):
         if any(state.sketch for state in states.values()) or len({t.schema["value"] for t in tables.values()}) != 1:
             return super().merge_folds(states, folds, **options)
         # One table with a column of counts for each cell: it is grouped and sorted once, and not for each fold.
-        columns = [table.rename({"n": str(cell)}) for cell, table in tables.items()]
-        wide = pl.concat(columns, how="diagonal").group_by("value").agg(pl.all().sum()).sort("value")
+        wide = next(iter(states.values())).by_cell
+        if wide is None or any(state.by_cell is not wide for state in states.values()):
+            columns = [table.rename({"n": str(cell)}) for cell, table in tables.items()]
+            wide = pl.concat(columns, how="diagonal").group_by("value").agg(pl.all().sum()).sort("value")
         merged = []
         for fold in folds:
             times = Counter(fold)
             n = pl.sum_horizontal(pl.lit(0, pl.Int64), *(pl.col(str(cell)) * times[cell] for cell in tables))
             n_null = sum(state.n_null * times[cell] for cell, state in states.items())
-            merged.append(cls._limited(n_null, wide.select("value", n=n).filter(pl.col("n") > 0)))
+            merged.append(cls._limited(n_null, _positive(wide, n)))
         return merged
 
     @classmethod
@@ -198,6 +213,20 @@ class ValueCounts(Statistic):
         return (self.n_null, self.sketch, mine) == (other.n_null, other.sketch, theirs)
 
     __hash__ = None  # type: ignore[assignment]  # a table has no hash
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "by_cell": None}
+
+
+def _is_missing(values: pl.Series) -> pl.Series:
+    missing = values.is_null()
+    return missing | values.is_nan().fill_null(False) if values.dtype.is_float() else missing
+
+
+def _positive(wide: pl.DataFrame, n: pl.Expr) -> pl.DataFrame:
+    """Return the values with a count above 0."""
+    table = wide.select("value", n=n)
+    return table if (table["n"] > 0).all() else table.filter(pl.col("n") > 0)
 
 
 _NO_VALUES: pl.DataFrame = pl.DataFrame(schema={"value": pl.Null, "n": pl.Int64})

@@ -74,7 +74,7 @@ class FoldAssignment(ABC):
 
     made_at: str
     row_cells: RowCells | None = None
-    """The cell of each row of the data that the split was prepared on, where it is known; it stays in this process."""
+    """The cells of the rows of the data that the split was prepared on, where they are known; they stay in this process."""
 
     @property
     @abstractmethod
@@ -115,7 +115,7 @@ class ThresholdAssignment(FoldAssignment):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "row_cells": None}
 
-    def of_keys(self, keys: Words) -> RowCells:
+    def of_keys(self, keys: Words) -> npt.NDArray[np.uint8]:
         """Return the cells of rows without strata by their keys."""
         return self._reached(keys, np.uint8)
 

@@ -12,12 +12,12 @@ import polars as pl
 from rayline.core.engine import Scanner
 from rayline.core.errors import DataError, counted
 from rayline.core.scan import Scan
-from rayline.core.schema import refuse_empty
+from rayline.core.schema import col, refuse_empty
 from rayline.core.statistics.base import StatisticRequest
-from rayline.data.split.cells_by_row import KeptKeys
+from rayline.data.split.cells_by_row import KeyedRows, RowCells, kept_names
 from rayline.data.split.duplicate_rows import RowOccurrenceKey
 from rayline.data.split.fold_assignment import FoldAssignment, KeyAssignment, RowKey, ThresholdAssignment
-from rayline.data.split.order_statistics import KEY, MAX_STRATA, STRATUM, CutPoint, KeyHistogram, Keys, OrderStatistics
+from rayline.data.split.order_statistics import KEY, MAX_STRATA, STRATUM, CutPoint, KeyHistogram, OrderStatistics
 from rayline.data.split.row_hash import RowHash
 
 Sizes: TypeAlias = Mapping[int, Sequence[int]]
@@ -74,14 +74,14 @@ class KeyDivision:
             When there are no rows, when a cell stays empty, or when the sizes are far from what was asked.
         """
         key = self.key
-        sizes, part_sizes, cuts, ladders, keys = self._by(key, wanted, shares)
+        sizes, part_sizes, cuts, ladders, rows = self._by(key, wanted, shares)
         if self.rows is not None and (part_sizes != sizes or _repeat(ladders, cuts)):
             key = RowOccurrenceKey.of(self.engine, self.data, self.rows)
-            sizes, part_sizes, cuts, ladders, keys = self._by(key, wanted, shares)
+            sizes, part_sizes, cuts, ladders, rows = self._by(key, wanted, shares)
         thresholds = tuple((stratum, tuple(cut.key for cut in each)) for stratum, each in cuts.items())
         known = ThresholdAssignment(key, self._stratum, thresholds)
-        if keys is not None and len(shares) < MAX_CELLS:
-            known = replace(known, row_cells=known.of_keys(keys))
+        if rows is not None and len(shares) < MAX_CELLS:
+            known = replace(known, row_cells=RowCells(known.of_keys(rows.to_series(0).to_numpy()), rows))
         cells: FoldAssignment = known
         if (
             part_sizes != sizes
@@ -104,14 +104,14 @@ class KeyDivision:
 
     def _by(
         self, key: RowKey, wanted: Callable[[Mapping[int, int]], Sizes], shares: Sequence[float]
-    ) -> tuple[Sizes, Sizes, dict[int, list[CutPoint]], dict[int, KeyHistogram], Keys | None]:
-        """The wanted sizes, those that cuts by this key give, the cuts, the ladders, and the keys of all rows if they are kept."""
-        ladders, keys = self._scan(key, shares)
+    ) -> tuple[Sizes, Sizes, dict[int, list[CutPoint]], dict[int, KeyHistogram], pl.DataFrame | None]:
+        """The wanted sizes, those that cuts by this key give, the cuts, the ladders, and what is kept of all rows."""
+        ladders, rows = self._scan(key, shares)
         n_rows = {stratum: ladder.n_rows for stratum, ladder in ladders.items()}
         sizes = {stratum: list(each) for stratum, each in wanted(n_rows).items()}
         ends = {stratum: list(accumulate(each[:-1])) for stratum, each in sizes.items()}
         cuts = self._cuts(key, ladders, ends, shares)
-        return sizes, {s: _between([cut.below for cut in cuts[s]], n_rows[s]) for s in ladders}, cuts, ladders, keys
+        return sizes, {s: _between([cut.below for cut in cuts[s]], n_rows[s]) for s in ladders}, cuts, ladders, rows
 
     @property
     def _stratum(self) -> RowHash | None:
@@ -119,16 +119,17 @@ class KeyDivision:
 
     def _scan(
         self, key: RowKey, shares: Sequence[float], ranges: Ranges | None = None
-    ) -> tuple[dict[int, KeyHistogram], Keys | None]:
+    ) -> tuple[dict[int, KeyHistogram], pl.DataFrame | None]:
         options = {"shares": tuple(shares), "ranges": tuple((ranges or {}).items())}
         request = StatisticRequest(OrderStatistics, (KEY, STRATUM), tuple(options.items()))
-        kept = StatisticRequest(KeptKeys, (KEY,))
         in_order = (
             isinstance(key, RowHash) and self.stratum is None and not ranges and self.engine.keeps_order(self.data)
         )
-        scan = Scan([request, kept] if in_order else [request], attach=_Keyed(key, self._stratum))
+        keyed = _Keyed(key, self._stratum, kept_names(key.columns) if in_order else {})
+        kept = StatisticRequest(KeyedRows, (KEY, *keyed.kept.values()))
+        scan = Scan([request, kept] if in_order else [request], attach=keyed)
         results = self.engine.scan(self.data, scan)[0]
-        ranks, keys = results[request], results.get(kept)
+        ranks, rows = results[request], results.get(kept)
         assert isinstance(ranks, OrderStatistics)
         if ranks.overflow:
             raise DataError.here(
@@ -143,7 +144,7 @@ class KeyDivision:
                 "drop these rows, or fill them.",
             )
         refuse_empty(sum(ladder.n_rows for ladder in ranks.ladders.values()))
-        return dict(sorted(ranks.ladders.items())), keys.keys if isinstance(keys, KeptKeys) else None
+        return dict(sorted(ranks.ladders.items())), rows.rows if isinstance(rows, KeyedRows) else None
 
     def _cuts(
         self,
@@ -192,10 +193,11 @@ class KeyDivision:
 
 @dataclass(frozen=True)
 class _Keyed:
-    """The key and the stratum of each row."""
+    """The key and the stratum of each row, and the columns that are kept under these names."""
 
     key: RowKey
     stratum: RowHash | None
+    kept: Mapping[str, str]
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -208,7 +210,8 @@ class _Keyed:
     def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame:
         key = self.key.expression().alias(KEY)
         if self.stratum is None:
-            return table.select(key).with_columns(pl.lit(0, dtype=pl.UInt64).alias(STRATUM))
+            kept = [col(name).alias(kept) for name, kept in self.kept.items()]
+            return table.select(key, *kept).with_columns(pl.lit(0, dtype=pl.UInt64).alias(STRATUM))
         return table.select(key, self.stratum.expression().alias(STRATUM))
 
 
