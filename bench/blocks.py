@@ -70,7 +70,7 @@ def steps(few: Any) -> dict[str, Callable[[Any], object]]:
         "evaluate": lambda rows: pipeline().evaluate(rows),
         "train": lambda rows: train.fit(_trainer(), train_dataset=rows, preprocessor=stages(), target_columns=["late"]),
         "train on 2 workers": lambda rows: train.fit(
-            _trainer(), train_dataset=rows, preprocessor=stages(), target_columns=["late"], num_workers=2
+            _trainer(num_workers=2), train_dataset=rows, preprocessor=stages(), target_columns=["late"]
         ),
         "search": lambda rows: tune.run(
             _trainer(), train_dataset=rows, preprocessor=stages(), target_columns=["late"], cv=2, num_samples=2,
@@ -92,8 +92,8 @@ def write(pipeline: Any, rows: Any) -> int:
         return len([*Path(directory).rglob("*.parquet")])
 
 
-def _trainer() -> train.XGBoostTrainer:
-    return train.XGBoostTrainer({"objective": "binary:logistic"}, num_boost_round=5)
+def _trainer(**options: Any) -> train.XGBoostTrainer:
+    return train.XGBoostTrainer({"objective": "binary:logistic"}, num_boost_round=5, **options)
 
 
 def table(n_rows: int) -> pl.DataFrame:
