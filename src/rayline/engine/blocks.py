@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import pickle
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import polars as pl
 import pyarrow as pa
@@ -23,8 +23,11 @@ from rayline.core.parquet_parts import PartFiles
 from rayline.core.scan import Scan, TableFunction, passed_through
 from rayline.core.scan_results import ScanResults, merge_results
 from rayline.core.schema import stacked
-from rayline.engine.object_refs import BlockSlice, from_arrow
+from rayline.engine.object_refs import from_arrow
 from rayline.engine.small_blocks import concatenated, is_local
+
+Spans: TypeAlias = Sequence[tuple[int, int]]
+"""Of each block the first row and the number of rows."""
 
 
 def to_frame(block: Any) -> pl.DataFrame:
@@ -199,10 +202,10 @@ class RaylineActor(RaylineTask):
 
 
 def _write_part(
-    number: int, pieces: Sequence[BlockSlice], function: SerializedFunction, files: PartFiles, batch_size: int | None
+    number: int, spans: Spans, function: SerializedFunction, files: PartFiles, batch_size: int | None, *blocks: Any
 ) -> int:
-    """Write one file of a directory of files: the rows of some block slices after a function."""
-    frames = [to_frame(block).slice(piece.start, piece.n_rows) for block, piece in _stored(pieces)]
+    """Write one file of a directory of files: some rows of blocks after a function."""
+    frames = [to_frame(block).slice(*span) for block, span in zip(blocks, spans, strict=True)]
     return files.write(number, function(stacked(frames), batch_size))
 
 
@@ -219,12 +222,7 @@ class PartWriter:
 
 
 @ray.remote
-def join_blocks(pieces: Sequence[BlockSlice]) -> tuple[pa.Table, int]:
-    """Return the rows of some block slices as one table in one piece, and its size in bytes."""
-    table = concatenated([block.slice(piece.start, piece.n_rows) for block, piece in _stored(pieces)]).combine_chunks()
+def join_blocks(spans: Spans, *blocks: Any) -> tuple[pa.Table, int]:
+    """Return some rows of blocks as one table in one piece, and its size in bytes."""
+    table = concatenated([block.slice(*span) for block, span in zip(blocks, spans, strict=True)]).combine_chunks()
     return table, table.nbytes
-
-
-def _stored(pieces: Sequence[BlockSlice]) -> Iterator[tuple[Any, BlockSlice]]:
-    """Yield block slices, each after its block."""
-    return zip(ray.get([piece.block for piece in pieces]), pieces, strict=True)

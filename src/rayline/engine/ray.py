@@ -41,6 +41,7 @@ from rayline.engine.blocks import (
     RaylineActor,
     RaylineTask,
     SerializedFunction,
+    Spans,
     join_blocks,
     to_frame,
     write_part,
@@ -179,7 +180,8 @@ class RayEngine(Engine):
                 if number in done:
                     written += files.n_rows(number)
                 else:
-                    yield number, pieces, shipped, files, placement.batch_size
+                    spans, blocks = _as_arguments(pieces)
+                    yield number, spans, shipped, files, placement.batch_size, *blocks
 
         with executing("write"), _part_writers(placement) as (max_tasks, submit):
             for n_rows in in_order(submit, left(), max_tasks, ray.get):
@@ -209,8 +211,8 @@ class RayEngine(Engine):
         refuse_other_tables(data)
         with executing("preparation of a search"):
             groups = [
-                (join_blocks.options(num_returns=2).remote(pieces), sum(piece.stop - piece.start for piece in pieces))
-                for pieces in regrouped(prepared_slices(data, function), n_rows)
+                (join_blocks.options(num_returns=2).remote(spans, *blocks), sum(n for _, n in spans))
+                for spans, blocks in map(_as_arguments, regrouped(prepared_slices(data, function), n_rows))
             ]
             with patience(lambda: busy("the rows of a Dataset are prepared")):
                 return [(table, n, ray.get(size)) for (table, size), n in groups]
@@ -425,6 +427,11 @@ def _while_they_fit(frames: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
                 "train on workers (num_workers=1 or more), or on fewer rows.",
             )
         yield frame
+
+
+def _as_arguments(pieces: Sequence[BlockSlice]) -> tuple[Spans, list[Any]]:
+    """Return block slices as arguments of a task: Ray fetches blocks that are arguments themselves at once."""
+    return [(piece.start, piece.n_rows) for piece in pieces], [piece.block for piece in pieces]
 
 
 def _unchanged(block: pa.Table) -> pa.Table:
