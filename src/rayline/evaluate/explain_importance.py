@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,12 @@ WHERE = "InferencePipeline.importance"
 
 MAX_PERMUTED_ROWS = 100_000
 """Rows of a permutation importance: the first ones."""
+
+PREDICTED_ROWS = 1 << 16
+"""Shuffled rows that are predicted at a time, at most, unless there are more rows,"""
+
+PREDICTED_BYTES = 32 << 20
+"""and their size."""
 
 
 class Importance(PipelineMethod):
@@ -138,17 +145,21 @@ def _by_permutation(
     truth = target.truth_of(table)
     weights = None if weight is None else row_weights(table[weight]).to_numpy()
 
-    def worth(frame: pl.DataFrame) -> float:
-        scores = pipeline.scores(frame.lazy())
-        return sign * metrics.evaluate([chosen], target, scores, truth, weights, custom)[chosen]
+    def worth(frames: Sequence[pl.DataFrame]) -> list[float]:
+        parts = np.split(pipeline.scores(pl.concat(frames).lazy()), len(frames))
+        return [sign * metrics.evaluate([chosen], target, part, truth, weights, custom)[chosen] for part in parts]
 
     raw = table.select(map(col, pipeline.input_schema))
-    usual = worth(raw)
+    (usual,) = worth([raw])
     draw = int(np.random.RandomState(seed).randint(np.iinfo(np.int32).max + 1, dtype=np.int64))
-    return {
-        name: float(np.mean([usual - worth(raw.with_columns(c)) for c in _permuted(raw[name], draw, n_repeats)]))
-        for name in raw.columns
-    }
+    shuffled = ((name, raw.with_columns(c)) for name in raw.columns for c in _permuted(raw[name], draw, n_repeats))
+    # Many copies of few rows are predicted at a time: with many columns a prediction costs more than its rows.
+    n_copies = max(1, min(PREDICTED_ROWS // raw.height, PREDICTED_BYTES // max(1, int(raw.estimated_size()))))
+    lost: dict[str, list[float]] = {name: [] for name in raw.columns}
+    while copies := [*itertools.islice(shuffled, n_copies)]:
+        for (name, _), value in zip(copies, worth([frame for _, frame in copies]), strict=True):
+            lost[name].append(usual - value)
+    return {name: float(np.mean(values)) for name, values in lost.items()}
 
 
 def _permuted(column: pl.Series, seed: int, n_repeats: int) -> list[pl.Series]:
