@@ -14,7 +14,7 @@ import pytest
 
 from rayline import data
 from rayline.core import registry
-from rayline.core.errors import ParameterError, SchemaError
+from rayline.core.errors import DataError, ParameterError, SchemaError
 
 TABLE = pl.DataFrame({"x": [1, 2, 3], "city": ["a", None, "b"]})
 
@@ -94,3 +94,31 @@ def test_files(ray_session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert collected(data.read_parquet("t.parquet")).equals(TABLE)
     assert collected(data.read_csv(str(tmp_path / "t.csv")))["x"].to_list() == [1, 2, 3]
     assert collected(data.read_json([tmp_path / "t.json"], lines=True)).equals(TABLE)
+
+
+@pytest.mark.ray
+def test_what_cannot_be_read_is_an_error_of_ours(ray_session: Any, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    TABLE.write_csv(tmp_path / "rows.csv")
+    readers = (data.read_parquet, data.read_csv, data.read_json)
+    for read in readers:
+        with pytest.raises(ParameterError, match="at least one path or URL"):
+            read([])
+        for place in (f"file://{tmp_path}/nothing", "nothing-such://a/b"):
+            with pytest.raises(DataError, match="cannot be read"):
+                read(place).count()
+    for place in ("empty", "rows.csv"):
+        with pytest.raises(DataError, match="cannot be read"):
+            data.read_parquet(str(tmp_path / place)).count()
+
+
+@pytest.mark.ray
+def test_a_url_may_have_spaces_and_umlauts(ray_session: Any, tmp_path: Path) -> None:
+    (tmp_path / "a place ä").mkdir()
+    TABLE.write_parquet(tmp_path / "a place ä" / "rows.parquet")
+    for place in (
+        tmp_path / "a place ä",
+        f"file://{tmp_path}/a place ä",
+        f"file://{tmp_path}/a%20place ä/rows.parquet",
+    ):
+        assert collected(data.read_parquet(place)).equals(TABLE)

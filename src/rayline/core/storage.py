@@ -60,6 +60,15 @@ def join(url: str, name: str) -> str:
     return f"{scheme}{colon}{directory}{name}{mark}{options}"
 
 
+def quoted(url: str) -> str:
+    """Return a URL in the form that Arrow takes, with the characters quoted that have no place in a URI.
+
+    >>> quoted("s3://bucket/a place"), quoted("s3://bucket/a%20place"), quoted("memory://a place")
+    ('s3://bucket/a%20place', 's3://bucket/a%20place', 'memory://a place')
+    """
+    return quote(url, safe=URI) if url.partition("://")[0] in ARROW else url
+
+
 def below(directory: str | Path, name: str) -> str:
     """Return the path or URL of a name in a directory."""
     return join(str(directory), name) if is_url(directory) else str(Path(directory) / name)
@@ -96,7 +105,7 @@ def file_system(path: str) -> tuple[Any, str]:
     if not is_url(path):
         return fs.LocalFileSystem(), located(path)
     if path.partition("://")[0] in ARROW:
-        system, root = fs.FileSystem.from_uri(quote(path, safe=URI))
+        system, root = fs.FileSystem.from_uri(quoted(path))
     else:
         import fsspec  # Ray Data brings it
 

@@ -11,11 +11,11 @@ import polars as pl
 import pyarrow as pa
 import ray.data
 
-from rayline.core import registry
+from rayline.core import registry, storage
 from rayline.core.arguments import known_arguments
 from rayline.core.arrow_tables import to_arrow
 from rayline.core.data_types import ArrowTable
-from rayline.core.errors import DataError, ParameterError, SchemaError, at, first_line
+from rayline.core.errors import DataError, ParameterError, RaylineError, SchemaError, at, first_line, shorten
 from rayline.data import files
 from rayline.data.files import MissingColumns
 
@@ -54,7 +54,7 @@ def read_parquet(paths: Paths, *, missing_columns: MissingColumns = "raise", **o
     Raises
     ------
     DataError
-        When a local path does not exist, or a file is empty.
+        When a path or URL does not exist or cannot be read, or a file is empty.
     SchemaError
         When the files disagree about their columns; it names file and column.
     ResourceError
@@ -289,7 +289,7 @@ def _read(function: Any, paths: Paths, options: dict[str, Any]) -> Dataset:
     texts = [os.fspath(path) for path in several]
     if "filesystem" not in options:
         # Ray's tasks look for a relative path from where Ray was started.
-        texts = [text if "://" in text else str(Path(text).absolute()) for text in texts]
+        texts = [storage.quoted(text) if "://" in text else str(Path(text).absolute()) for text in texts]
         for text in texts:
             if "://" not in text and not Path(text).exists():
                 raise DataError(
@@ -297,7 +297,18 @@ def _read(function: Any, paths: Paths, options: dict[str, Any]) -> Dataset:
                     "Expected a file or a folder on this machine, or a URL.",
                     "check the path; remote files need a URL such as s3://bucket/file.",
                 )
-    return _make(function, texts, options)
+    if not texts:
+        raise ParameterError.value("paths", "at least one path or URL", paths)
+    try:
+        return _make(function, texts, options)
+    except RaylineError:
+        raise
+    except Exception as error:  # of Ray, a file system or a format
+        raise DataError(
+            f"{function.__name__}: {shorten(texts, 3)} cannot be read: {type(error).__name__}: {first_line(error)}",
+            "Expected files of this kind, at paths or URLs that exist, with the rights to read them.",
+            "check the paths, the credentials and the endpoint in the environment (AWS_ENDPOINT_URL, …).",
+        ) from error
 
 
 def _make(function: Any, source: list[Any], options: dict[str, Any]) -> Dataset:

@@ -34,7 +34,7 @@ MAX_PERMUTED_ROWS = 100_000
 PREDICTED_ROWS = 1 << 16
 """Shuffled rows that are predicted at a time, at most, unless there are more rows,"""
 
-PREDICTED_BYTES = 32 << 20
+PREDICTED_BYTES = 128 << 20
 """and their size."""
 
 
