@@ -349,7 +349,8 @@ class OrdinalEncoder(ColumnStage):
         last = n + bool(rare)
         unknown = None if self.handle_unknown == "error" else last
         number = int if self._number.is_integer() else float
-        numbers = [*map(number, range(last)), *(None if end is None else number(end) for end in self._ends(last))]
+        places = np.arange(last, dtype=number).tolist()  # many: faster than a loop
+        numbers = [*places, *(None if end is None else number(end) for end in self._ends(last))]
         codes = [*range(n), *[n] * len(rare)] if rare else None
         # Integers cannot be missing: without a number for it, a missing value is an unknown category.
         missing = unknown if self.encoded_missing_value is None and self._number.is_integer() else last + 1
