@@ -59,7 +59,7 @@ test-slow: $(VENV)/.test  ## tests that take longer (SLOW="tests/tune tests/serv
 	$(call twice,$(PYTEST) -m "slow and ray" -k "not contract" $(SLOW))
 
 # The files in which test-fast and test-ray skip tests without PyTorch, Lightning, Transformers, RLlib, MLflow and ONNX.
-WITH_FRAMEWORKS := $(wildcard tests/frameworks/test_torch*.py tests/test_onnx*.py) tests/frameworks/test_huggingface.py \
+WITH_FRAMEWORKS := $(wildcard tests/frameworks/test_torch*.py tests/test_onnx*.py) tests/frameworks/test_epoch_order.py tests/frameworks/test_huggingface.py \
   tests/frameworks/test_rllib.py tests/frameworks/verify/test_tensors.py tests/inference/test_golden.py tests/core/test_target.py \
   tests/core/test_storage.py tests/testing/test_tasks.py tests/train/trackers/test_trackers.py tests/train/test_trainers.py tests/train/test_counts.py \
   tests/train/test_quantiles.py tests/train/test_training_phases.py \

@@ -127,7 +127,6 @@ DEPENDS = [
     [("a", stages.Expression(output="twice", formula=pl.col("labels") * 2))],
     [("a", stages.Ratio(["age"], per="labels"))],
     [("a", stages.GroupImputer(by="labels"))],
-    [("a", stages.TargetEncoder(target="labels"))],
     [("a", OneHotEncoder(["city"])), ("b", OneHotEncoder(cs.by_name("labels"))), ("c", StandardScaler(["labels_0"]))],
     [("a", StandardScaler(["age", "labels"]))],
     [("a", stages.KBinsDiscretizer(["labels"]))],
@@ -145,6 +144,20 @@ def test_what_depends_on_a_target_is_refused(chain: list[Any]) -> None:
         train.fit(train.XGBoostTrainer({}, num_boost_round=1), fitted, data, target_columns="labels", verbose=False)
     assert "Hint" in str(caught.value)
     assert fitted.to_json() == before
+
+
+def test_a_stage_that_names_the_target_may_be_fitted_before() -> None:
+    """Its inner folds leave out the target that it is told, so they are the same whoever names it."""
+    data = table("integers")
+    chain = [("codes", stages.TargetEncoder(["city"], target="labels"))]
+    trainer = train.XGBoostTrainer({}, num_boost_round=2)
+    before, unfitted = (
+        train.fit(trainer, preprocessor, data, target_columns="labels", verbose=False)
+        for preprocessor in (train.Preprocessor(chain).fit(data), train.Preprocessor(chain))
+    )
+    assert before.metrics == unfitted.metrics
+    rows = data.drop("labels")
+    assert before.inference_pipeline.transform(rows).equals(unfitted.inference_pipeline.transform(rows))
 
 
 def test_a_saved_selector_is_no_list_of_names(tmp_path: Path) -> None:
