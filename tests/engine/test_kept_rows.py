@@ -228,6 +228,7 @@ def readings(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
 
     monkeypatch.setattr("rayline.engine.reading.ref_bundles", counted)
     monkeypatch.setenv(SETTING, "600")
+    kept_rows.RECENT.clear()  # what tests before have kept
     yield found
     kept_rows.RECENT.clear()
     kept = KEPT._swap(None)
