@@ -7,7 +7,9 @@ the rows, while the same query runs. So the same rows give the same bits every t
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
@@ -154,9 +156,12 @@ class Scan:
         query = TableQuery(table, streamed, by)
         rest = [request for request in self.requests if request not in set(streamed)]
         queries, chunks = [*query.queries], _Chunks(self, rest)
-        if rest:
-            queries.append(self._needed(table, rest).sink_batches(chunks, chunk_size=CHUNK_ROWS, lazy=True))
-        tables = pl.collect_all(queries, engine="streaming", optimizations=optimizations)
+        with ThreadPoolExecutor(1) as thread:
+            sink = _InOrder(chunks, thread)
+            if rest:
+                queries.append(self._needed(table, rest).sink_batches(sink, chunk_size=CHUNK_ROWS, lazy=True))
+            tables = pl.collect_all(queries, engine="streaming", optimizations=optimizations)
+            sink.wait()
         by_cell, others = query.results(tables[: len(query.queries)]), chunks.results(table.collect_schema())
         beyond = [request for request in streamed if any(results[request].is_beyond for results in by_cell.values())]
         again = self._in_chunks(self._needed(table, beyond), beyond) if beyond else {}
@@ -184,7 +189,7 @@ class Scan:
             return {0: self._results(whole, requests)}
         cells = chunk[CELL].unique().to_list()
         if len(cells) <= FEW_CELLS:  # then filtering is cheaper than partitioning
-            parts = {cell: chunk.filter(pl.col(CELL) == cell).rechunk() for cell in cells}
+            parts = {cell: _rows_of(chunk, cell) for cell in cells}
         else:
             parts = {key[0]: part.rechunk() for key, part in chunk.partition_by(CELL, as_dict=True).items()}
         return {int(cell): self._results(part.drop(CELL), requests) for cell, part in parts.items()}
@@ -198,6 +203,29 @@ class Scan:
             else:
                 results |= statistics_of_rows(chunk, alike)
         return results
+
+
+def _rows_of(chunk: pl.DataFrame, cell: int) -> pl.DataFrame:
+    """Return the rows of a cell, each column in one memory chunk. Column by column in this thread: a query would wait for the threads
+    of Polars, which are at work on the rest of the scan."""
+    chosen = chunk[CELL] == cell
+    return pl.DataFrame({column.name: column.filter(chosen).rechunk() for column in chunk.get_columns()})
+
+
+class _InOrder:
+    """Passes chunks on in their order to a function in a thread, at most two ahead, so that the threads of Polars go on reading."""
+
+    def __init__(self, function: Callable[[pl.DataFrame], None], thread: ThreadPoolExecutor) -> None:
+        self._function, self._thread, self._waiting = function, thread, deque[Future[None]]()
+
+    def __call__(self, chunk: pl.DataFrame) -> None:
+        self._waiting.append(self._thread.submit(self._function, chunk))
+        self.wait(2)
+
+    def wait(self, n_left: int = 0) -> None:
+        """Wait until so many chunks are left; raise the error of one."""
+        while len(self._waiting) > n_left:
+            self._waiting.popleft().result()
 
 
 class _Chunks:
