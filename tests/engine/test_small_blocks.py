@@ -185,22 +185,18 @@ def test_tasks_of_the_users_functions_stay(ray_session: Any) -> None:
 
 @pytest.mark.ray
 def test_the_same_bits_as_of_few_blocks(ray_session: Any, few_tasks: None) -> None:
-    rows = table()
+    rows, engine = table(), registry.engine("ray")
     many, few = (dataset(ray_session, rows, n) for n in (N_BLOCKS, 2))
 
-    def outcomes(given: Any) -> tuple[Any, ...]:
+    def trained(given: Any) -> Any:
         stages = [("impute", SimpleImputer()), ("scale", StandardScaler()), ("onehot", OneHotEncoder(["s"]))]
-        result = train.fit(
-            train.XGBoostTrainer({"objective": "binary:logistic", "nthread": 1}, num_boost_round=2),
-            Preprocessor(stages), given, target_columns=["late"], verbose=False,
-        )  # fmt: skip
-        pipeline, engine = result.inference_pipeline, registry.engine_for(given)
-        predicted = engine.collect(pipeline.transform(given, proba=True))
-        return predicted.rows(), pipeline.evaluate(given, replicates=10).to_dict()
+        trainer = train.XGBoostTrainer({"objective": "binary:logistic", "nthread": 1}, num_boost_round=2)
+        return train.fit(trainer, Preprocessor(stages), given, target_columns=["late"], verbose=False)
 
-    here = outcomes(rows)
-    assert outcomes(many) == outcomes(few)
-    assert outcomes(many)[0] == here[0]
+    pipeline = trained(many).inference_pipeline
+    expected = trained(rows).inference_pipeline.transform(rows, proba=True)
+    assert engine.collect(pipeline.transform(many, proba=True)).equals(expected)
+    assert pipeline.evaluate(many, replicates=10).to_dict() == pipeline.evaluate(few, replicates=10).to_dict()
 
 
 @pytest.mark.ray
