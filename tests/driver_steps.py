@@ -17,7 +17,8 @@ import ray
 
 from rayline import data, train, tune
 from rayline.compat.ray import live_actors
-from rayline.core import scratch
+from rayline.core import registry, scratch
+from rayline.stages import StandardScaler
 from rayline.testing import training_table
 
 BEGUN = "TEST_DRIVERS_BEGUN"
@@ -82,6 +83,25 @@ def search(trials: int = 2, *, callbacks: Sequence[train.Callback] = (), **scali
         verbose=False,
     )
     return float(analysis.best_score)
+
+
+def path(folder: Path) -> None:
+    """Go the whole path with a Dataset, and compare it with the same steps over a table in this process."""
+    trainset, testset = data.train_test_split(data.from_polars(table()), percentage=0.25)
+    stages = train.Preprocessor([("scale", StandardScaler())]).fit(trainset, target_columns=["late"])
+    here = registry.engine("ray").collect(testset)
+    transformed = registry.engine("ray").collect(stages.transform(testset))
+    assert transformed.equals(stages.transform(here))
+    result = trainer(num_workers=2).fit(stages, trainset, testset, ["late"], verbose=False)
+    late = result.inference_pipeline
+    predicted = late.predict(here)["prediction"]
+    accuracy = (predicted == here["late"]).mean()
+    assert result.metrics["test-accuracy"] == accuracy
+    assert late.evaluate(testset, metrics=["accuracy"]).metrics["accuracy"].value == accuracy
+    assert registry.engine("ray").collect(late.transform(testset))["prediction"].equals(predicted)
+    assert late.write_predictions(testset, folder / "predictions") == here.height
+    assert pl.read_parquet(folder / "predictions" / "*.parquet")["prediction"].equals(predicted)
+    assert search() > 0.5
 
 
 def driver(address: str, code: str, **environment: str) -> subprocess.Popen[str]:

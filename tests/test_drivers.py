@@ -39,6 +39,10 @@ finally:
     cluster.shutdown()
 """
 
+PATH = """
+    path(folder)
+"""
+
 INSIDE = """
     history, score = fit(), search()
 
@@ -74,9 +78,10 @@ ENDED = """
 """
 
 
-def test_a_task_and_an_actor_on_a_head_without_cpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("steps", [PATH, INSIDE], ids=["path", "inside"])
+def test_drivers_on_a_head_without_cpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: str) -> None:
     monkeypatch.setenv("RAYLINE_KEEP_WORKERS_S", "2")
-    run(BEGIN + INSIDE + END, str(tmp_path))
+    run(BEGIN + steps + END, str(tmp_path))
 
 
 KILLED = """
