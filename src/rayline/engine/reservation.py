@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import GetTimeoutError, RayActorError
 from ray.util.placement_group import PlacementGroup, placement_group
 
 from rayline.engine.group_cleaner import GroupCleaner, Mark
@@ -41,11 +42,12 @@ def end_with_process(mark: Mark) -> None:
     """Have the placement groups of this mark removed when this process ends, where Ray does not do that: in a task or an actor."""
     if not in_worker():
         return
-    try:
-        ray.get(_cleaning(mark, connection())[1], timeout=START_S)
-    except RayActorError:  # it was about to end
-        _cleaning.cache_clear()
-        ray.get(_cleaning(mark, connection())[1], timeout=START_S)
+    with contextlib.suppress(GetTimeoutError):  # then Ray removes them with the job
+        try:
+            ray.get(_cleaning(mark, connection())[1], timeout=START_S)
+        except RayActorError:  # it was about to end
+            _cleaning.cache_clear()
+            ray.get(_cleaning(mark, connection())[1], timeout=START_S)
 
 
 @functools.lru_cache(maxsize=64)
