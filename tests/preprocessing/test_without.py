@@ -147,7 +147,7 @@ def test_what_depends_on_a_target_is_refused(chain: list[Any]) -> None:
 
 
 def test_a_stage_that_names_the_target_may_be_fitted_before() -> None:
-    """Its inner folds leave out the target that it is told, so they are the same whoever names it."""
+    """Its inner folds leave out the target that it is told, so they do not depend on who names it."""
     data = table("integers")
     chain = [("codes", stages.TargetEncoder(["city"], target="labels"))]
     trainer = train.XGBoostTrainer({}, num_boost_round=2)
