@@ -210,6 +210,7 @@ class TestOnRay:
         other = self.run(table, preprocessor, name="killed", resume=True, seed=3)
         assert other.fits["trained"] == 15
 
+    @pytest.mark.slow
     def test_a_finished_population_that_goes_on_with_more_members_trains_what_it_has_not_kept(
         self, table: pl.DataFrame, preprocessor: Preprocessor, tmp_path: Path
     ) -> None:
