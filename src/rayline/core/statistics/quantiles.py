@@ -154,10 +154,10 @@ def _counted(keys: npt.NDArray[np.int64]) -> pl.DataFrame:
 
 
 def _limited(table: pl.DataFrame) -> tuple[pl.DataFrame, int]:
-    more = 0
-    while table.height > MAX_BUCKETS:
-        table, more = _coarser(table, 1), more + 1
-    return table, more
+    if table.height <= MAX_BUCKETS:
+        return table, 0
+    more = _level(np.sort(table["key"].to_numpy()))
+    return _coarser(table, more), more
 
 
 def _coarser(table: pl.DataFrame, levels: int) -> pl.DataFrame:
