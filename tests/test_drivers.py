@@ -1,4 +1,5 @@
-"""Drivers on a cluster that is there already: in tasks and actors, on a node without CPUs, interrupted and killed. Nothing of one is left."""
+"""Drivers on a cluster that is there already: several at once, in threads, in tasks and actors, on a node without CPUs, interrupted and killed.
+Whatever happens to one, nothing of it is left, and the others go on."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 import ray
@@ -41,6 +43,20 @@ finally:
 
 PATH = """
     path(folder)
+"""
+
+AT_ONCE = """
+    history = fit()
+    other = driver(cluster.address, "print(fit(), search())")
+    histories = []
+    threads = [threading.Thread(target=lambda: histories.append(fit())) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(histories) == 2 and all(one.equals(history) for one in histories), histories
+    error = other.communicate(timeout=600)[1]
+    assert other.returncode == 0, error
 """
 
 INSIDE = """
@@ -78,7 +94,7 @@ ENDED = """
 """
 
 
-@pytest.mark.parametrize("steps", [PATH, INSIDE], ids=["path", "inside"])
+@pytest.mark.parametrize("steps", [PATH, AT_ONCE, INSIDE], ids=["path", "at once", "inside"])
 def test_drivers_on_a_head_without_cpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: str) -> None:
     monkeypatch.setenv("RAYLINE_KEEP_WORKERS_S", "2")
     run(BEGIN + steps + END, str(tmp_path))
