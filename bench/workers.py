@@ -34,7 +34,7 @@ def run(options: Options) -> Section:
     section = Section(
         "Workers",
         f"XGBoost (hist, depth 6, {rounds} rounds) on 2 workers of a Ray of 2 CPUs, from 8 Parquet files of {n:,} rows of 8 floats and a binary "
-        "label, read anew by each first fit. Seconds beside the training loop, which is from the first iteration to the last, and one iteration. By "
+        "label, read again by each first fit. Seconds beside the training loop, which is from the first iteration to the last, and one iteration. By "
         "hand: two plain actors that import XGBoost, the rows through `Dataset.to_arrow_refs`, `RabitTracker`, `QuantileDMatrix`, and the model as "
         "bytes; nothing is checked. The next fit is of the same Dataset with the workers that were kept; another fit of "
         f"other parameters and other rows. A small fit: {FEW} rows, 20 rounds, without workers, the second and later ones.",
