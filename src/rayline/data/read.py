@@ -289,7 +289,7 @@ def _read(function: Any, paths: Paths, options: dict[str, Any]) -> Dataset:
     texts = [os.fspath(path) for path in several]
     if "filesystem" not in options:
         # Ray's tasks look for a relative path from where Ray was started.
-        texts = [storage.quoted(text) if "://" in text else str(Path(text).absolute()) for text in texts]
+        texts = [storage.quoted(storage.located(text)) for text in texts]
         for text in texts:
             if "://" not in text and not Path(text).exists():
                 raise DataError(

@@ -25,6 +25,7 @@ from rayline.engine.blocks import RaylineTask
 from rayline.engine.idle_worker import keep_s
 from rayline.engine.object_refs import BlockSlice
 from rayline.engine.session import connection
+from rayline.engine.small_blocks import known_rows
 
 KEPT_SHARE = 0.25
 """Share of the cluster's object store that kept rows may take, all Datasets of a step together."""
@@ -94,7 +95,7 @@ class KeptRows:
             entries = [entry for bundle in self._first_bundles(n_rows) for entry in bundle.blocks]
             self._sample = self._sample or _filled(entries, 1) or entries[:1]
             blocks = _filled(entries, n_rows) or self._sample
-        elif _n_rows(self._sample) < n_rows:
+        elif known_rows(self._sample) < n_rows:
             return None
         else:
             blocks = self._sample
@@ -105,10 +106,10 @@ class KeptRows:
             return self._held or ()
         if self._left is None:
             self._left = self._read_within_budget()
-        lacking = n_rows - sum(_n_rows(bundle.blocks) for bundle in self._first)
+        lacking = n_rows - sum(known_rows(bundle.blocks) for bundle in self._first)
         while lacking > 0 and (bundle := next(self._left, None)) is not None:
             self._first.append(bundle)
-            lacking -= _n_rows(bundle.blocks)
+            lacking -= known_rows(bundle.blocks)
         return self._first
 
     @property
@@ -158,10 +159,6 @@ class KeptRows:
     def _drop(self) -> None:
         self._held, self._budget.left = None, self._budget.left + self._held_bytes
         self._held_bytes = 0
-
-
-def _n_rows(entries: Iterable[Any]) -> int:
-    return sum(entry.metadata.num_rows or 0 for entry in entries)
 
 
 def _filled(entries: Iterable[Any], n_rows: int) -> list[Any]:

@@ -67,7 +67,7 @@ from rayline.engine.reading import (
     with_own_settings,
 )
 from rayline.engine.session import ensure_ray
-from rayline.engine.small_blocks import for_many_cpus
+from rayline.engine.small_blocks import for_many_cpus, known_rows
 from rayline.engine.tasks import in_order, merged_in_tasks, on_blocks
 from rayline.engine.training_rows import prepared_slices, refuse_groups, rows_for_training, shards_of
 
@@ -114,7 +114,7 @@ class RayEngine(Engine):
         kept = kept_rows(data)
         with executing("count"):
             if kept is not None and not kept.stays and kept.can_continue:
-                return sum(entry.metadata.num_rows or 0 for bundle in kept.bundles() for entry in bundle.blocks)
+                return sum(known_rows(bundle.blocks) for bundle in kept.bundles())
             return int(data.count())
 
     def schema(self, data: Any) -> pl.Schema:

@@ -23,6 +23,11 @@ def is_local(function: Any) -> bool:
     return bool(getattr(function, "is_local", True))
 
 
+def known_rows(blocks: Iterable[Any]) -> int:
+    """Return the number of rows of the blocks of a bundle, as Ray knows it."""
+    return sum(block.metadata.num_rows or 0 for block in blocks)
+
+
 def for_few_tasks(bundles: Sequence[Any], max_rows: int = TASK_ROWS) -> Iterator[list[Any]]:
     """Yield the bundles of each task. Bundles that were put together once stay as they are, so that each reading has the same tasks."""
     if any(len(bundle.blocks) > 1 for bundle in bundles):
@@ -32,7 +37,7 @@ def for_few_tasks(bundles: Sequence[Any], max_rows: int = TASK_ROWS) -> Iterator
 
 def for_many_cpus(bundles: Sequence[Any]) -> Iterator[list[Any]]:
     """Yield bundles as `for_few_tasks`, fewer at a time."""
-    n_rows = sum(entry.metadata.num_rows or 0 for bundle in bundles for entry in bundle.blocks)
+    n_rows = sum(known_rows(bundle.blocks) for bundle in bundles)
     return for_few_tasks(bundles, min(MAPPED_ROWS, -(-n_rows // MIN_TASKS)))
 
 

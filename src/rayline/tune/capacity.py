@@ -59,9 +59,8 @@ def plan(
     """
     n_workers, worker = demand(trainer)
     there_is = sum(room(node, worker) for node in nodes)
-    fitting = there_is // (trainer.num_workers or 1) or int(
-        there_is >= n_workers
-    )  # of a range: whole groups, or one smaller one
+    # Of a range: whole groups, or one smaller one.
+    fitting = there_is // (trainer.num_workers or 1) or int(there_is >= n_workers)
     if not fitting:
         raise _too_much(worker, n_workers, nodes, ", and its autoscaler adds no node for it" if can_grow else "")
     waits = can_grow and trainer.num_workers is None  # for its node, which a group of workers must not: see below
