@@ -251,7 +251,7 @@ def test_fits_in_a_row_read_a_small_dataset_once(
     again = fitted(files)
     assert len(readings) == 1
     ((_, _, rows, _),) = kept_rows.RECENT._rows.values()
-    assert len(rows._prepared) == 1  # what two equal fits learn is the same function
+    assert len(rows._results) == 2  # the scan and the prepared rows: what two equal fits learn is the same function
     expected = train.fit(xgboost(None), stages(), in_process(), None, ["y"], verbose=False)
     for result in (first, again):
         assert result.inference_pipeline.predict(in_process()).equals(expected.inference_pipeline.predict(in_process()))
@@ -277,6 +277,33 @@ def test_rows_of_a_small_dataset_are_let_go(
     while kept_rows.RECENT._rows:
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_the_same_task_runs_once_on_rows_that_stay(
+    ray_session: Any, readings: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks, run = list[Any](), kept_rows.on_blocks
+    monkeypatch.setattr(kept_rows, "on_blocks", lambda bundles, task: tasks.append(task) or run(bundles, task))
+    rows = ray_session.data.from_arrow(in_process().to_arrow())
+    first = fitted(rows)
+    n_first = len(tasks)
+    assert n_first  # the scan, the rows of the workers
+    again = fitted(rows)
+    assert len(tasks) == n_first
+    assert again.preprocessor.to_json() == first.preprocessor.to_json()
+    deeper = fitted(rows, depth=3)  # another training of the same rows
+    assert len(tasks) == n_first
+    assert deeper.fitted_model.save_raw() != first.fitted_model.save_raw()
+    scaled = train.Preprocessor([("scale", StandardScaler(columns=["x"]))]).fit(rows)
+    assert len(tasks) == n_first + 1
+    assert scaled.to_json() == train.Preprocessor([("scale", StandardScaler(columns=["x"]))]).fit(in_process()).to_json()
+    kept = next(iter(kept_rows.RECENT._rows.values())).rows
+    monkeypatch.setattr(kept_rows, "MAX_RESULTS", 2)
+    for columns in (["z"], ["x", "z"], ["y"]):
+        train.Preprocessor([("scale", StandardScaler(columns=columns))]).fit(rows)
+    assert len(kept._results) == 2
+    fitted(rows)  # what had to go is made again
+    assert len(tasks) > n_first + 4
 
 
 def test_small_datasets_in_turn_are_read_once(
@@ -339,7 +366,7 @@ def test_workers_remember_rows_that_stay(
     assert trained(rows) == [1, 1]  # only the rows of the last training are remembered
     assert trained(others) == [1, 1]
     assert trained(others) == [2, 2]
-    monkeypatch.setattr(kept_rows, "PREPARED_BYTES", 100)
+    monkeypatch.setattr(kept_rows, "RESULTS_BYTES", 100)
     assert trained(rows, _others) == [None, None]  # they are too large to stay
     monkeypatch.undo()
     assert trained(others) == [1, 1]

@@ -126,7 +126,7 @@ class BlockTask:
     """A function of blocks after another, on some columns of a block. Blocks of one task are put together where that changes nothing."""
 
     function: Callable[[pa.Table], pa.Table]
-    columns: Sequence[str] | None = None
+    columns: tuple[str, ...] | None = None
     before: Callable[[pa.Table], pa.Table] | None = None
 
     def __call__(self, *blocks: Any) -> pa.Table:
@@ -141,7 +141,7 @@ class BlockTask:
             return table
         if self.before is not None:
             table = self.before(table)
-        return self.function(table if self.columns is None else table.select(self.columns))
+        return self.function(table if self.columns is None else table.select(list(self.columns)))
 
 
 @ray.remote

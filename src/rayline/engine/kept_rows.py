@@ -21,17 +21,18 @@ from ray.data import Dataset
 from ray.data.dataset import MaterializedDataset
 
 from rayline.compat.ray import SOURCES, dataset_of_bundles, input_files, operator_names
-from rayline.engine.blocks import RaylineTask
+from rayline.engine.blocks import BlockTask, RaylineTask
 from rayline.engine.idle_worker import keep_s
-from rayline.engine.object_refs import BlockSlice
 from rayline.engine.session import connection
 from rayline.engine.small_blocks import known_rows
+from rayline.engine.tasks import TaskResult, on_blocks
 
 KEPT_SHARE = 0.25
 """Share of the cluster's object store that kept rows may take, all Datasets of a step together."""
 
-PREPARED_BYTES = 128 << 20
-"""Maximum size of the prepared rows of a small Dataset that stay for the next training, and of what its workers make of them."""
+RESULTS_BYTES, MAX_RESULTS = 128 << 20, 16
+"""The most that stays of what tasks have made of the rows of a small Dataset: its size (the same again for what workers make of prepared
+rows), and the number of tasks."""
 
 
 class _Budget:
@@ -61,32 +62,38 @@ class KeptRows:
         self._sample: list[Any] = []
         self._held: list[Any] | None = []
         self._held_bytes = 0
-        self._prepared: OrderedDict[bytes, tuple[list[BlockSlice], int]] = OrderedDict()
+        self._results: OrderedDict[BlockTask, list[TaskResult]] = OrderedDict()
+        self._lock = threading.Lock()
         self.is_complete = False
 
     @property
     def size_bytes(self) -> int:
-        """The size of what is kept, prepared rows included."""
-        return self._held_bytes + self._prepared_bytes
+        """The size of what is kept, results of tasks included."""
+        with self._lock:
+            return self._held_bytes + self._results_bytes()
 
-    def prepared(self, digest: bytes) -> list[BlockSlice] | None:
-        """Return what the function with this digest has made of the rows for an earlier training, if it is kept."""
-        return self._prepared[digest][0] if digest in self._prepared else None
+    def results(self, task: BlockTask, *, last: bool = False) -> Iterator[TaskResult]:
+        """Run a task on all blocks: see `on_blocks`, and `bundles` for `last`. Of rows that stay, the results stay too, and the same task
+        is not run again: an idle cluster has to start processes for it, which may take longer than the task."""
+        if not self.stays:
+            return on_blocks(self.bundles(last=last), task)
+        results = self._results.get(task)
+        if results is None:
+            results = list(on_blocks(self.bundles(), task))
+        with self._lock:
+            self._results[task] = results
+            self._results.move_to_end(task)
+            while len(self._results) > MAX_RESULTS or self._results_bytes() > RESULTS_BYTES:
+                self._results.popitem(last=False)
+        return iter(results)
 
-    def keep_prepared(self, digest: bytes, rows: list[BlockSlice], size_bytes: int) -> None:
-        """Keep what a function has made of the rows for the next training, in place of what others have where it is too much."""
-        if self.stays:
-            self._prepared[digest] = rows, size_bytes
-            while self._prepared_bytes > PREPARED_BYTES:
-                self._prepared.popitem(last=False)
+    def has_result(self, block: ray.ObjectRef[Any]) -> bool:
+        """Return whether a block is the result of a task that stays for the next step."""
+        with self._lock:
+            return any(block == ref for results in self._results.values() for ref, *_ in results)
 
-    def has_prepared(self, rows: list[BlockSlice]) -> bool:
-        """Return whether these are prepared rows that stay for the next training."""
-        return any(kept is rows for kept, _ in self._prepared.values())
-
-    @property
-    def _prepared_bytes(self) -> int:
-        return sum(size_bytes for _, size_bytes in self._prepared.values())
+    def _results_bytes(self) -> int:
+        return sum(size_bytes for results in self._results.values() for *_, size_bytes in results)
 
     def first_blocks(self, n_rows: int = 1) -> list[Any] | None:
         """Return references to the first blocks, as many as have so many rows, or all; to one without rows when none has any. None where

@@ -47,7 +47,7 @@ from rayline.engine.blocks import (
     write_part,
 )
 from rayline.engine.checkpoints import CheckpointStore
-from rayline.engine.group import DistributedRun, TrainingCall, packed_function
+from rayline.engine.group import DataShards, DistributedRun, TrainingCall, packed_function
 from rayline.engine.holders import holders
 from rayline.engine.kept_groups import KEPT, GroupKey
 from rayline.engine.kept_rows import keeping, kept_rows, materialized, runs_functions
@@ -68,7 +68,7 @@ from rayline.engine.reading import (
 )
 from rayline.engine.session import ensure_ray
 from rayline.engine.small_blocks import for_many_cpus, known_rows
-from rayline.engine.tasks import in_order, merged_in_tasks, on_blocks
+from rayline.engine.tasks import in_order, merged_in_tasks
 from rayline.engine.training_rows import prepared_slices, refuse_groups, rows_for_training, shards_of
 
 GPU_ROWS = 4096
@@ -132,8 +132,8 @@ class RayEngine(Engine):
         kept = kept_rows(source)
         if kept is not None and kept.can_continue:
             with executing("scan"):
-                work = BlockTask(PartialScan.of(scan), columns, before)
-                partial = ((ref, size_bytes) for ref, _, size_bytes in on_blocks(kept.bundles(), work))
+                work = BlockTask(PartialScan.of(scan), tuple(columns), before)
+                partial = ((ref, size_bytes) for ref, _, size_bytes in kept.results(work))
                 return merged_in_tasks(partial, scan, schema, columns)
         with executing("scan"):
             block_results = of_small_blocks(data, PartialScan.of(scan), None if columns == list(schema) else columns)
@@ -198,8 +198,8 @@ class RayEngine(Engine):
         kept = kept_rows(source)
         with executing("collect"):
             if kept is not None and kept.can_continue:
-                work = BlockTask(_unchanged, names, before)
-                return _joined((ray.get(ref) for ref, *_ in on_blocks(kept.bundles(), work)), names, schema)
+                work = BlockTask(_unchanged, tuple(names), before)
+                return _joined((ray.get(ref) for ref, *_ in kept.results(work)), names, schema)
             needed = with_own_settings(data)
             if names != list(schema):
                 needed = needed.select_columns(names)
@@ -274,11 +274,13 @@ class RayEngine(Engine):
             refuse_groups(together)
             return RayTrainRun(call).run(*rows())
         kept = kept_rows(train)
-        return DistributedRun(call).run(
-            lambda: shards_of(
-                *(shards := rows()), call.max_workers, together, stay=kept is not None and kept.has_prepared(shards[0])
-            )
-        )
+
+        def shares() -> DataShards:
+            own, others = rows()
+            stay = kept is not None and bool(own) and kept.has_result(own[0].block)
+            return shards_of(own, others, call.max_workers, together, stay=stay)
+
+        return DistributedRun(call).run(shares)
 
     def starting(
         self,

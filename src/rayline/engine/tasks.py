@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import polars as pl
 import pyarrow as pa
@@ -16,6 +16,8 @@ from rayline.engine.blocks import BlockTask, merge_partial, merged_results, run_
 from rayline.engine.small_blocks import task_groups
 
 T = TypeVar("T")
+TaskResult: TypeAlias = tuple[ray.ObjectRef[pa.Table], int, int]
+"""What a task has made of blocks: a reference to it, its rows and its bytes."""
 
 PARTIAL_BYTES = 2 << 20
 """Size of partial results of a scan up to which the driver merges them; more are merged in tasks. They take several times as much when
@@ -55,9 +57,8 @@ def in_order(
         raise
 
 
-def on_blocks(bundles: Iterator[Any], work: BlockTask) -> Iterator[tuple[ray.ObjectRef[pa.Table], int, int]]:
-    """Run a function on all blocks in tasks, at most two per CPU at a time, and yield references to what they made, in order, and the
-    numbers of their rows and bytes."""
+def on_blocks(bundles: Iterator[Any], work: BlockTask) -> Iterator[TaskResult]:
+    """Run a function on all blocks in tasks, at most two per CPU at a time, and yield what they made, in order."""
     task, shipped = run_on_blocks.options(num_returns=2), ray.put(work)
     max_tasks = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
     tasks = ((shipped, *(ref for bundle in some for ref in bundle.block_refs)) for some in task_groups(bundles))

@@ -15,11 +15,11 @@ from rayline.core.errors import DataError, ParameterError, counted
 from rayline.core.scan import TableFunction
 from rayline.engine.blocks import BlockTask, MappedBlock, SerializedFunction, to_block
 from rayline.engine.group import DataShards
-from rayline.engine.kept_rows import KeptRows, kept_rows
+from rayline.engine.kept_rows import kept_rows
 from rayline.engine.object_refs import BlockSlice, kept_together, shared
 from rayline.engine.placement import WHERE
 from rayline.engine.reading import executing, of_small_blocks, slices_of
-from rayline.engine.tasks import on_blocks
+from rayline.engine.tasks import TaskResult
 
 PART_BYTES = 128 << 20
 """Maximum size of the parts of a table in this process that go to workers: that of Ray's own blocks."""
@@ -75,7 +75,7 @@ def _placed(data: Any, prepare: TableFunction | None, num_workers: int) -> list[
         work, kept = _work(prepare or _as_it_is), kept_rows(data)
         with executing("preparation for training"):
             if kept is not None and kept.can_continue:
-                return _prepared(kept, work)
+                return list(_of_results(kept.results(BlockTask(work), last=True)))
             return list(_read(data, work))
     engine = registry.engine_for(data)
     frame: pl.DataFrame = engine.collect(data if prepare is None else engine.map(data, prepare))
@@ -89,7 +89,7 @@ def prepared_slices(data: Dataset, function: TableFunction) -> Iterator[BlockSli
     work, kept = _work(function), kept_rows(data)
     if kept is None or not kept.can_continue:
         return _read(data, work)
-    return (BlockSlice(ref, 0, n) for ref, n, _ in on_blocks(kept.bundles(last=True), BlockTask(work)) if n)
+    return _of_results(kept.results(BlockTask(work), last=True))
 
 
 def _work(function: TableFunction) -> MappedBlock:
@@ -100,14 +100,8 @@ def _read(data: Dataset, work: MappedBlock) -> Iterator[BlockSlice]:
     return slices_of(of_small_blocks(data, work))
 
 
-def _prepared(kept: KeptRows, work: MappedBlock) -> list[BlockSlice]:
-    """Return kept rows after a function; those of a small Dataset stay for the next training with the same function."""
-    rows = kept.prepared(work.function.digest)
-    if rows is None:
-        blocks = [*on_blocks(kept.bundles(last=True), BlockTask(work))]
-        rows = [BlockSlice(ref, 0, n_rows) for ref, n_rows, _ in blocks if n_rows]
-        kept.keep_prepared(work.function.digest, rows, sum(size for *_, size in blocks))
-    return rows
+def _of_results(results: Iterator[TaskResult]) -> Iterator[BlockSlice]:
+    return (BlockSlice(ref, 0, n_rows) for ref, n_rows, _ in results if n_rows)
 
 
 def _as_it_is(table: pl.LazyFrame) -> pl.LazyFrame:
