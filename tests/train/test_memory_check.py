@@ -10,7 +10,7 @@ from sklearn.linear_model import LinearRegression, SGDRegressor
 
 import rayline as rl
 from rayline import train, tune
-from rayline.core import memory
+from rayline.core import memory, row_stream
 
 TABLE = pl.DataFrame({"a": [1.0, 2.0] * 20, "b": [0.5, 0.25] * 20, "y": [1.0, 3.0] * 20})
 
@@ -31,6 +31,8 @@ def trainers(**options: Any) -> dict[str, train.Trainer]:
 def test_a_process_without_room(monkeypatch: pytest.MonkeyPatch, need: str) -> None:
     trainer = trainers()[need]
     monkeypatch.setattr(memory, "available_bytes", lambda: 500)
+    train.fit(trainer, None, TABLE, **DATA)  # so few rows fit anywhere: the system is not asked
+    monkeypatch.setattr(row_stream, "HELD_BYTES", 0)
     with pytest.raises(rl.ResourceError) as caught:
         train.fit(trainer, None, TABLE, **DATA)
     text = str(caught.value)
@@ -69,6 +71,7 @@ def test_rows_of_a_dataset_that_this_process_cannot_collect(ray_session: Any, mo
     trainer = train.XGBoostTrainer({}, num_boost_round=2)
     fitted = train.Preprocessor([]).fit(dataset, target_columns=["y"])
     monkeypatch.setattr(memory, "available_bytes", lambda: 1400)
+    monkeypatch.setattr(row_stream, "HELD_BYTES", 0)
     train.fit(trainer, None, TABLE, **DATA)
     with pytest.raises(rl.ResourceError, match="are the rows of the Dataset"):
         train.fit(trainer, None, dataset, **DATA)

@@ -90,6 +90,8 @@ class FitRequest:
         "train-"; None for the default ones.
     log_train_metrics
         See `core.framework.TrainContext`.
+    fingerprint
+        Whether the result identifies the training rows (see `data.fingerprint`): a model does, a fold's is not kept.
     adapter_class
         The adapter, where it was registered at run time: a worker's process does not know it.
     made_at
@@ -106,6 +108,7 @@ class FitRequest:
     score: Sequence[str] = ()
     metrics: Mapping[str, Metric] | None = None
     log_train_metrics: bool = True
+    fingerprint: bool = True
     adapter_class: type | None = None
     made_at: str = field(default_factory=place)
 

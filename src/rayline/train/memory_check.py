@@ -58,13 +58,13 @@ def refuse_too_large(request: FitRequest, n_rows: int, *, collected: bool = Fals
 
 
 def _available(scaling: Scaling, needed: int) -> int | None:
-    """Return the memory that a worker has; None where it is not known, or where so little is needed that the cluster is not asked."""
+    """Return the memory that a worker has; None where it is not known, or where so little is needed that nobody is asked."""
     if requested := (scaling.resources_per_worker or {}).get("memory"):
         return int(requested)
-    if scaling.min_workers is None:
-        return memory.available_bytes()
     if needed <= row_stream.HELD_BYTES:
         return None
+    if scaling.min_workers is None:
+        return memory.available_bytes()
     available: int | None = registry.engine("ray").worker_memory(
         scaling.min_workers, scaling.resources_per_worker, use_gpu=scaling.use_gpu, timeout_s=scaling.timeout_s
     )

@@ -111,7 +111,7 @@ def train_on(request: FitRequest, worker: WorkerContext, memo: dict[Any, Any] | 
             if request.scaling.use_gpu:  # it was scored where it was trained
                 native = request.adapter.place(native, device.CPU)
             data = Fingerprint()
-            if request.spec.has_rows:
+            if request.spec.has_rows and request.fingerprint:
                 data = rows["train"].remember(Fingerprint, lambda: Fingerprint.of_training(rows["train"]))
             return WorkerOutcome(native, metrics, data=data)
         except RaylineError:

@@ -305,6 +305,7 @@ class FoldEvaluator:
             seed=trainer.seed if trainer.seed is not None else problem.seed,
             log_train_metrics=problem.log_train_metrics or shown or bool(trainer.kwargs.get("callbacks")),
             phases=trainer.phases if part is None else (part.phase,),
+            fingerprint=False,
         )
         memory_check.refuse_too_large(request, train.height)
         history: History = []

@@ -52,6 +52,7 @@ class ResultStore:
 
     def __init__(self, directory: Path | str | None = None) -> None:
         self._url = directory if isinstance(directory, str) else None
+        self._outlives = directory is not None  # this process: another run may continue
         if directory is None or isinstance(directory, str):
             folder = scratch.Scratch("tune")
             weakref.finalize(self, folder.close)
@@ -104,15 +105,16 @@ class ResultStore:
         return known
 
     def write(self, score: FoldScore, scores: Array | ScoresElsewhere) -> None:
-        """Store a fold; both files are written atomically, the scores first."""
+        """Store a fold; both files are written atomically, the scores first. A temporary store holds the scores of the rows only."""
         path = self._scores(score.key)
         if isinstance(scores, np.ndarray):
             with self._writing(path) as file, writing(path):
                 np.save(file, np.ascontiguousarray(scores), allow_pickle=False)
         else:
             scores.write(path, self._url_of(path))
-        data = {"format_version": FORMAT_VERSION, "fold": score.to_json()}
-        self._write(self._path / f"{score.key}.json", strict_json.dumps(data))
+        if self._outlives:
+            data = {"format_version": FORMAT_VERSION, "fold": score.to_json()}
+            self._write(self._path / f"{score.key}.json", strict_json.dumps(data))
 
     def scores(self, key: str, *, mapped: bool = False) -> Array | None:
         """Return the model's scores of the held-out rows in their order; None when they are missing. With `mapped` they are
