@@ -22,8 +22,10 @@ from rayline import data, train, tune
 from rayline.compat import ray as ray_names
 from rayline.core import registry
 from rayline.engine import kept_rows
+from rayline.engine.blocks import BlockTask
 from rayline.engine.idle_worker import SETTING
 from rayline.engine.kept_groups import KEPT
+from rayline.engine.tasks import TaskResult, on_blocks
 from rayline.postprocess import Conformal
 from rayline.stages import PCA, OneHotEncoder, StandardScaler
 
@@ -282,8 +284,13 @@ def test_rows_of_a_small_dataset_are_let_go(
 def test_the_same_task_runs_once_on_rows_that_stay(
     ray_session: Any, readings: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tasks, run = list[Any](), kept_rows.on_blocks
-    monkeypatch.setattr(kept_rows, "on_blocks", lambda bundles, task: tasks.append(task) or run(bundles, task))
+    tasks: list[BlockTask] = []
+
+    def counted(bundles: Iterator[Any], task: BlockTask) -> Iterator[TaskResult]:
+        tasks.append(task)
+        return on_blocks(bundles, task)
+
+    monkeypatch.setattr(kept_rows, "on_blocks", counted)
     rows = ray_session.data.from_arrow(in_process().to_arrow())
     first = fitted(rows)
     n_first = len(tasks)
