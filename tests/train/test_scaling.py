@@ -115,6 +115,39 @@ def test_the_value_itself_refuses_wrong_ones(options: dict[str, Any], says: str)
         train.Scaling(**options)
 
 
+WITHOUT_EFFECT = [
+    {"max_failures": 2},
+    {"storage_path": "s3://bucket/checkpoints"},
+    {"backend": "ray_train"},
+    {"placement": "spread"},
+    {"timeout_s": 60.0},
+]
+
+
+@pytest.mark.parametrize("option", WITHOUT_EFFECT)
+def test_an_option_of_workers_needs_workers(option: dict[str, Any]) -> None:
+    (name,) = option
+    text = rf"{name}=\S+ needs workers, and num_workers is not set\.\n  Expected num_workers.*\n  Hint: .* leave {name} out"
+    with pytest.raises(rl.ParameterError, match=f"Scaling: {text}"):
+        train.Scaling(**option)
+    assert train.Scaling(num_workers=1, **option)
+    if name in ("max_failures", "storage_path"):
+        with pytest.raises(rl.ParameterError, match=f"XGBoostTrainer: {text}"):
+            train.XGBoostTrainer({}, **option)
+
+
+@pytest.mark.parametrize(
+    "option", [{"backend": "ray_train"}, {"placement": "spread"}, {"timeout_s": 60.0}, {"storage_path": "x"}]
+)
+@pytest.mark.parametrize("door", [train.fit, lambda trainer: tune.run(trainer, config={})])
+def test_a_framework_that_starts_its_own_workers_refuses_options_of_ours(option: dict[str, Any], door: Any) -> None:
+    pytest.importorskip("ray.rllib")
+    (name,) = option
+    trainer = train.RLlibTrainer("PPO", "CartPole-v1", scaling=train.Scaling(num_workers=1, **option))
+    with pytest.raises(rl.ParameterError, match=rf"rllib starts its own workers, and {name}="):
+        door(trainer)
+
+
 @pytest.mark.parametrize("wrong", [5, "GPU", {1: 2.0}])
 def test_resources_of_trials_are_named(wrong: Any) -> None:
     with pytest.raises(rl.ParameterError, match="resources_per_trial has a wrong value"):

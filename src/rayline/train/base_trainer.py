@@ -113,7 +113,7 @@ class BaseTrainer:
         Raises
         ------
         ParameterError
-            On an unknown argument, on several workers for a framework that trains on one, and on Ray Train without workers.
+            On an unknown argument, and on several workers for a framework that trains on one.
         """
         known = inspect.signature(self.adapter.train).parameters.values()
         names = [p.name for p in known][1:]
@@ -125,12 +125,6 @@ class BaseTrainer:
         with at(self._name):
             arguments_of(type(self.adapter).train).verify_all((self, None, *self.args), values)
         self.adapter.check(*self.args, **self.kwargs)
-        if self.scaling.backend == "ray_train" and self.num_workers is None:
-            raise ParameterError(
-                f"{self._name}: backend='ray_train' needs workers, and num_workers is not set.",
-                "Expected num_workers, a number or a range (min, max).",
-                "pass num_workers=1, or leave the backend out.",
-            )
         if (self.num_workers or 1) > 1 and not self.adapter.trains_on_workers(*self.args, **self.kwargs):
             raise ParameterError(
                 f"{self._name}: {self.framework} trains on one worker only.",

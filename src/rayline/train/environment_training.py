@@ -14,6 +14,7 @@ from rayline.train.fit_driver import FitDriver
 from rayline.train.fit_inputs import ColumnRoles, DataArguments, FitInputs
 from rayline.train.fit_request import FitRequest, TrainingSpec
 from rayline.train.progress import ProgressLine
+from rayline.train.scaling import OF_WORKERS, Scaling
 from rayline.train.training_run import TrainingRun, n_threads
 from rayline.train.worker import LocalWorker, WorkerOutcome, train_on
 
@@ -28,12 +29,6 @@ class EnvironmentFit(FitDriver):
         return not self.trainer.num_workers  # otherwise the learner, too, is an actor of Ray
 
     def read(self, arguments: DataArguments) -> None:
-        if self.trainer.scaling.backend == "ray_train":
-            raise ParameterError.here(
-                f"{self.trainer.framework} starts its own workers, and backend='ray_train' is given.",
-                f"Expected a number of workers; got {self.trainer.scaling!r}.",
-                "pass num_workers=2, or another number.",
-            )
         refuse_data(self.trainer, preprocessor=self.preprocessor, **vars(arguments), metrics=self.trainer.metrics)
         self.inputs = FitInputs(None, None, ColumnRoles(pl.Schema()))
 
@@ -50,7 +45,15 @@ class EnvironmentFit(FitDriver):
 
 
 def refuse_data(trainer: BaseTrainer, **arguments: Any) -> None:
-    """Raise ParameterError when data are given, or an argument that applies to rows only."""
+    """Raise ParameterError when data are given, or an argument that applies to rows or to our own workers only."""
+    for name in OF_WORKERS:
+        value = getattr(trainer.scaling, name)
+        if name != "max_failures" and value != getattr(Scaling(), name):
+            raise ParameterError.here(
+                f"{trainer.framework} starts its own workers, and {name}={value!r} is given.",
+                f"Expected num_workers, use_gpu, resources_per_worker and max_failures; got {trainer.scaling!r}.",
+                f"leave {'the range' if trainer.scaling.is_elastic else name} out: num_workers=2, or another number.",
+            )
     for name, value in {**arguments, "class_weight": trainer.class_weight}.items():
         if value is not None:
             raise ParameterError.here(

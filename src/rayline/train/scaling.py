@@ -19,6 +19,9 @@ Backend = Literal["actors", "ray_train"]
 
 WorkerPlacement = Literal["pack", "spread"]
 
+OF_WORKERS = ("max_failures", "storage_path", "backend", "placement", "timeout_s")
+"""The fields that have no effect on a training in this process."""
+
 
 @known_arguments
 @dataclass(frozen=True, repr=False)
@@ -37,9 +40,10 @@ class Scaling:
     use_gpu
         Whether every worker gets a GPU and the framework uses it.
     resources_per_worker
-        Ray resources of a worker, as {"CPU": 2}. When omitted, the workers share the cluster's CPUs.
+        Ray resources of a worker, as {"CPU": 2}. When omitted, the workers share the cluster's CPUs. Without `num_workers`, those of a
+        trial of `tune.run`; `{"memory": …}` also bounds a training in this process.
     max_failures
-        How often the training restarts from the last checkpoint after a worker has died. Needs `num_workers`.
+        How often the training restarts from the last checkpoint after a worker has died. This and all that follows needs `num_workers`.
     storage_path
         Where checkpoints of workers are kept: a directory that all workers can access, or a URL that pyarrow or fsspec opens.
     backend
@@ -55,7 +59,7 @@ class Scaling:
     Raises
     ------
     ParameterError
-        On a value that is not allowed, with the name of the parameter.
+        On a value that is not allowed, with the name of the parameter, and on one that has no effect without `num_workers`.
 
     Examples
     --------
@@ -98,6 +102,14 @@ class Scaling:
         resources: Any = self.resources_per_worker
         if resources is not None and not (isinstance(resources, dict) and all(map(_is_resource, resources.items()))):
             raise ParameterError.value("resources_per_worker", 'amounts of at least 0, such as {"CPU": 2}', resources)
+        for field in fields(self) if self.num_workers is None else ():
+            value = getattr(self, field.name)
+            if field.name in OF_WORKERS and value != field.default:
+                raise ParameterError.here(
+                    f"{field.name}={value!r} needs workers, and num_workers is not set.",
+                    "Expected num_workers, a number or a range (min, max).",
+                    f"pass num_workers=1, or leave {field.name} out.",
+                )
 
     @property
     def max_workers(self) -> int | None:

@@ -32,7 +32,7 @@ class Trainer(BaseTrainer):
     use_gpu
         Whether every worker gets a GPU and the framework uses it.
     resources_per_worker
-        Ray resources of a worker, as {"CPU": 2}.
+        Ray resources of a worker, as {"CPU": 2}; without workers, those of a trial of `tune.run`.
     seed
         The same seed gives the same model.
     max_failures
@@ -40,7 +40,8 @@ class Trainer(BaseTrainer):
     checkpoint_every
         Iterations between two checkpoints.
     storage_path
-        Where checkpoints of workers are kept: a directory that all workers can access, or a URL that pyarrow or fsspec opens.
+        Where checkpoints of workers are kept: a directory that all workers can access, or a URL that pyarrow or fsspec opens. Needs
+        `num_workers`.
     scaling
         A `train.Scaling`, in place of `num_workers`, `use_gpu`, `resources_per_worker`, `max_failures` and `storage_path`.
     metrics
@@ -57,7 +58,7 @@ class Trainer(BaseTrainer):
     Raises
     ------
     ParameterError
-        On a parameter that neither the trainer nor the framework knows.
+        On a parameter that neither the trainer nor the framework knows, and on one that has no effect without `num_workers`.
     MissingExtraError
         When the framework's library is not installed.
 
