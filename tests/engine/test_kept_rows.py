@@ -303,7 +303,9 @@ def test_the_same_task_runs_once_on_rows_that_stay(
     assert deeper.fitted_model.save_raw() != first.fitted_model.save_raw()
     scaled = train.Preprocessor([("scale", StandardScaler(columns=["x"]))]).fit(rows)
     assert len(tasks) == n_first + 1
-    assert scaled.to_json() == train.Preprocessor([("scale", StandardScaler(columns=["x"]))]).fit(in_process()).to_json()
+    assert (
+        scaled.to_json() == train.Preprocessor([("scale", StandardScaler(columns=["x"]))]).fit(in_process()).to_json()
+    )
     kept = next(iter(kept_rows.RECENT._rows.values())).rows
     monkeypatch.setattr(kept_rows, "MAX_RESULTS", 2)
     for columns in (["z"], ["x", "z"], ["y"]):
