@@ -276,9 +276,9 @@ class RayEngine(Engine):
         kept = kept_rows(train)
 
         def shares() -> DataShards:
-            own, others = rows()
-            stay = kept is not None and bool(own) and kept.has_result(own[0].block)
-            return shards_of(own, others, call.max_workers, together, stay=stay)
+            prepared, others = rows()
+            stay = kept is not None and bool(prepared) and kept.has_result(prepared[0].block)
+            return shards_of(prepared, others, call.max_workers, together, stay=stay)
 
         return DistributedRun(call).run(shares)
 

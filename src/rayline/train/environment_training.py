@@ -14,7 +14,7 @@ from rayline.train.fit_driver import FitDriver
 from rayline.train.fit_inputs import ColumnRoles, DataArguments, FitInputs
 from rayline.train.fit_request import FitRequest, TrainingSpec
 from rayline.train.progress import ProgressLine
-from rayline.train.scaling import OF_WORKERS, Scaling
+from rayline.train.scaling import WORKER_OPTIONS, Scaling
 from rayline.train.training_run import TrainingRun, n_threads
 from rayline.train.worker import LocalWorker, WorkerOutcome, train_on
 
@@ -46,7 +46,7 @@ class EnvironmentFit(FitDriver):
 
 def refuse_data(trainer: BaseTrainer, **arguments: Any) -> None:
     """Raise ParameterError when data are given, or an argument that applies to rows or to our own workers only."""
-    for name in OF_WORKERS:
+    for name in WORKER_OPTIONS:
         value = getattr(trainer.scaling, name)
         if name != "max_failures" and value != getattr(Scaling(), name):
             raise ParameterError.here(

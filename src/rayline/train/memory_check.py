@@ -58,7 +58,7 @@ def refuse_too_large(request: FitRequest, n_rows: int, *, collected: bool = Fals
 
 
 def _available(scaling: Scaling, needed: int) -> int | None:
-    """Return the memory that a worker has; None where it is not known, or where so little is needed that nobody is asked."""
+    """Return the memory that a worker has; None where it is not known, or where too little is needed for that to matter."""
     if requested := (scaling.resources_per_worker or {}).get("memory"):
         return int(requested)
     if needed <= row_stream.HELD_BYTES:

@@ -19,7 +19,7 @@ Backend = Literal["actors", "ray_train"]
 
 WorkerPlacement = Literal["pack", "spread"]
 
-OF_WORKERS = ("max_failures", "storage_path", "backend", "placement", "timeout_s")
+WORKER_OPTIONS = ("max_failures", "storage_path", "backend", "placement", "timeout_s")
 """The fields that have no effect on a training in this process."""
 
 
@@ -104,7 +104,7 @@ class Scaling:
             raise ParameterError.value("resources_per_worker", 'amounts of at least 0, such as {"CPU": 2}', resources)
         for field in fields(self) if self.num_workers is None else ():
             value = getattr(self, field.name)
-            if field.name in OF_WORKERS and value != field.default:
+            if field.name in WORKER_OPTIONS and value != field.default:
                 raise ParameterError.here(
                     f"{field.name}={value!r} needs workers, and num_workers is not set.",
                     "Expected num_workers, a number or a range (min, max).",
