@@ -11,6 +11,7 @@ import inspect
 import itertools
 import pickle
 import re
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from packaging.version import Version
 
 from rayline.compat import boosting, deep_learning, ray_serve, ray_tune
 from rayline.compat import ray as ray_names
@@ -36,6 +38,10 @@ def without_private_names(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _needs_library(name: PrivateName) -> None:
     pytest.importorskip("gymnasium" if name.path.startswith("ray.rllib") else re.split("[.:]", name.path)[0])
+    package = name.seen.split()[0]
+    if name.since and Version(metadata.version(package)) < Version(name.since):
+        assert name.find() is None, f"{name.path} is in {package} before {name.since}"
+        pytest.skip(f"{package} {name.since} or later has it")
 
 
 @pytest.mark.parametrize("name", PRIVATE_NAMES, ids=lambda name: name.path)

@@ -24,6 +24,8 @@ class PrivateName:
         What Rayline does when the name is missing.
     attributes
         Private attributes of its instances, or private parameters, that Rayline uses and no path leads to.
+    since
+        The first version that has the name; with an older one, which is allowed too, the fallback is what happens.
     """
 
     path: str
@@ -31,6 +33,7 @@ class PrivateName:
     use: str
     fallback: str
     attributes: tuple[str, ...] = ()
+    since: str = ""
 
     def find(self) -> Any:
         """Return the object, or None when the installed version does not have it."""
@@ -44,8 +47,8 @@ class PrivateName:
 PRIVATE_NAMES: list[PrivateName] = []
 
 
-def register(path: str, seen: str, *attributes: str, use: str, fallback: str) -> PrivateName:
+def register(path: str, seen: str, *attributes: str, use: str, fallback: str, since: str = "") -> PrivateName:
     """List a private name and return it."""
-    name = PrivateName(path, seen, use, fallback, attributes)
+    name = PrivateName(path, seen, use, fallback, attributes, since)
     PRIVATE_NAMES.append(name)
     return name

@@ -101,18 +101,21 @@ _FOOTER_INDEXER = register(
     "_coalesce_bytes",
     use="Read the footers of up to 64 Parquet files in the task that lists them.",
     fallback="Ray Data starts 32 actors for them, which takes about a second each time that a Dataset is read.",
+    since="2.60",
 )
 _FOOTER_MANIFEST = register(
     "ray.data._internal.datasource_v2.formats.parquet.footer_file_indexer:_file_chunks_to_manifest",
     RAY,
     use="Tell the tasks that read what the footers say.",
     fallback=_FOOTER_INDEXER.fallback,
+    since="2.60",
 )
 _FOOTER_READER = register(
     "ray.data._internal.datasource_v2.formats.parquet.footer_reader:FooterReader",
     RAY,
     use="Read a footer as Ray Data does.",
     fallback=_FOOTER_INDEXER.fallback,
+    since="2.60",
 )
 _BIN_PACKER = register(
     "ray.data._internal.datasource_v2.common.online_bin_packer:OnlineBinPacker",
@@ -124,6 +127,7 @@ _BIN_PACKER = register(
     "_bin_to_manifest",
     use="Divide what is read of Parquet files evenly among tasks.",
     fallback="Parts of 128 MiB: of few, some CPUs read more than others.",
+    since="2.60",
 )
 _BIN_POOL = register(
     "ray.data._internal.datasource_v2.common.online_bin_packer:_SharedBinPool",
@@ -131,12 +135,14 @@ _BIN_POOL = register(
     "_max_open_bins",
     use=_BIN_PACKER.use,
     fallback=_BIN_PACKER.fallback,
+    since="2.60",
 )
 _BIN_PIECES = register(
     "ray.data._internal.datasource_v2.common.online_bin_packer:_slice_bin_item",
     RAY,
     use="Cut such a part between its row groups.",
     fallback=_BIN_PACKER.fallback,
+    since="2.60",
 )
 _SERIALIZER = register(
     "ray.util.serialization:StandaloneSerializationContext._register_cloudpickle_serializer",
