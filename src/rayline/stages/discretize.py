@@ -15,7 +15,8 @@ import polars as pl
 from rayline.core.errors import place
 from rayline.core.operations.base import Changes, ColumnOperation, Operation, Row, RowFunction
 from rayline.core.operations.categorical import CategoryCodes, LargestCategory, MapValues, OneHot
-from rayline.core.schema import col, map_values
+from rayline.core.operations.numeric import Numbers, map_numbers
+from rayline.core.schema import col
 from rayline.core.stage import FitContext, NumberStage, ParameterCheck, Stage, param
 from rayline.core.statistics.base import Statistic, StatisticRequest
 from rayline.core.statistics.moments import MinMax
@@ -232,21 +233,13 @@ class Bin(ColumnOperation):
     inner: Sequence[float]
 
     def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
-        return [map_values(col(self.column).cast(pl.Float64), self._bins, pl.Float64)]
+        return [map_numbers(col(self.column), self._bins)]
 
     def changes(self, schema: Mapping[str, pl.DataType]) -> Changes:
         return Changes({self.column: pl.Float64()})
 
-    def _bins(self, values: pl.Series) -> pl.Series:
-        places = np.searchsorted(
-            np.asarray(self.inner, dtype=np.float64), values.fill_null(0.0).to_numpy(), side="right"
-        )
-        result = pl.Series(places.astype(np.float64))
-        return (
-            result.zip_with(values.is_not_null(), pl.Series([None], dtype=pl.Float64))
-            if values.null_count()
-            else result
-        )
+    def _bins(self, x: Numbers) -> Numbers:
+        return np.searchsorted(np.asarray(self.inner, dtype=np.float64), x, side="right").astype(np.float64)
 
     def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
         column, inner = self.column, list(self.inner)

@@ -12,7 +12,8 @@ import polars as pl
 
 from rayline.core.errors import needing
 from rayline.core.operations.base import ColumnOperation, Operation, Row, RowFunction
-from rayline.core.schema import col, map_values
+from rayline.core.operations.numeric import Numbers, map_numbers
+from rayline.core.schema import col
 from rayline.core.stage import NumberStage, an_int, param
 from rayline.core.statistics.base import Statistic
 from rayline.core.statistics.quantiles import Quantiles
@@ -34,22 +35,20 @@ class Interpolate(ColumnOperation):
     right: Sequence[float]
 
     def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
-        return [map_values(col(self.column).cast(pl.Float64), self._map, pl.Float64)]
+        return [map_numbers(col(self.column), self._map)]
 
-    def _map(self, values: pl.Series) -> pl.Series:
+    def _map(self, x: Numbers) -> Numbers:
         points, left, at, right = (
             np.asarray(v, dtype=np.float64) for v in (self.points, self.left, self.at, self.right)
         )
-        missing = values.is_null()
-        x = np.clip(values.fill_null(points[0]).to_numpy(), points[0], points[-1])
+        x = np.clip(x, points[0], points[-1])
         place = np.searchsorted(points, x)
         before = np.maximum(place - 1, 0)
         with np.errstate(divide="ignore", invalid="ignore"):
             between = right[before] + (x - points[before]) / (points[place] - points[before]) * (
                 left[place] - right[before]
             )
-        result = pl.Series(np.where(points[place] == x, at[place], between))
-        return result.zip_with(~missing, pl.Series([None], dtype=pl.Float64)) if missing.any() else result
+        return np.where(points[place] == x, at[place], between)
 
     def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
         column, points, left, at, right = (
@@ -101,12 +100,12 @@ class NormalQuantile(ColumnOperation):
     """Replaces a probability from 0 to 1 by the normal quantile, clipped to ±5.2 as in scikit-learn."""
 
     def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
-        return [map_values(col(self.column), self._map, pl.Float64)]
+        return [map_numbers(col(self.column), self._map)]
 
-    def _map(self, values: pl.Series) -> pl.Series:
+    def _map(self, x: Numbers) -> Numbers:
         ndtri, low, high = _normal_quantile()
-        result = pl.Series(np.clip(ndtri(values.fill_null(0.5).to_numpy()), low, high))
-        return result.zip_with(values.is_not_null(), pl.Series([None], dtype=pl.Float64))
+        clipped: Numbers = np.clip(ndtri(x), low, high)
+        return clipped
 
     def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
         column, (ndtri, low, high) = (
@@ -129,13 +128,11 @@ class NormalShare(ColumnOperation):
     """The inverse of `NormalQuantile`: replaces a normal quantile by its probability."""
 
     def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
-        return [map_values(col(self.column).cast(pl.Float64), self._map, pl.Float64)]
+        return [map_numbers(col(self.column), self._map)]
 
-    def _map(self, values: pl.Series) -> pl.Series:
-        share = _special().ndtr(values.fill_null(0.0).to_numpy())
-        share = np.where(share < 1e-7, 0.0, np.where(share > 1 - 1e-7, 1.0, share))  # the quantiles were clipped there
-        result = pl.Series(share)
-        return result.zip_with(values.is_not_null(), pl.Series([None], dtype=pl.Float64))
+    def _map(self, x: Numbers) -> Numbers:
+        share = _special().ndtr(x)
+        return np.where(share < 1e-7, 0.0, np.where(share > 1 - 1e-7, 1.0, share))  # the quantiles were clipped there
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -13,6 +13,28 @@ from rayline.core.statistics.base import UNOPTIMIZED, Statistic, missing_as_null
 
 SERIAL_VALUES = 1 << 22
 """Values whose moments take less time one column after another than a query of all columns takes to begin."""
+
+SERIAL_ROWS = 1 << 16
+"""Rows of a column whose moments take less time than a query takes to plan them, however many columns there are."""
+
+
+def _aggregates(
+    rows: pl.DataFrame, names: Sequence[str], mean: Callable[[Any], Any], *others: Callable[[Any], Any]
+) -> list[tuple[Any, ...] | None]:
+    """Return for each column how many values it has and lacks, its mean and the other aggregates; None for one that has NaN.
+
+    Without the step that makes NaN missing: the mean shows whether there is any.
+    """
+    wanted = [(name, aggregate) for name in names for aggregate in (mean, *others)]
+    if rows.height > SERIAL_ROWS and rows.height * len(names) > SERIAL_VALUES:
+        query = rows.lazy().select(f(col(name).cast(pl.Float64)).alias(str(i)) for i, (name, f) in enumerate(wanted))
+        values = iter(query.collect(engine="in-memory", optimizations=UNOPTIMIZED).row(0))
+    else:
+        series = {name: rows[name].alias("values").cast(pl.Float64) for name in names}
+        values = iter([aggregate(series[name]) for name, aggregate in wanted])
+    nulls = [rows[name].null_count() for name in names]
+    groups = zip(nulls, *[values] * (1 + len(others)), strict=True)
+    return [(rows.height - n, n, *group) if group[0] is None or group[0] == group[0] else None for n, *group in groups]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,21 +64,8 @@ class Moments(Statistic):
 
     @classmethod
     def of_columns(cls, rows: pl.DataFrame, names: Sequence[str]) -> list[Self | None]:
-        # Without the step that makes NaN missing: the mean shows whether there is any.
-        if rows.height * len(names) > SERIAL_VALUES:
-            columns = [col(name).cast(pl.Float64) for name in names]
-            wanted = [x.mean() for x in columns] + [x.var(ddof=0) for x in columns]
-            query = rows.lazy().select(value.alias(str(i)) for i, value in enumerate(wanted))
-            values = query.collect(engine="in-memory", optimizations=UNOPTIMIZED).row(0)
-            pairs = list(zip(values[: len(names)], values[len(names) :], strict=True))
-        else:
-            series = [rows[name].alias("values").cast(pl.Float64) for name in names]
-            pairs = [(x.mean(), x.var(ddof=0)) for x in series]
-        nulls = [rows[name].null_count() for name in names]
-        return [
-            cls.of(rows.height - n, n, mean, variance) if mean is None or mean == mean else None
-            for n, (mean, variance) in zip(nulls, pairs, strict=True)
-        ]
+        aggregates = _aggregates(rows, names, lambda x: x.mean(), lambda x: x.var(ddof=0))
+        return [None if values is None else cls.of(*values) for values in aggregates]
 
     def merge(self, other: Self) -> Self:
         count, n_null = self.count + other.count, self.n_null + other.n_null
@@ -102,6 +111,11 @@ class MinMax(Statistic):
     def expressions(cls, *columns: pl.Expr, **options: Any) -> list[pl.Expr]:
         x = missing_as_null(columns[0])
         return [x.count(), x.null_count(), x.min(), x.max()]
+
+    @classmethod
+    def of_columns(cls, rows: pl.DataFrame, names: Sequence[str]) -> list[Self | None]:
+        aggregates = _aggregates(rows, names, lambda x: x.mean(), lambda x: x.min(), lambda x: x.max())
+        return [None if values is None else cls(*values[:2], *values[3:]) for values in aggregates]
 
     def merge(self, other: Self) -> Self:
         lows = [v for v in (self.low, other.low) if v is not None]
