@@ -270,11 +270,7 @@ class PackVector(Operation):
     output: str
 
     def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
-        return [
-            pl.concat_arr([col(column).cast(pl.Float64).reshape((-1, 1)) for column in self.columns]).alias(
-                "\x00packed"
-            )
-        ]
+        return [pl.concat_arr([col(column).cast(pl.Float64) for column in self.columns]).alias("\x00packed")]
 
     def apply(self, table: pl.LazyFrame) -> pl.LazyFrame:
         return Drop(list(self.columns)).apply(super().apply(table)).rename({"\x00packed": self.output})
