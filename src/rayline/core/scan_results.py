@@ -17,19 +17,26 @@ class TableQuery:
     """Statistic requests for one table, as queries that Polars can compute in one pass together with others.
 
     With `by` only streaming statistics are allowed; if it names a column of small integers, the statistics are computed
-    separately for each of its values.
+    separately for each of its values. A query of rows in memory begins with its own columns: Polars plans each query in a time that
+    grows with the columns of the table, so that all queries of a wide table would take its square.
     """
 
     def __init__(
-        self, table: pl.LazyFrame, requests: Iterable[StatisticRequest], by: Sequence[str] | None = None
+        self,
+        table: pl.LazyFrame | pl.DataFrame,
+        requests: Iterable[StatisticRequest],
+        by: Sequence[str] | None = None,
     ) -> None:
         self._by, self._places = by, list[tuple[StatisticRequest, slice | int]]()
         self._grouping: dict[str, Any] = {} if by is None else {"by": by}
         self.queries: list[pl.LazyFrame] = []
         scalars: list[pl.Expr] = []
+        whole, parts = table.lazy(), dict[tuple[str, ...], pl.LazyFrame]()
         for request in requests:
+            if request.columns not in parts and isinstance(table, pl.DataFrame) and request.columns:
+                parts[request.columns] = pl.DataFrame({name: table[name] for name in request.columns}).lazy()
             columns, options = [col(name) for name in request.columns], dict(request.options)
-            query = request.statistic.query(table, *columns, **options, **self._grouping)
+            query = request.statistic.query(parts.get(request.columns, whole), *columns, **options, **self._grouping)
             if query is not None:
                 self._places.append((request, len(self.queries)))
                 self.queries.append(query)
@@ -40,9 +47,9 @@ class TableQuery:
         named = [scalar.alias(str(i)) for i, scalar in enumerate(scalars)]
         self._has_scalars = bool(named)
         if by:
-            self.queries.append(table.group_by(by).agg(named))
+            self.queries.append(whole.group_by(by).agg(named))
         elif named:
-            self.queries.append(table.select(named))
+            self.queries.append(whole.select(named))
 
     def results(self, tables: Sequence[pl.DataFrame]) -> dict[int, ScanResults]:
         """Return the statistics from the results of the queries, for each value of `by`, or for 0."""
@@ -67,7 +74,7 @@ class TableQuery:
         return request.statistic.of(*inputs, **dict(request.options), **self._grouping)
 
 
-def statistics_of(table: pl.LazyFrame, requests: Iterable[StatisticRequest]) -> ScanResults:
+def statistics_of(table: pl.LazyFrame | pl.DataFrame, requests: Iterable[StatisticRequest]) -> ScanResults:
     """Return the statistics of a table that fits into memory; numbers are added in the order of the rows."""
     query = TableQuery(table, requests)
     return query.results(pl.collect_all(query.queries, engine="in-memory"))[0]
@@ -81,7 +88,7 @@ def statistics_of_rows(rows: pl.DataFrame, requests: Sequence[StatisticRequest])
         states = statistic.of_columns(rows, [request.columns[0] for request in alike])
         known |= {request: state for request, state in zip(alike, states, strict=True) if state is not None}
     rest = [request for request in requests if request not in known]
-    known |= statistics_of(rows.lazy(), rest) if rest else {}
+    known |= statistics_of(rows, rest) if rest else {}
     return {request: known[request] for request in requests}
 
 
