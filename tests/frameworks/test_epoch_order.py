@@ -35,6 +35,29 @@ def of_torch(folder: Path) -> tuple[str, pl.DataFrame, str, dict[str, Any]]:
     return "torch", numbers(), "label", {**module, "batch_size": 16, "max_epochs": EPOCHS}
 
 
+def in_batches(module: Any, context: TrainContext, lr: float, max_epochs: int) -> None:
+    """A loop of the user's own, which streams its rows and resumes from its own checkpoints."""
+    optimizer, first = torch.optim.SGD(module.parameters(), lr, momentum=0.9), 0
+    if context.resume is not None:
+        state = torch.load(context.resume / "state.pt")
+        module.load_state_dict(state["module"]), optimizer.load_state_dict(state["optimizer"])
+        first = state["epoch"] + 1
+    for epoch in range(first, max_epochs):
+        for batch in context.train.batches(8, seed=epoch):
+            output = module(torch.from_numpy(batch.features.matrix()))[:, 0]
+            loss = torch.nn.functional.binary_cross_entropy_with_logits(output, torch.from_numpy(batch.target).float())
+            optimizer.zero_grad(), loss.backward(), optimizer.step()
+        stop = context.report(epoch, {"train-loss": loss.item()})
+        state = {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch}
+        context.checkpoint(epoch, lambda directory, state=state: torch.save(state, directory / "state.pt"))
+        if stop:
+            break
+
+
+def of_a_loop(folder: Path) -> tuple[str, pl.DataFrame, str, dict[str, Any]]:
+    return "torch", numbers(), "label", {"module": "MLP", "train_loop": in_batches, "lr": 0.05, "max_epochs": EPOCHS}
+
+
 def of_lightning(folder: Path) -> tuple[str, pl.DataFrame, str, dict[str, Any]]:
     pytest.importorskip("lightning", reason="Lightning is not installed (make test-all)")
     from tests.frameworks.test_torch_lightning import Net
@@ -69,7 +92,8 @@ def trained(name: str, table: pl.DataFrame, target: str, arguments: dict[str, An
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("case", "held_bytes"), [(of_torch, 1 << 20), (of_torch, 100), (of_lightning, 100), (of_huggingface, 100)]
+    ("case", "held_bytes"),
+    [(of_torch, 1 << 20), (of_torch, 100), (of_a_loop, 100), (of_lightning, 100), (of_huggingface, 100)],
 )
 def test_a_training_that_loses_a_worker_is_the_uninterrupted_one(
     ray_session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: Callable[[Path], Any], held_bytes: int
