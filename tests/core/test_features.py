@@ -49,3 +49,12 @@ def test_a_matrix_is_kept_where_it_is_wanted() -> None:
     for dtype in (np.float32, np.float64):
         np.testing.assert_array_equal(kept.matrix(dtype), plain.matrix(dtype))
     assert kept.of_rows(table.to_dicts()[:2]).n_rows == 2
+
+
+def test_a_tensor_takes_as_many_columns_as_it_has_values() -> None:
+    image = pl.Series(np.arange(36.0).reshape(3, 2, 3, 2), dtype=pl.Array(pl.Float64, (2, 3, 2)))
+    table = pl.DataFrame({"image": image, "x": [0.5, 1.5, 2.5]})
+    found = Features(table, schema=table.schema)
+    assert found.places == {"image": range(12), "x": range(12, 13)}
+    assert found.dense_width == 13
+    assert found.matrix()[:, found.places["x"].start].tolist() == table["x"].to_list()

@@ -102,3 +102,17 @@ def test_prefetch_passes_errors_on_and_ends_its_thread() -> None:
     next(endless)
     endless.close()  # type: ignore[attr-defined]
     assert not Counter(thread.name for thread in threading.enumerate())["rayline-prefetch"]
+
+
+def test_few_and_small_pieces_of_wide_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first rows and the pieces of tensors are as large as those of numbers, not as many rows."""
+    tensors = pl.Series(np.zeros((50, 4, 25)), dtype=pl.Array(pl.Float64, (4, 25)))
+    table = pl.DataFrame({"x": tensors, "y": np.zeros(50)})
+    rows = Rows.of(table, {"x": table.schema["x"]}, TARGET)
+    assert rows.head.n_rows == 50
+    assert [piece.n_rows for piece in rows.pieces()] == [50]
+    monkeypatch.setattr(row_stream, "CHUNK_BYTES", 10 * 808)
+    monkeypatch.setattr(row_stream, "MAX_BATCH_BYTES", 20 * 800)
+    rows = Rows.of(table, {"x": table.schema["x"]}, TARGET)
+    assert rows.head.n_rows == 10
+    assert [piece.n_rows for piece in rows.pieces()] == [20, 20, 10]

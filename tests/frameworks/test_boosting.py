@@ -434,3 +434,20 @@ def test_catboost_is_given_no_callbacks_on_a_gpu(monkeypatch: pytest.MonkeyPatch
         assert history.equals(fit(trainer("catboost", {}), data, test_dataset=data).history)
         with pytest.raises(ParameterError, match="no callbacks of its own on a GPU"):
             fit(trainer("catboost", {"task_type": "GPU"}, callbacks=[Counting()]), data)
+
+
+@pytest.mark.parametrize("framework", ["xgboost", "lightgbm", "catboost"])
+def test_a_tensor_beside_a_category_is_a_vector_of_its_values(framework: str) -> None:
+    constraints = {"monotone_constraints": {"d": 1}}
+    category = pl.Series(["low" if row[1] < 0 else "high" for row in X])
+
+    def fitted(shape: tuple[int, ...]) -> Any:
+        tensor = pl.Series(np.repeat(X, 2, axis=1).reshape(N, *shape), dtype=pl.Array(pl.Float32, shape))
+        rows = pl.DataFrame({"tensor": tensor, "word": category, "d": X[:, 2], "y": NUMBER})
+        result = fit(trainer(framework, constraints, 5), rows)
+        return result.inference_pipeline, rows
+
+    (pipeline, rows), (flat, flat_rows) = fitted((2, 3)), fitted((6,))
+    assert np.array_equal(pipeline.scores(rows.lazy()), flat.scores(flat_rows.lazy()))
+    assert pipeline.importance() == flat.importance()
+    assert set(pipeline.importance()) == {"tensor", "word", "d"}

@@ -308,6 +308,9 @@ def test_missing_features_are_named() -> None:
     schema = {"a": pl.Float64(), "b": pl.Float64()}
     with pytest.raises(rl.DataError, match=r"\['b'\] have missing values"):
         ADAPTER.predict(module, Features(row={"a": 1.0, "b": None}, schema=schema))
+    vectors = pl.Series([[[1, 2], [3, None]], [[5, 6], [7, 8]]] * 20, dtype=pl.Array(pl.Int64, (2, 2)))
+    with pytest.raises(rl.DataError, match=r"\['v'\] have missing values"):
+        fit(pl.DataFrame({"v": vectors, "y": [0.5, 1.5] * 20}))
 
 
 # -- where modules come from, and where they go ------------------------------------------------------------------------

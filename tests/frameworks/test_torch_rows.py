@@ -15,7 +15,9 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed (make test
 
 from rayline.core import registry, row_stream
 from rayline.core.framework import Rows, TrainContext
+from rayline.core.schema import SPARSE
 from rayline.core.target import Target, Task
+from rayline.frameworks import torch_modules as modules
 from rayline.frameworks import torch_rows
 
 ADAPTER = registry.framework("torch")
@@ -113,6 +115,48 @@ def test_columns_stream_too() -> None:
     parts = list(rows.in_order(50))
     assert torch.cat([part.x["b"] for part in parts]).tolist() == pytest.approx(table()["b"].to_list(), abs=1e-6)
     assert torch.cat([part.weight for part in parts]).tolist() == table()["w"].to_list()
+
+
+def test_sparse_rows_are_as_large_as_what_they_hold() -> None:
+    """600 rows of 100,000 features, three of which are not 0, are held; a batch of them, which is dense, has few rows."""
+    n, width = 600, 100_000
+    values = pl.Series(
+        [{"size": width, "indices": [1, i, width - 1], "values": [1.0, 2.0, 3.0]} for i in range(2, n + 2)]
+    )
+    table = pl.DataFrame({"t": values.cast(SPARSE), "y": np.zeros(n)})
+    rows = Rows.of(table, {"t": SPARSE}, TARGET)
+    assert torch_rows.row_bytes(rows, "matrix") < 100
+    assert not torch_rows.is_large(rows, "matrix")
+    assert modules.batch_rows(modules.ModuleInputs(rows.head, "matrix").row_bytes) == 41
+
+
+class BatchSizes(torch.nn.Module):
+    """Counts the rows of the batches that it is called with outside of training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias, self.sizes = torch.nn.Parameter(torch.zeros(1)), []
+
+    def forward(self, x: Any) -> Any:
+        if not self.training:
+            self.sizes.append(len(x))
+        return x.flatten(1).mean(dim=1) + self.bias
+
+
+@pytest.mark.parametrize(("side", "sizes"), [(8, [500]), (64, [341, 159])])
+def test_a_batch_of_images_has_as_many_rows_as_fit(side: int, sizes: list[int]) -> None:
+    """In the measurement of the test set after an epoch, and in predictions: 64 × 64 pixels in three colours take 48 KiB."""
+    pixels = np.random.default_rng(0).integers(0, 255, (500, 3, side, side)).astype(np.uint8)
+    table = pl.DataFrame({"x": pl.Series(pixels, dtype=pl.Array(pl.UInt8, (3, side, side))), "y": np.zeros(500)})
+    rows = Rows.of(table, {"x": table.schema["x"]}, TARGET)
+    context = TrainContext(rows, rows, TARGET, seed=1)
+    made = ADAPTER.train(context, BatchSizes, batch_size=50, max_epochs=1)
+    assert made.sizes == sizes
+    made.sizes.clear()
+    assert ADAPTER.predict(made, rows.features) == pytest.approx(
+        pixels.reshape(500, -1).mean(axis=1) + made.bias.item(), rel=1e-5
+    )
+    assert made.sizes == sizes
 
 
 MEMORY = """

@@ -47,6 +47,14 @@ def test_a_process_without_room(monkeypatch: pytest.MonkeyPatch, need: str) -> N
     train.fit(trainer, None, TABLE, **DATA)
 
 
+def test_a_tensor_is_as_many_features_as_it_has_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available_bytes", lambda: 500)
+    monkeypatch.setattr(row_stream, "HELD_BYTES", 0)
+    images = pl.Series([[[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]] * 40, dtype=pl.Array(pl.Float64, (2, 3)))
+    with pytest.raises(rl.ResourceError, match="40 rows × 7 features"):
+        train.fit(train.SklearnTrainer(LinearRegression()), None, TABLE.drop("a").with_columns(images=images), **DATA)
+
+
 def test_a_stream_has_no_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "available_bytes", lambda: 500)
     train.fit(train.SklearnTrainer(SGDRegressor(), epochs=1), None, TABLE, **DATA)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import polars as pl
 
 from rayline.core.errors import SchemaError
-from rayline.core.schema import SPARSE, as_schema, col
+from rayline.core.schema import SPARSE, as_schema, col, vector_width
 
 Array = npt.NDArray[Any]
 
@@ -93,13 +93,19 @@ class Features:
         """The columns of each feature in `matrix`: one, or one per element of a vector."""
         places, start = {}, 0
         for name, dtype in self.schema.items():
-            width = self._sparse_width(name) if dtype == SPARSE else dtype.size if isinstance(dtype, pl.Array) else 1
-            places[name] = range(start, start + width)
-            start += width
+            places[name] = range(start, start + self._width(name, dtype))
+            start = places[name].stop
         return places
 
-    def _sparse_width(self, name: str) -> int:
-        return int(self.table[name].struct.field("size").max() or 0)  # type: ignore[arg-type]
+    def _width(self, name: str, dtype: pl.DataType) -> int:
+        if dtype == SPARSE:
+            return int(self.table[name].struct.field("size").max() or 0)  # type: ignore[arg-type]
+        return vector_width(dtype) if isinstance(dtype, pl.Array) else 1
+
+    @property
+    def dense_width(self) -> int:
+        """The columns of `matrix` that take memory in every row: those of sparse vectors do not."""
+        return sum(vector_width(d) if isinstance(d, pl.Array) else 1 for d in self.schema.values() if d != SPARSE)
 
     @cached_property
     def has_vectors(self) -> bool:

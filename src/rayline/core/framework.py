@@ -114,7 +114,7 @@ class Rows:
         first = next((place for place, height in enumerate(self._heights) if height), None)
         if first is None:
             return Features(self._table.select(map(col, self.schema)), schema=self.schema)
-        table = self._blocks[first]().head(row_stream.SAMPLE_ROWS)
+        table = row_stream.first_rows(self._blocks[first]())
         return Features(table.select(map(col, self.schema)), schema=self.schema)
 
     @cached_property
@@ -225,8 +225,10 @@ class Rows:
         for table in row_stream.windows(self._blocks, self._heights, size, seed=seed):
             yield Rows.of(table, self.schema, self._target, self._weight)
 
-    def pieces(self, n_rows: int = row_stream.MAX_BATCH_ROWS) -> Iterator[Rows]:
-        """Yield the rows block by block, in order; a block of more than `n_rows` in several pieces."""
+    def pieces(self, n_rows: int | None = None) -> Iterator[Rows]:
+        """Yield the rows block by block, in order; a block of more than `n_rows` in several pieces. By default these are at most
+        `row_stream.MAX_BATCH_ROWS`, and fewer where a row is wide."""
+        n_rows = n_rows or row_stream.matrix_rows(self.head.dense_width)
         for block, height in zip(self._blocks, self._heights, strict=True):
             if height <= n_rows:
                 yield self._part(block)

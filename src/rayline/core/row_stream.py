@@ -28,7 +28,10 @@ OPEN_BLOCKS = 4
 """Number of blocks that chunks are drawn from at a time."""
 
 MAX_BATCH_ROWS = 1 << 16
-"""Maximum rows of a piece where a library reads rows piece by piece."""
+"""Maximum rows of a piece where a library reads rows piece by piece, and"""
+
+MAX_BATCH_BYTES = 128 << 20
+"""maximum size of one as a matrix of float64."""
 
 SAMPLE_ROWS = 1000
 
@@ -37,6 +40,16 @@ def bytes_per_row(head: pl.DataFrame) -> float:
     """Return the mean size of a row in Arrow's format, from the first rows of a table; 0 without rows."""
     head = head.head(SAMPLE_ROWS)
     return to_arrow(head).nbytes / head.height if head.height else 0.0
+
+
+def first_rows(table: pl.DataFrame) -> pl.DataFrame:
+    """Return a few rows of a table, which show its types and sizes: at most `SAMPLE_ROWS`, and about `CHUNK_BYTES`."""
+    return table.head(min(SAMPLE_ROWS, max(1, int(CHUNK_BYTES / max(bytes_per_row(table), 1.0)))))
+
+
+def matrix_rows(width: int) -> int:
+    """Return the rows of a piece that becomes a matrix of this width."""
+    return min(MAX_BATCH_ROWS, max(1, MAX_BATCH_BYTES // (8 * max(width, 1))))
 
 
 def windows(

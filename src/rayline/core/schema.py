@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import enum
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, cast
@@ -262,6 +263,11 @@ def type_in_words(dtype: pl.DataType) -> str:
     if values is not None:
         return f"a category of {values}"
     return "values of several types" if dtype == pl.Object else str(dtype)
+
+
+def vector_width(dtype: pl.Array) -> int:
+    """Return the number of values of a vector, or of a tensor, in a row."""
+    return math.prod(dtype.shape)
 
 
 def usual_numbers(dtype: pl.DataType) -> pl.DataType:

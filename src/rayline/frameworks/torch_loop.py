@@ -343,7 +343,8 @@ class TrainingLoop:
         self.module.eval()
         totals = np.zeros(2)
         with torch.inference_mode():
-            for batch in table.in_order(modules.BATCH_ROWS):
+            size = modules.batch_rows(modules.ModuleInputs(self.context.train.head, self.settings.inputs).row_bytes)
+            for batch in table.in_order(size):
                 totals += (self._loss(self.module, table.there(batch, self.feed)).item(), batch.total_weight)
         lost, count = self.among.total(totals, self.device)
         return float(lost / count) if count else math.nan

@@ -26,11 +26,14 @@ M = TypeVar("M", bound=Callable[..., Any])
 BATCH_ROWS = 4096
 """Rows per batch of prediction."""
 
-SCORE_ROWS = 16 * BATCH_ROWS
-"""Rows that are converted to tensors at a time in prediction."""
-
 GPU_BATCH_ROWS = 4 * BATCH_ROWS
 """The same on a GPU, where small batches leave most of it idle; one that does not fit is halved."""
+
+ROW_BYTES = 4096
+"""The size of a row as tensors up to which a batch has so many rows; of larger rows, such as images, it has fewer."""
+
+SCORE_BATCHES = 16
+"""Batches that are converted to tensors at a time in prediction."""
 
 INPUTS = ("matrix", "columns")
 """How a module gets its features: concatenated into one tensor, or each column under its name."""
@@ -290,7 +293,7 @@ class ModuleInputs:
         if how == "columns":
             self._columns = {name: torch.from_numpy(_column(features.table[name])) for name in features.names}
         elif isinstance(vector, pl.Array):
-            self._matrix = torch.from_numpy(_column(features.table.to_series()).astype(np.float32, copy=False))
+            self._matrix = torch.from_numpy(_column(features.table.to_series(), np.float32))
         else:
             matrix = features.matrix(np.float32)
             # Copy: Polars' memory is read-only, and PyTorch warns of that; otherwise it is sparse.
@@ -323,7 +326,12 @@ class ModuleInputs:
             return sum(int(column.nbytes) for column in self._columns.values())
         if isinstance(self._matrix, torch.Tensor):
             return int(self._matrix.nbytes)
-        return int(self._matrix.data.nbytes + self._matrix.indices.nbytes)
+        return int(self._matrix.data.nbytes + self._matrix.indices.nbytes + self._matrix.indptr.nbytes)
+
+    @property
+    def row_bytes(self) -> float:
+        """Return the size of a row of a batch, in which sparse rows are dense."""
+        return max(self.size_bytes / max(self.n_rows, 1), 4.0 * self.width)
 
     def at(self, rows: Any) -> Any:
         """Return some rows (a slice or a tensor of row numbers): a tensor, or one per column."""
@@ -334,13 +342,18 @@ class ModuleInputs:
         return torch.from_numpy(self._matrix[rows.numpy() if isinstance(rows, torch.Tensor) else rows].toarray())
 
 
+def batch_rows(row_bytes: float, most: int = BATCH_ROWS) -> int:
+    """Return the rows of a batch of prediction, for rows that take so much as tensors."""
+    return max(1, int(most / max(1.0, row_bytes / ROW_BYTES)))
+
+
 def called(module: Any, x: Any) -> Any:
     """Return the module's outputs for inputs on its device: a tensor, or one per column."""
     return module(**x) if isinstance(x, dict) else module(x)
 
 
-def _column(series: pl.Series) -> Array:
-    """Return integers as int64, everything else as float32; a vector keeps its shape, a category becomes its code."""
+def _column(series: pl.Series, dtype: Any = None) -> Array:
+    """Return integers as int64, everything else as float32, or all as `dtype`; a vector keeps its shape, a category becomes its code."""
     if series.dtype in (pl.Enum, pl.Categorical):
         series = series.to_physical()
     inner: Any = series.dtype
@@ -353,8 +366,7 @@ def _column(series: pl.Series) -> Array:
             "add a stage that encodes it, or take inputs='matrix'.",
         )
     whole = inner.is_integer() and not series.null_count()
-    values: Array = series.to_numpy()
-    return np.array(values, dtype=np.int64 if whole else np.float32)
+    return np.array(series.to_numpy(), dtype=dtype or (np.int64 if whole else np.float32))
 
 
 def scores(module: Any, features: Features) -> Array:
@@ -369,14 +381,15 @@ def scores(module: Any, features: Features) -> Array:
     feed = torch_device.Feed(device)
     parts: list[Any] = []
     with torch.inference_mode():
-        for piece in features.pieces(SCORE_ROWS):  # not all rows as tensors at once
+        size = batch_rows(4.0 * len(features.schema) if features.is_numeric else 4.0 * features.dense_width)
+        for piece in features.pieces(SCORE_BATCHES * size):  # not all rows as tensors at once
             inputs = ModuleInputs(piece, about.inputs)
 
             def compute(rows: slice, inputs: ModuleInputs = inputs) -> Any:
                 return _probabilities(called(module, feed(inputs.at(rows))), about)
 
             parts += in_batches(
-                inputs.n_rows, GPU_BATCH_ROWS if device.is_gpu else BATCH_ROWS, compute,
+                inputs.n_rows, batch_rows(inputs.row_bytes, GPU_BATCH_ROWS if device.is_gpu else BATCH_ROWS), compute,
                 device=device, model=module, model_bytes=lambda: torch_device.size_bytes(module),
             )  # fmt: skip
         result: Array = feed.fetch(torch.cat(parts)).numpy()
@@ -413,8 +426,10 @@ def unusable(*tables: Features) -> DataError:
 
 def _missing(features: Features) -> list[str]:
     table = features.table
-    return [
-        name
-        for name, d in table.schema.items()
-        if table[name].null_count() or (d.is_float() and table[name].is_nan().any())
-    ]
+    return [name for name in table.columns if _has_missing(table[name])]
+
+
+def _has_missing(values: pl.Series) -> bool:
+    while isinstance(values.dtype, pl.Array) and not values.null_count():
+        values = values.explode()
+    return bool(values.null_count()) or (values.dtype.is_float() and bool(values.is_nan().any()))

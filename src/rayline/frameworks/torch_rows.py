@@ -156,9 +156,9 @@ def _cut(tables: Iterator[TensorTable], sizes: Sequence[int], order: Callable[[i
 
 
 def row_bytes(rows: Rows, inputs: str) -> float:
-    """Return the size of a row as tensors."""
+    """Return the size of a row as tensors; sparse rows become dense batch by batch."""
     head = modules.ModuleInputs(rows.head, inputs)
-    return max(head.size_bytes, 4 * head.width * head.n_rows) / max(head.n_rows, 1) + LABEL_BYTES
+    return head.size_bytes / max(head.n_rows, 1) + LABEL_BYTES
 
 
 def is_large(rows: Rows | None, inputs: str) -> bool:
