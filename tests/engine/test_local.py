@@ -85,6 +85,19 @@ def test_tables_of_every_library(table: Any) -> None:
     assert to_polars(back).equals(FRAME)
 
 
+@pytest.mark.parametrize("as_tensors", [False, True])
+def test_a_part_of_vectors_with_missing_ones(as_tensors: bool) -> None:
+    """As Ray cuts blocks; Polars itself refuses them."""
+    values = [None if i % 5 == 0 else [float(i), None if i % 3 == 0 else 1.0] for i in range(40)]
+    vectors = pa.array(values, pa.list_(pa.float64(), 2))
+    if as_tensors:
+        vectors = pa.ExtensionArray.from_storage(pa.fixed_shape_tensor(pa.float64(), (2, 1)), vectors)
+    for start, n in ((0, 40), (0, 10), (3, 10), (16, 24), (7, 0)):
+        table = pa.table({"v": pa.chunked_array([vectors[start : start + n], vectors[1:4]])})
+        assert to_polars(table)["v"].to_list() == values[start : start + n] + values[1:4]
+        assert to_polars(table).schema == {"v": pl.Array(pl.Float64, 2)}
+
+
 def test_pandas_keeps_its_index() -> None:
     table = pd.DataFrame({"x": [1.0, 3.0]}, index=pd.Index([7, 7], name="id"))
     assert rl.Preprocessor([("scale", StandardScaler())]).fit_transform(table).index.equals(table.index)

@@ -99,8 +99,8 @@ def _conversion(kind: pa.DataType) -> Callable[[pa.ChunkedArray], pa.ChunkedArra
         return pc.run_end_decode  # type: ignore[no-any-return]
     if pa.types.is_decimal256(kind) or (pa.types.is_decimal128(kind) and kind.scale < 0):
         return _decimal
-    if pa.types.is_fixed_size_list(kind) and not kind.list_size:
-        return lambda column: column.cast(pa.list_(kind.value_type))
+    if pa.types.is_fixed_size_list(kind):
+        return _whole if kind.list_size else lambda column: column.cast(pa.list_(kind.value_type))
     if pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):
         return lambda column: pa.chunked_array([pa.array(column.to_pylist(), pa.list_(kind.value_type))])
     return None
@@ -114,10 +114,21 @@ def _stored(column: pa.ChunkedArray) -> pa.ChunkedArray:
     stored = pa.chunked_array([chunk.storage for chunk in column.chunks], kind.storage_type)
     shape = getattr(kind, "shape", None)
     if shape is not None:
-        return stored.cast(pa.list_(kind.value_type, math.prod(shape)))
+        return _whole(stored.cast(pa.list_(kind.value_type, math.prod(shape))))
     if pa.types.is_struct(stored.type) and {"data", "shape"} == {field.name for field in stored.type}:
         return pa.chunked_array([chunk.field("data") for chunk in stored.chunks], stored.type.field("data").type)
     return stored
+
+
+def _whole(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return vectors of which Polars reads slices too: it refuses missing ones in a slice, which is copied here."""
+    chunks = [
+        pa.concat_arrays([chunk[:0], chunk])
+        if chunk.null_count and len(chunk.values) != len(chunk) * column.type.list_size
+        else chunk
+        for chunk in column.chunks
+    ]
+    return pa.chunked_array(chunks, column.type)
 
 
 def _decimal(column: pa.ChunkedArray) -> pa.ChunkedArray:
