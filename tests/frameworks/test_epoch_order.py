@@ -47,11 +47,13 @@ def in_batches(module: Any, context: TrainContext, lr: float, max_epochs: int) -
             output = module(torch.from_numpy(batch.features.matrix()))[:, 0]
             loss = torch.nn.functional.binary_cross_entropy_with_logits(output, torch.from_numpy(batch.target).float())
             optimizer.zero_grad(), loss.backward(), optimizer.step()
-        stop = context.report(epoch, {"train-loss": loss.item()})
+        context.report(epoch, {"train-loss": loss.item()})
         state = {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch}
-        context.checkpoint(epoch, lambda directory, state=state: torch.save(state, directory / "state.pt"))
-        if stop:
-            break
+
+        def save(directory: Path, state: Any = state) -> None:
+            torch.save(state, directory / "state.pt")
+
+        context.checkpoint(epoch, save)
 
 
 def of_a_loop(folder: Path) -> tuple[str, pl.DataFrame, str, dict[str, Any]]:

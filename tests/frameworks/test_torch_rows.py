@@ -135,7 +135,8 @@ class BatchSizes(torch.nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.bias, self.sizes = torch.nn.Parameter(torch.zeros(1)), []
+        self.bias = torch.nn.Parameter(torch.zeros(1))
+        self.sizes: list[int] = []
 
     def forward(self, x: Any) -> Any:
         if not self.training:
