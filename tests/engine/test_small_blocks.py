@@ -32,6 +32,7 @@ def test_tasks_for_many_cpus() -> None:
     assert len([*small_blocks.for_many_cpus(small)]) == 65  # of 31 blocks: a 64th of the rows would be 31.25
     assert len([*small_blocks.for_few_tasks(small)]) == 4
     assert len([*small_blocks.for_many_cpus(small[:64])]) == 64
+    assert len([*small_blocks.for_many_cpus([bundle(3000) for _ in range(2000)])]) == 200
     assert [*small_blocks.for_many_cpus([])] == []
 
 

@@ -14,7 +14,7 @@ TASK_ROWS, TASK_BYTES = 1 << 16, 32 << 20
 """Maximum number of rows and bytes of the blocks that are put together for a task. The cluster has no say in it: statistics of the same
 blocks have the same bits on any."""
 
-MAPPED_ROWS, MIN_TASKS = 1 << 13, 64
+MAPPED_ROWS, MIN_TASKS = 1 << 15, 64
 """Maximum number of rows, and minimum number of tasks if there are so many blocks, where functions follow that may take long."""
 
 
