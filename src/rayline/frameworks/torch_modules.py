@@ -342,9 +342,9 @@ class ModuleInputs:
         return torch.from_numpy(self._matrix[rows.numpy() if isinstance(rows, torch.Tensor) else rows].toarray())
 
 
-def batch_rows(row_bytes: float, most: int = BATCH_ROWS) -> int:
+def batch_rows(row_bytes: float, limit: int = BATCH_ROWS) -> int:
     """Return the rows of a batch of prediction, for rows that take so much as tensors."""
-    return max(1, int(most / max(1.0, row_bytes / ROW_BYTES)))
+    return max(1, int(limit / max(1.0, row_bytes / ROW_BYTES)))
 
 
 def called(module: Any, x: Any) -> Any:
