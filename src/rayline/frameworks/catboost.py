@@ -117,8 +117,14 @@ class CatBoost(Framework):
         on_gpu = (
             train_params.get("task_type") == "GPU"
         )  # where CatBoost accepts no callbacks, report all iterations at the end
-        listening = None if on_gpu else [_CatBoostReporter(context), *(callbacks or ())]
-        model.fit(_pool(context.train), eval_set=test, callbacks=listening, init_model=init_model)
+        listening = [] if on_gpu else [*map(_Listener, (_CatBoostReporter(context), *(callbacks or ())))]
+        try:
+            model.fit(_pool(context.train), eval_set=test, callbacks=listening or None, init_model=init_model)
+        except catboost.CatBoostError:
+            for listener in listening:
+                if listener.error is not None:
+                    raise listener.error from listener.error.__cause__
+            raise
         if on_gpu:
             _tell(context, model.get_evals_result())
         return trained_on(select_device(True) if context.use_gpu else CPU, model)
@@ -324,6 +330,21 @@ class _CatBoostReporter:
             for name, history in metrics.items()
         }
         return not self._job.report(info.iteration - 1, values)
+
+
+class _Listener:
+    """Calls a callback and keeps its error, of which CatBoost passes on no more than the text."""
+
+    def __init__(self, callback: Any) -> None:
+        self._callback = callback
+        self.error: BaseException | None = None
+
+    def after_iteration(self, info: Any) -> bool:
+        try:
+            return bool(self._callback.after_iteration(info))
+        except BaseException as error:
+            self.error = error
+            raise
 
 
 def _tell(context: TrainContext, evaluations: Mapping[str, Mapping[str, Sequence[float]]]) -> None:

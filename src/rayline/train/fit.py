@@ -21,6 +21,7 @@ from rayline.inference.pipeline import InferencePipeline, Preprocessor
 from rayline.inference.svg_plots import number
 from rayline.train import progress
 from rayline.train.base_trainer import BaseTrainer
+from rayline.train.callback_errors import ended_callbacks, named_errors
 from rayline.train.callbacks import Callback, Callbacks, Run
 from rayline.train.drivers import driver_of
 from rayline.train.fit_driver import FitDriver, FitStages
@@ -123,7 +124,7 @@ def fit(
     ResourceError
         When the GPU or the workers that are required do not exist.
     TrainingError
-        When the framework fails; its own error is the cause.
+        When the framework or a callback fails; its own error is the cause.
 
     Examples
     --------
@@ -183,16 +184,14 @@ def fit_rows(
             request = driver.resolve(line).with_callbacks(native)
             seconds = {"preprocessor": time.perf_counter() - begun} if driver.preprocessor is not None else {}
             run = Run(trainer, request.spec.target)
-            try:
+            with ended_callbacks(ours, run):
                 for callback in ours:
-                    callback.on_start(run)
+                    with named_errors(callback):
+                        callback.on_start(run)
                 begun = time.perf_counter()
                 outcome = driver.run(request, TrainingRun(run, ours, line))
                 seconds["training"] = time.perf_counter() - begun
                 run.result = _result(driver, request, run, outcome, seconds, started)
-            finally:
-                for callback in ours:
-                    callback.on_end(run)
             trainer.remember(run.result)
             _report(line, run, driver.trainer.metrics)
             return run.result

@@ -13,6 +13,7 @@ from typing import Any
 from rayline.core import scratch
 from rayline.inference.svg_plots import number
 from rayline.train import progress
+from rayline.train.callback_errors import named_errors
 from rayline.train.callbacks import Callback, Run
 
 
@@ -32,8 +33,9 @@ class TrainingRun:
             self.run.history.pop()  # the training resumes from a checkpoint: these iterations are repeated
         self.run.history.append({"iteration": iteration, **values})
         for callback in self.callbacks:
-            if callback.on_iteration(self.run, iteration, values):
-                self.run.stop(type(callback).__name__)
+            with named_errors(callback):
+                if callback.on_iteration(self.run, iteration, values):
+                    self.run.stop(type(callback).__name__)
         self._first = self._first or (iteration + 1, time.perf_counter())
         if self.line.is_due:
             ordered = sorted(values.items(), key=lambda item: item[0].startswith("train-"))
@@ -52,7 +54,8 @@ class TrainingRun:
     def kept(self, iteration: int, directory: Path) -> None:
         """Call the callbacks after a checkpoint."""
         for callback in self.callbacks:
-            callback.on_checkpoint(self.run, iteration, directory)
+            with named_errors(callback):
+                callback.on_checkpoint(self.run, iteration, directory)
 
     @property
     def checkpoint_every(self) -> int | None:

@@ -30,6 +30,7 @@ from rayline.evaluate.measured_rows import MeasuredRows
 from rayline.inference.model import pack, unpack
 from rayline.train import training_phases
 from rayline.train.base_trainer import BaseTrainer
+from rayline.train.callback_errors import failed_callback
 from rayline.train.fit_request import WEIGHT, FitRequest
 
 Array = npt.NDArray[Any]
@@ -103,8 +104,9 @@ def train_on(request: FitRequest, worker: WorkerContext, memo: dict[Any, Any] | 
     with at(request.made_at):
         rows = _rows(request, worker, memo)
         _refuse_too_many(request, worker, rows)
+        calls = _arguments(request)
         try:
-            native = _trained(request, _context(request, worker, rows["train"], rows.get("test")))
+            native = _trained(request, _context(request, worker, rows["train"], rows.get("test")), calls)
             metrics: dict[str, float] = {}
             for table in sorted(request.score):
                 metrics |= _measured(request, worker, native, table, rows[table])
@@ -117,7 +119,7 @@ def train_on(request: FitRequest, worker: WorkerContext, memo: dict[Any, Any] | 
         except RaylineError:
             raise
         except Exception as error:
-            raise _failure(request, worker, rows["train"].n_rows, error) from error
+            raise _failure(request, worker, rows["train"].n_rows, error, calls) from error
 
 
 def _rows(request: FitRequest, worker: WorkerContext, memo: dict[Any, Any] | None) -> dict[str, Rows]:
@@ -134,14 +136,20 @@ def _rows(request: FitRequest, worker: WorkerContext, memo: dict[Any, Any] | Non
     return rows
 
 
-def _failure(request: FitRequest, worker: WorkerContext, n_rows: int, error: Exception) -> RaylineError:
-    """Return the error for one of the framework's."""
+def _failure(
+    request: FitRequest, worker: WorkerContext, n_rows: int, error: Exception, calls: Sequence[Mapping[str, Any]]
+) -> RaylineError:
+    """Return the error for one of the framework's, or of a callback among its arguments."""
     if request.scaling.use_gpu and device.is_out_of_memory(error):
         rows_and_columns = f"{n_rows:,} rows of {len(request.spec.features)} features"
         hint = "use more workers, or fewer rows or features at a time; 8-bit bins take less (max_bin=255)."
         return device.out_of_memory(rows_and_columns, None, hint)
-    reason = str(error).strip().split("\n")[0][:300]
     rank = f" on rank {worker.rank}" if worker.world_size > 1 else ""
+    callbacks = (callback for call in calls for callback in call["kwargs"].get("callbacks") or ())
+    failure = failed_callback(error, callbacks, rank)
+    if failure is not None:
+        return failure
+    reason = str(error).strip().split("\n")[0][:300]
     return TrainingError.here(
         f"{request.framework} failed{rank}: {type(error).__name__}: {reason}",
         "Expected a trained model.",
@@ -274,13 +282,17 @@ def _context(request: FitRequest, worker: WorkerContext, train: Rows, test: Rows
     )
 
 
-def _trained(request: FitRequest, context: TrainContext) -> Any:
-    adapter = request.adapter
+def _arguments(request: FitRequest) -> list[dict[str, Any]]:
+    """Return the framework's arguments, of each phase where there are phases, as copies."""
+    return [_copied_arguments(request.adapter, call.args, call.kwargs) for call in request.phases or [request]]
+
+
+def _trained(request: FitRequest, context: TrainContext, calls: Sequence[Mapping[str, Any]]) -> Any:
     if request.phases:
-        phases = [replace(phase, **_copied_arguments(adapter, phase.args, phase.kwargs)) for phase in request.phases]
-        return training_phases.train(adapter, context, phases)
-    arguments = _copied_arguments(adapter, request.args, request.kwargs)
-    return adapter.train(context, *arguments["args"], **arguments["kwargs"])
+        phases = [replace(phase, **call) for phase, call in zip(request.phases, calls, strict=True)]
+        return training_phases.train(request.adapter, context, phases)
+    (call,) = calls
+    return request.adapter.train(context, *call["args"], **call["kwargs"])
 
 
 def _refuse_too_many(request: FitRequest, worker: WorkerContext, rows: Mapping[str, Rows]) -> None:

@@ -17,6 +17,7 @@ from rayline.data.split.splitters import FoldsLike
 from rayline.inference.pipeline import Preprocessor
 from rayline.postprocess.base import PostprocessingStage
 from rayline.train import progress
+from rayline.train.callback_errors import ended_callbacks, named_errors
 from rayline.train.callbacks import Callback, Run
 from rayline.train.trainer import Trainer
 from rayline.tune import search as searching
@@ -253,9 +254,10 @@ def run_search(search: Search, line: progress.ProgressLine, started: float) -> A
     problem = replace(problem, digest=digest, n_threads=executor.capacity.n_threads, log_train_metrics=is_read)
     search = replace(search, prepared=replace(search.prepared, problem=problem))
     training_run = Run(problem.trainer, problem.target)
-    try:
+    with ended_callbacks(options.callbacks, training_run):
         for callback in options.callbacks:
-            callback.on_start(training_run)
+            with named_errors(callback):
+                callback.on_start(training_run)
         trials, interruption = _trials(search, executor, line, training_run)
         _raise_interruption(interruption, trials, options)
         refuse_failures(trials)
@@ -264,9 +266,6 @@ def run_search(search: Search, line: progress.ProgressLine, started: float) -> A
             interrupted=interruption.signal is not None,
         )  # fmt: skip
         training_run.analysis = analysis
-    finally:
-        for callback in options.callbacks:
-            callback.on_end(training_run)
     line.part(analysis.summary)
     return analysis
 

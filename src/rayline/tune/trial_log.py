@@ -10,6 +10,7 @@ from typing import Any
 
 from rayline.core.waiting import MESSAGE_DELAY_S
 from rayline.train import progress
+from rayline.train.callback_errors import named_errors
 from rayline.train.callbacks import Run
 from rayline.tune import progress_table
 from rayline.tune.interruption import Interruption
@@ -108,7 +109,8 @@ class TrialLog:
             self.trials()  # puts its folds in their order
             try:
                 for callback in self._options.callbacks:
-                    callback.on_trial(self._training_run, entry.trial)
+                    with named_errors(callback):
+                        callback.on_trial(self._training_run, entry.trial)
             except KeyboardInterrupt:
                 self.interruption.signal = signal.SIGINT
                 raise StopSearch from None

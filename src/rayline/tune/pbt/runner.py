@@ -14,6 +14,7 @@ import numpy as np
 
 from rayline.inference import svg_plots
 from rayline.train import progress
+from rayline.train.callback_errors import named_errors
 from rayline.train.callbacks import Run
 from rayline.tune import progress_table, trial_record
 from rayline.tune.evaluate import Array
@@ -105,7 +106,8 @@ class PopulationRun:
                 if not isinstance(member.scores[fold.fold], np.memmap):  # that is in its file
                     self.store.write(fold, member.scores[fold.fold])
             for callback in options.callbacks:
-                callback.on_trial(self.training_run, member.trial)
+                with named_errors(callback):
+                    callback.on_trial(self.training_run, member.trial)
         return [member.trial for member in self._members]
 
     def _select(self, alive: Sequence[PopulationMember], random: np.random.Generator) -> None:
