@@ -13,7 +13,7 @@ from rayline.core.schema import (
     category_values,
     is_category,
 )
-from rayline.core.statistics.counts import ValueCounts
+from rayline.core.statistics.counts import ValueCounts, counting
 from rayline.core.task import Task as Task  # noqa: PLC0414  # its old place
 
 Array = npt.NDArray[Any]
@@ -59,7 +59,8 @@ def classes_of(
     """Return the classes of a target in their order: those that a stage gives, or those that were counted."""
     if count is None:
         raise RaylineError(f"Target.learn: the classes of {column!r} were not counted.")
-    labels = labels_of(count.table["value"], dtype)
+    with counting(f"{place()}: the target {column!r}"):
+        labels = labels_of(count.table["value"], dtype)
     if category_values(dtype) is not None:
         labels = labels.sort()  # they were counted as text
     classes = tuple(labels if given is None else given)

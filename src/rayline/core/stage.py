@@ -31,7 +31,7 @@ from rayline.core.operations.base import AddNullColumns, Drop, Operation
 from rayline.core.representation import representation
 from rayline.core.schema import Kind, kind_of
 from rayline.core.statistics.base import Statistic, StatisticRequest
-from rayline.core.statistics.counts import TooManyValuesError
+from rayline.core.statistics.counts import counting
 from rayline.core.statistics.row_counts import WordCount
 
 ParameterCheck = arguments.ParameterCheck  # for authors of stages: with `param` it declares a parameter
@@ -715,9 +715,8 @@ class ColumnStage(Stage):
             dtype = context.schema[column]
             statistics = [results[request] for request in self.column_requests(column, context)]
             try:
-                columns[column] = self.learn_column(column, dtype, *statistics)
-            except TooManyValuesError as error:
-                raise TooManyValuesError.of(f"{type(self).__name__}: column {column!r}") from error
+                with counting(f"{type(self).__name__}: column {column!r}"):
+                    columns[column] = self.learn_column(column, dtype, *statistics)
             except EmptyColumnError:
                 keep = getattr(self, "keep_empty_features", None)
                 if keep is None:

@@ -27,6 +27,7 @@ from rayline.core.scan_results import ScanResults
 from rayline.core.schema import refuse_empty, without_categories
 from rayline.core.stage import FitContext, Stage, operations_of, text_request
 from rayline.core.statistics.base import Statistic, StatisticRequest
+from rayline.core.statistics.counts import counting
 from rayline.core.statistics.row_counts import RowCount
 from rayline.preprocessing import schema_check
 
@@ -196,7 +197,7 @@ class FitPlan:
             context = FitContext(tuple(columns), table.schema, tuple(self.targets))
             with self._in_stage(path):
                 requests = leaf.required_statistics(context)
-            results = self._results(requests, table.lineage, table.prefix)
+                results = self._results(requests, table.lineage, table.prefix)
             if results is None or not table.is_certain or table.prefix is None:
                 self._pass_by(leaf, columns, table)
                 continue
@@ -304,7 +305,8 @@ class FitPlan:
             if base not in self.known:
                 self.missing[base] = None
             elif steps is None or steps.is_fitted:
-                results[request] = self.known[base] if steps is None else steps.push(base, self.known[base])
+                with counting(f"The column {request.columns[0]!r}"):
+                    results[request] = self.known[base] if steps is None else steps.push(base, self.known[base])
         return results if len(results) == len(set(requests)) else None
 
     def _resolve(

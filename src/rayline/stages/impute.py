@@ -23,7 +23,7 @@ from rayline.core.stage import (
     param,
 )
 from rayline.core.statistics.base import Statistic, StatisticRequest
-from rayline.core.statistics.counts import ValueCounts
+from rayline.core.statistics.counts import ValueCounts, counting
 from rayline.core.statistics.moments import Moments
 from rayline.core.statistics.multi_column import GroupMoments, PairCounts
 from rayline.core.statistics.quantiles import Quantiles
@@ -307,7 +307,10 @@ class GroupImputer(Stage):
         dropped: list[str] = []
         for column in self._chosen(context):
             answer, dtype = results[self._request(context, column)], context.schema[column]
-            groups, values, overall = self._means(answer) if self.strategy == "mean" else self._commonest(answer, dtype)
+            with counting(f"GroupImputer: column {column!r} by {self.by!r}"):
+                groups, values, overall = (
+                    self._means(answer) if self.strategy == "mean" else self._commonest(answer, dtype)
+                )
             if overall is None and self.keep_empty_features is None:
                 raise no_values(type(self), column)
             if overall is None and not self.keep_empty_features:
@@ -336,7 +339,7 @@ class GroupImputer(Stage):
         return table["key"].to_list(), table["mean"].to_list(), total.mean if total.count else None
 
     def _commonest(self, answer: PairCounts, dtype: pl.DataType) -> tuple[list[Any], list[Any], Any]:
-        table = answer.table.rename({"first": "key", "second": "value"}) if answer.table is not None else None
+        table = answer.groups.rename({"first": "key", "second": "value"}) if answer.groups is not None else None
         if table is None:
             return [], [], None
         present = table.filter(pl.col("value").is_not_null())

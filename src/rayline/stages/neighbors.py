@@ -17,7 +17,7 @@ from rayline.core.operations.categorical import CategoryCodes
 from rayline.core.schema import Kind, col
 from rayline.core.stage import FitContext, ParameterCheck, Stage, an_int, no_values, param
 from rayline.core.statistics.base import StatisticRequest
-from rayline.core.statistics.counts import ValueCounts
+from rayline.core.statistics.counts import ValueCounts, counting
 from rayline.core.statistics.moments import Moments
 from rayline.core.statistics.multi_column import row_hash
 from rayline.core.statistics.row_sample import RowSample
@@ -339,7 +339,8 @@ class SMOTE(Stage):
 
     def learn(self, context: FitContext, results: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
         by, columns = self._by(context), self._mixed(context)
-        table = results[context.request(ValueCounts, by)].table
+        with counting(f"{type(self).__name__}: column {by!r}"):
+            table = results[context.request(ValueCounts, by)].table
         max_count = max(table["n"].to_list(), default=0)
         classes: list[Any] = []
         rates, donors = [], []

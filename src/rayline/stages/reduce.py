@@ -24,6 +24,7 @@ from rayline.core.stage import (
     param,
 )
 from rayline.core.statistics.base import Statistic, StatisticRequest
+from rayline.core.statistics.counts import counting
 from rayline.core.statistics.moments import Moments
 from rayline.core.statistics.multi_column import Covariance, GroupMoments
 
@@ -353,7 +354,8 @@ class SelectKBest(Stage):
         )
 
     def learn(self, context: FitContext, results: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
-        scores = {column: self._score(column, results[self._request(context, column)]) for column in context.columns}
+        with counting(f"SelectKBest: the target {context.target_of(self, self.target)!r}"):
+            scores = {name: self._score(name, results[self._request(context, name)]) for name in context.columns}
         return self._chosen(context.columns, scores)
 
     def _chosen(self, columns: Sequence[str], scores: Mapping[str, float]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from rayline.core.operations.polars_to_formula import formula_of
 from rayline.core.schema import col
 from rayline.core.stage import FitContext, ParameterCheck, Stage, an_int, param
 from rayline.core.statistics.base import StatisticRequest
-from rayline.core.statistics.counts import ValueCounts
+from rayline.core.statistics.counts import ValueCounts, counting
 from rayline.core.statistics.multi_column import row_hash
 
 _COPIES = "\x00copies"
@@ -139,7 +139,8 @@ class _Resample(Stage):
         return [context.request(ValueCounts, self._by(context))]
 
     def learn(self, context: FitContext, results: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
-        table = results[context.request(ValueCounts, self._by(context))].table
+        with counting(f"{type(self).__name__}: column {self._by(context)!r}"):
+            table = results[context.request(ValueCounts, self._by(context))].table
         n = table["n"].to_list()
         rates = [self._rate(count, n) for count in n]
         return {

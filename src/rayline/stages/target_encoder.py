@@ -15,6 +15,7 @@ from rayline.core.operations.categorical import CategoryCodes, MapCodes, gather
 from rayline.core.schema import Kind, col, kind_of
 from rayline.core.stage import FitContext, ParameterCheck, Stage, an_int, param
 from rayline.core.statistics.base import StatisticRequest
+from rayline.core.statistics.counts import counting
 from rayline.core.statistics.multi_column import GroupClasses, GroupMoments, fold_of
 from rayline.core.text_analysis import named_by
 
@@ -123,25 +124,22 @@ class TargetEncoder(Stage):
     def learn(self, context: FitContext, results: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
         learned: dict[str, Any] = {}
         for column in context.columns:
-            answer = results[self._request(context, column)]
-            if isinstance(answer, GroupMoments):
-                learned[column] = self._learned(answer)
-                continue
-            classes = self._classes(answer, context.target_of(self, self.target))
-            if len(classes) == 2:
-                learned[column] = self._learned(answer.moments(classes[1]))
-                continue
-            names = [named_by(column, label) for label in classes]
-            each = [self._learned(answer.moments(label)) for label in classes]
-            learned[column] = {
-                "categories": each[0]["categories"],
-                "classes": {
-                    name: {k: codes[k] for k in ("values", "folds")} for name, codes in zip(names, each, strict=True)
-                },
-            }
+            with counting(f"TargetEncoder: column {column!r}"):
+                learned[column] = self._learn(context, column, results[self._request(context, column)])
         new = [name for codes in learned.values() for name in codes.get("classes", ())]
         self.refuse_existing_columns(new, context, removed=context.columns)
         return {"columns": learned, "hashed": self._hashed(context)}
+
+    def _learn(self, context: FitContext, column: str, answer: GroupMoments | GroupClasses) -> dict[str, Any]:
+        if isinstance(answer, GroupMoments):
+            return self._learned(answer)
+        classes = self._classes(answer, context.target_of(self, self.target))
+        if len(classes) == 2:
+            return self._learned(answer.moments(classes[1]))
+        names = [named_by(column, label) for label in classes]
+        each = [self._learned(answer.moments(label)) for label in classes]
+        codes = {name: {k: codes[k] for k in ("values", "folds")} for name, codes in zip(names, each, strict=True)}
+        return {"categories": each[0]["categories"], "classes": codes}
 
     def _classes(self, answer: GroupClasses, target: str) -> list[Any]:
         classes = answer.classes

@@ -14,13 +14,13 @@ from typing import Any, Literal, Self
 import polars as pl
 
 from rayline.core.data_types import ClassWeight
-from rayline.core.errors import DataError, ParameterError, SchemaError, counted
+from rayline.core.errors import DataError, ParameterError, SchemaError, counted, place
 from rayline.core.labels import labels_of
 from rayline.core.objective import Objective
 from rayline.core.schema import Kind, kind_of, usual_numbers
 from rayline.core.stage import FitContext, Stage
 from rayline.core.statistics.base import StatisticRequest
-from rayline.core.statistics.counts import ValueCounts
+from rayline.core.statistics.counts import ValueCounts, counting
 from rayline.core.statistics.moments import MinMax
 from rayline.core.statistics.row_counts import MissingCount
 from rayline.core.target import Target, Task
@@ -254,7 +254,9 @@ class TargetProfiler:
         for name, dtype in self.features(output).items():
             present = results.get(StatisticRequest(MissingCount, (name,)))
             count = results.get(StatisticRequest(ValueCounts, (name,)))
-            if (present is not None and not present.count) or (count is not None and not count.table.height):
+            with counting(f"{place()}: feature {name!r}"):
+                n_values = None if count is None else count.table.height
+            if (present is not None and not present.count) or n_values == 0:
                 raise DataError.here(
                     f"feature {name!r} has no values, only missing ones.",
                     "Expected at least one value in every feature.",

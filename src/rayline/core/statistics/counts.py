@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
@@ -22,27 +23,43 @@ MAX_CATEGORIES = 1_000_000
 
 
 class TooManyValuesError(DataError):
-    """A column has too many distinct values to count exactly, and the caller needs each of them."""
+    """There are too many distinct values, or combinations of them, to count exactly, and the caller needs each of them."""
+
+    noun = ""
 
     @classmethod
-    def of(cls, what: str) -> Self:
-        return cls(
-            f"{what} has too many distinct values to count.",
+    def of(cls, what: str, noun: str = "distinct values") -> Self:
+        error = cls(
+            f"{what} has too many {noun} to count.",
             f"Expected at most {MAX_CATEGORIES:,}; got more.",
             "lump the rare ones first (RareCategories), hash the column (HashEncoder) or drop it (DropColumns).",
         )
+        error.noun = noun
+        return error
+
+
+@contextlib.contextmanager
+def counting(what: str) -> Iterator[None]:
+    """Name the column in an error about too many values in this block."""
+    try:
+        yield
+    except TooManyValuesError as error:
+        raise TooManyValuesError.of(what, error.noun) from error
 
 
 @dataclass(frozen=True, eq=False)
 class GroupTable(Statistic):
     """A statistic that is a table: one row for each combination of `keys` that occurs, with its sums.
 
-    A subclass defines its keys, its query (which groups by them), and in `limited` the size limit.
+    A subclass defines its keys, its query (which groups by them), and in `limited` the size limit. What is beyond the limit is not an
+    error before a stage reads it, which names itself and the column.
     """
 
     keys: ClassVar[tuple[str, ...]]
+    noun: ClassVar[str] = "distinct values"
 
     table: pl.DataFrame | None = None  # None of no rows
+    overflow: bool = False  # more than the limit: the table is dropped
 
     @classmethod
     def of(cls, *values: Any, **options: Any) -> Self:
@@ -50,6 +67,9 @@ class GroupTable(Statistic):
 
     @classmethod
     def merge_all(cls, states: Iterable[Self], **options: Any) -> Self:
+        states = list(states)
+        if any(state.overflow for state in states):
+            return cls(overflow=True)
         tables = [state.table for state in states if state.table is not None]
         return cls.limited(cls.grouped(pl.concat(tables, how="vertical_relaxed"), cls.keys)) if tables else cls()
 
@@ -60,8 +80,15 @@ class GroupTable(Statistic):
 
     @classmethod
     def limited(cls, table: pl.DataFrame) -> Self:
-        """Return the state with this table. Raises DataError when the table is larger than what is held."""
+        """Return the state with this table, or the state of an overflow when it is larger than what is held."""
         raise NotImplementedError
+
+    @property
+    def groups(self) -> pl.DataFrame | None:
+        """The table. Raises TooManyValuesError when there were more groups than the limit."""
+        if self.overflow:
+            raise TooManyValuesError.of("A column", self.noun)
+        return self.table
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from rayline.core.errors import DataError
 from rayline.core.schema import categories_as_text
 from rayline.core.statistics.base import Statistic, missing_as_null
 from rayline.core.statistics.counts import MAX_CATEGORIES, GroupTable
@@ -121,11 +120,11 @@ class GroupMoments(GroupTable):
 
     @classmethod
     def limited(cls, table: pl.DataFrame) -> Self:
-        return cls(_few_groups(table))
+        return cls(table) if table["key"].n_unique() <= MAX_CATEGORIES else cls(overflow=True)
 
     def by_key(self, *, without_fold: int | None = None) -> pl.DataFrame:
         """Columns key, n, n_null, mean, m2 in the order of the keys (missing last), of all folds but one."""
-        table = self.table if self.table is not None else _NO_GROUPS
+        table = self.groups if self.groups is not None else _NO_GROUPS
         if without_fold is not None:
             table = table.filter(pl.col("fold") != without_fold)
         return self.grouped(table, ["key"]).sort("key", nulls_last=True)
@@ -156,19 +155,19 @@ class GroupClasses(GroupTable):
 
     @classmethod
     def limited(cls, table: pl.DataFrame) -> Self:
-        return cls(_few_groups(table))
+        return cls(table) if table["key"].n_unique() <= MAX_CATEGORIES else cls(overflow=True)
 
     @property
     def classes(self) -> list[Any]:
         """The values that occur, in ascending order."""
-        return [] if self.table is None else self.table["class"].unique().sort().to_list()
+        return [] if self.groups is None else self.groups["class"].unique().sort().to_list()
 
     def moments(self, label: Any) -> GroupMoments:
         """Return the moments of 1 for the rows of a class and 0 for the others."""
-        if self.table is None:
+        if self.groups is None:
             return GroupMoments()
         n, n_of_label = pl.col("n"), pl.col("n").filter(pl.col("class") == label)
-        table = self.table.group_by("key", "fold").agg(n=n.sum(), own=n_of_label.sum())
+        table = self.groups.group_by("key", "fold").agg(n=n.sum(), own=n_of_label.sum())
         share = pl.col("own") / pl.col("n")
         moments = {"n_null": pl.lit(0, dtype=pl.Int64), "mean": share, "m2": pl.col("own") * (1 - share)}
         return GroupMoments(table.select("key", "fold", "n", **moments))
@@ -177,16 +176,6 @@ class GroupClasses(GroupTable):
 def missing_as_null_of(table: pl.DataFrame, name: str) -> pl.Expr:
     """Return a column of any type, with NaN as null."""
     return pl.col(name).fill_nan(None) if table.schema[name].is_float() else pl.col(name)
-
-
-def _few_groups(table: pl.DataFrame) -> pl.DataFrame:
-    if table["key"].n_unique() > MAX_CATEGORIES:
-        raise DataError(
-            "A column has too many groups to count.",
-            f"Expected at most {MAX_CATEGORIES:,}; got more.",
-            "lump rare ones first (RareCategories), hash the column (HashEncoder) or drop it (DropColumns).",
-        )
-    return table
 
 
 _NO_GROUPS = pl.DataFrame(
@@ -199,6 +188,7 @@ class PairCounts(GroupTable):
     """The counts of each pair of values of two columns (missing is a value)."""
 
     keys: ClassVar = ("first", "second")
+    noun: ClassVar = "pairs of group and value"
 
     @classmethod
     def query(cls, table: pl.LazyFrame, *columns: pl.Expr, **options: Any) -> pl.LazyFrame | None:
@@ -208,13 +198,7 @@ class PairCounts(GroupTable):
 
     @classmethod
     def limited(cls, table: pl.DataFrame) -> Self:
-        if table.height > MAX_CATEGORIES:
-            raise DataError(
-                "Two columns have too many different pairs of values to count.",
-                f"Expected at most {MAX_CATEGORIES:,}; got more.",
-                "bin the values first, or use fewer groups.",
-            )
-        return cls(table)
+        return cls(table) if table.height <= MAX_CATEGORIES else cls(overflow=True)
 
 
 def row_hash(columns: list[pl.Expr], seed: int) -> pl.Expr:

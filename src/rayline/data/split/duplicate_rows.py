@@ -127,8 +127,6 @@ class BlockHashCounts(GroupTable):
 
     keys: ClassVar = (BLOCK, ROW)
 
-    overflow: bool = False
-
     @classmethod
     def query(cls, table: pl.LazyFrame, *columns: pl.Expr, **options: Any) -> pl.LazyFrame | None:
         keys = [column.alias(name) for column, name in zip(columns, cls.keys, strict=True)]
