@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,19 @@ def test_as_scikit_learn_on_any_numbers(
     how = {"degree": degree, "n_knots": n_knots, "knots": knots, "extrapolation": extrapolation}
     ours, theirs, *_ = both(how, table, more)
     np.testing.assert_allclose(ours, theirs, rtol=1e-7, atol=1e-9 * max(1.0, float(np.abs(theirs).max())))
+
+
+@pytest.mark.parametrize("n_knots", [2, 3, 4, 5, 8])
+@pytest.mark.parametrize("degree", [1, 3])
+def test_quantiles_of_equal_values_are_those_of_scikit_learn(n_knots: int, degree: int) -> None:
+    for size in (2, 3, 4, 6):
+        for values in itertools.combinations_with_replacement([1.0, 2.0, 4.0], size):
+            options: Any = {"n_knots": n_knots, "degree": degree, "knots": "quantile"}
+            wanted = sk.SplineTransformer(**options).fit_transform(np.array(values)[:, None])
+            steps = Preprocessor([("s", SplineTransformer(**options))])
+            np.testing.assert_allclose(
+                steps.fit_transform(pl.DataFrame({"x": values})).to_numpy(), wanted, atol=1e-12, err_msg=str(values)
+            )
 
 
 def test_given_knots_and_missing_values() -> None:

@@ -50,7 +50,8 @@ class SplineTransformer(NumberStage):
     """Replace each column by its B-spline basis, `column_sp_0`, `column_sp_1`, … (Float64), as scikit-learn does.
 
     A column with K knots becomes K + degree - 1 columns (K - 1 when periodic) that sum to 1 between the first and the last
-    knot. A constant column becomes zeros. Missing values stay missing in each of them, or become zeros.
+    knot. A constant column becomes zeros; so do, with quantiles as knots, the rows of a largest value that so many rows have that
+    the last knot is repeated (in scikit-learn, too). Missing values stay missing in each of them, or become zeros.
 
     Parameters
     ----------
@@ -146,7 +147,8 @@ class SplineTransformer(NumberStage):
         if not answer.count:
             raise self.all_null(column)
         if isinstance(answer, Quantiles):
-            base = np.array(answer.quantiles(np.linspace(0, 1, self.n_knots).tolist()))
+            shares = 100 * np.linspace(0, 1, self.n_knots) / 100  # rounded as scikit-learn's percentiles are
+            base = np.array(answer.quantiles(shares.tolist()))
         else:
             base = np.array([float(answer.low), float(answer.high)])
         low, high = float(base[0]), float(base[-1])
