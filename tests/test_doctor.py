@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata as metadata
-import socket
 from collections import namedtuple
 from typing import Any
 
@@ -91,18 +90,6 @@ def test_places(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["temporary files"].state is State.PROBLEM
     if "shared memory" in found:  # Linux
         assert "--shm-size" in found["shared memory"].hint
-
-
-@pytest.mark.parametrize("address", ["127.0.0.1:{port}", "ray://127.0.0.1:{port}", "nonsense"])
-def test_an_address_that_does_not_answer(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        monkeypatch.setenv("RAY_ADDRESS", address.format(port=port))
-        (found,) = doctor._ray(True)
-        assert found.state is (State.PROBLEM if address == "nonsense" else State.OK)
-    (found,) = doctor._ray(True)
-    assert found.state is State.PROBLEM
-    assert "RAY_ADDRESS" in found.hint
 
 
 def test_the_command(versions: dict[str, str]) -> None:

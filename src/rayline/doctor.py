@@ -6,7 +6,6 @@ import importlib.metadata as metadata
 import os
 import platform
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,7 +19,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from rayline import device
-from rayline.core.sockets import MAX_SOCKET_PATH
+from rayline.core.sockets import MAX_SOCKET_PATH, check_grpc_server
 from rayline.core.version import VERSION
 
 IMPORT_TIMEOUT_S = 120
@@ -171,7 +170,7 @@ def _ray(cluster: bool) -> Iterator[Finding]:
         return
     host, _, port = address.rpartition("://")[2].rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+        check_grpc_server(host.strip("[]"), int(port))
         yield Finding("Ray", "cluster", State.OK, f"RAY_ADDRESS={address} answers")
     except (OSError, ValueError) as error:
         yield Finding(

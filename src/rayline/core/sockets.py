@@ -1,8 +1,9 @@
-"""Directories for Unix sockets, whose paths must be short: the directory for temporary files may be too long."""
+"""Sockets: directories with paths that are short enough for Unix sockets, and whether a server at an address answers."""
 
 from __future__ import annotations
 
 import os
+import socket
 import tempfile
 from pathlib import Path
 
@@ -10,6 +11,15 @@ from rayline.core.errors import ResourceError
 
 MAX_SOCKET_PATH = 103
 """Bytes of a socket's path that every system takes (107 on Linux, 103 on macOS)."""
+
+ANSWER_TIMEOUT_S = 5.0
+"""Seconds within which a server has to accept a connection, and then to answer."""
+
+SETTINGS_FRAME = bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+"""The head of the frame that both sides of HTTP/2, and so of gRPC, send first: 3 bytes of length, then the kind."""
+
+HTTP2_START = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + SETTINGS_FRAME
+"""The first bytes of a client of HTTP/2 (RFC 9113, section 3.4)."""
 
 
 def short_directory(n_more: int) -> str:
@@ -30,3 +40,17 @@ def short_directory(n_more: int) -> str:
         f"Expected a writable TMPDIR or /tmp; got {tempfile.gettempdir()!r}.",
         "set TMPDIR to a short path.",
     )
+
+
+def check_grpc_server(host: str, port: int) -> None:
+    """Raise OSError when no gRPC server, as every Ray is one, accepts a connection and answers within `ANSWER_TIMEOUT_S` each."""
+    with socket.create_connection((host, port), timeout=ANSWER_TIMEOUT_S) as connection:
+        if os.environ.get("RAY_USE_TLS", "0") != "0":
+            return  # such a server speaks after a handshake only
+        connection.sendall(HTTP2_START)
+        try:
+            answer = connection.recv(len(SETTINGS_FRAME))
+        except TimeoutError:
+            answer = b""
+        if answer[3:4] != SETTINGS_FRAME[3:4]:
+            raise OSError(f"what listens there has not answered as Ray does within {ANSWER_TIMEOUT_S:.0f} s")

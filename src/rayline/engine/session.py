@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 import secrets
-import socket
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -16,10 +15,7 @@ from ray.data import DataContext
 
 from rayline.compat.ray import session_directory
 from rayline.core.errors import ResourceError, first_line
-from rayline.core.sockets import MAX_SOCKET_PATH, short_directory
-
-CONNECT_TIMEOUT_S = 5.0
-"""Seconds within which a Ray at RAY_ADDRESS has to accept a connection."""
+from rayline.core.sockets import MAX_SOCKET_PATH, check_grpc_server, short_directory
 
 SESSION_BYTES = len("/ray/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store")
 """Length in bytes of the path of a Ray socket, below the directory for temporary files."""
@@ -52,7 +48,7 @@ def _start() -> None:
         _check_reachable(address)
         ray.init(address, **options)
     except Exception as error:
-        raise ResourceError(
+        raise ResourceError.here(
             f"Ray could not be {'started' if address == 'local' else f'reached at RAY_ADDRESS={address}'}: {first_line(error)}.",
             "Expected a running Ray, or to start one on this machine.",
             "check RAY_ADDRESS, or call ray.init() yourself to see the reason.",
@@ -63,10 +59,10 @@ def _start() -> None:
 
 
 def _check_reachable(address: str) -> None:
-    """Raise OSError when nothing listens at host:port: Ray itself would wait for minutes."""
+    """Raise OSError when no Ray answers at host:port: Ray itself would wait for minutes."""
     host, colon, port = address.rpartition("://")[2].rpartition(":")
     if colon and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_S).close()
+        check_grpc_server(host.strip("[]"), int(port))
 
 
 def _short_session() -> dict[str, Any]:
