@@ -337,6 +337,27 @@ def test_ray_holds_out_as_many_of_equal_rows(ray_session: Any) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.parametrize("k", [3, 20])
+def test_the_same_blocks_are_drawn_together(ray_session: Any, k: int) -> None:
+    import ray.data
+
+    block = pl.DataFrame({"x": range(60), "y": [0, 1] * 30})
+    ds = ray.data.from_arrow([block.to_arrow()] * k)
+    for seed in range(3):
+        testset = data.train_test_split(ds, 0.21, seed=seed)[1]
+        counts = Counter(pl.from_pandas(testset.to_pandas()).rows())
+        assert {*counts.values()} == {k}
+        assert abs(counts.total() - round(60 * k * 0.21)) <= k / 2
+
+
+def test_one_table_of_the_same_parts_is_cut_exactly() -> None:
+    part = pl.DataFrame({"x": range(60), "y": [0, 1] * 30})
+    whole = pl.concat([part] * 20)
+    for seed in range(3):
+        assert data.train_test_split(whole, 0.21, seed=seed)[1].height == 252
+
+
+@pytest.mark.ray
 def test_ray_of_pandas_blocks_without_shuffle_and_errors(ray_session: Any) -> None:
     ds = data.from_pandas([TABLE[:120].to_pandas(), TABLE[120:].to_pandas()])
     trainset, testset = data.train_test_split(ds, 0.1, shuffle=False)

@@ -42,7 +42,8 @@ def train_test_split(
     The side of a row is decided by its values and the seed, not by its position: the same rows give the same two sets in
     pandas, Polars, Arrow and Ray, in any order and any blocks. The size is exact, the rounded share of the rows. Rows
     that are equal in all columns are drawn one by one, like any others; where they are copies of one observation, name a
-    column that distinguishes the observations as `groups`.
+    column that distinguishes the observations as `groups`. Only the blocks of a Dataset that hold exactly the same rows cannot be
+    distinguished: where k blocks are the same, their rows are drawn k at a time, and the size is met to within k / 2 rows.
 
     Parameters
     ----------
