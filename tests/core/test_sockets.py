@@ -18,7 +18,7 @@ from rayline.doctor import State
 @contextlib.contextmanager
 def server(answer: bytes | None) -> Iterator[int]:
     """A server that answers each connection with these bytes, or accepts it and is silent; yields its port."""
-    connections = []
+    connections: list[socket.socket] = []
 
     def serve() -> None:
         with contextlib.suppress(OSError):

@@ -284,7 +284,8 @@ def _context(request: FitRequest, worker: WorkerContext, train: Rows, test: Rows
 
 def _arguments(request: FitRequest) -> list[dict[str, Any]]:
     """Return the framework's arguments, of each phase where there are phases, as copies."""
-    return [_copied_arguments(request.adapter, call.args, call.kwargs) for call in request.phases or [request]]
+    calls: Sequence[training_phases.Phase | FitRequest] = request.phases or [request]
+    return [_copied_arguments(request.adapter, call.args, call.kwargs) for call in calls]
 
 
 def _trained(request: FitRequest, context: TrainContext, calls: Sequence[Mapping[str, Any]]) -> Any:
