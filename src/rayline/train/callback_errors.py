@@ -12,7 +12,7 @@ from rayline.core.errors import RaylineError, TrainingError, first_line
 from rayline.train.callbacks import Callback, Run
 
 
-def failed_callback(error: BaseException, callbacks: Iterable[Any], where: str = "") -> TrainingError | None:
+def failed_callback(error: BaseException, callbacks: Iterable[Any], rank: str = "") -> TrainingError | None:
     """Return the error for one that was raised in one of these callbacks; None where it was raised elsewhere.
 
     Parameters
@@ -21,8 +21,8 @@ def failed_callback(error: BaseException, callbacks: Iterable[Any], where: str =
         The error that a training has raised.
     callbacks
         Objects with methods, or functions.
-    where
-        Where it ran: empty, or " on rank 1".
+    rank
+        The rank on which it ran, as " on rank 1"; empty for the only one.
     """
     callbacks = list(callbacks)
     for frame, line in traceback.walk_tb(error.__traceback__):
@@ -31,7 +31,7 @@ def failed_callback(error: BaseException, callbacks: Iterable[Any], where: str =
         for callback in callbacks:
             if callback is first or getattr(callback, "__code__", None) is code:
                 method = f" in {code.co_name}" if callback is first else ""
-                return _error(callback, error, f"{where}{method} ({Path(code.co_filename).name}, line {line})")
+                return _error(callback, error, f"{rank}{method} ({Path(code.co_filename).name}, line {line})")
     return None
 
 
@@ -71,10 +71,10 @@ def _end(callbacks: Sequence[Callback], run: Run) -> list[Exception]:
     return errors
 
 
-def _error(callback: Any, error: BaseException, where: str) -> TrainingError:
+def _error(callback: Any, error: BaseException, frame: str) -> TrainingError:
     name, kind = getattr(callback, "__qualname__", type(callback).__qualname__), type(error).__name__
     return TrainingError.here(
-        f"the callback {name} failed{where}: {kind}: {first_line(error)}",
+        f"the callback {name} failed{frame}: {kind}: {first_line(error)}",
         f"Expected a callback that returns; got {kind}.",
         "correct the callback, or leave it out; its own error is shown above this one.",
     )
