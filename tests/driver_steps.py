@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import ray
 
-from rayline import data, train, tune
+from rayline import data, serve, train, tune
 from rayline.compat.ray import live_actors
 from rayline.core import registry, scratch
+from rayline.core.errors import RaylineError
 from rayline.stages import StandardScaler
 from rayline.testing import training_table
 
@@ -37,6 +40,16 @@ class Begun(train.Callback):
 
     def on_trial(self, run: Any, trial: Any) -> None:
         Path(os.environ[BEGUN]).touch()
+
+
+class Fails(train.Callback):
+    """Raises in the middle of a training or a search."""
+
+    def on_iteration(self, run: Any, iteration: int, metrics: Mapping[str, float]) -> None:
+        raise OSError("the callback fails")
+
+    def on_trial(self, run: Any, trial: Any) -> None:
+        raise OSError("the callback fails")
 
 
 class Dies(train.Callback):
@@ -85,6 +98,43 @@ def search(trials: int = 2, *, callbacks: Sequence[train.Callback] = (), **scali
     return float(analysis.best_score)
 
 
+def fail() -> None:
+    """Do everything that a driver may do wrong: input that is refused, errors in the middle, more resources than there are."""
+    rows = data.from_polars(table())
+    too_much: Any = {"resources_per_worker": {"CPU": 64.0}}
+    wrong: list[tuple[str, Callable[[], Any]]] = [
+        ("nothing", lambda: trainer(num_workers=2).fit(None, rows, None, ["nothing"], verbose=False)),
+        (
+            "nothing",
+            lambda: tune.run(
+                trainer(), {"train_dataset": rows, "cv": 2, "target_columns": ["late"]}, {}, "nothing", verbose=False
+            ),
+        ),
+        *(("the callback fails", partial(fit, backend, callbacks=[Fails()])) for backend in ("actors", "ray_train")),
+        ("the callback fails", partial(search, callbacks=[Fails()])),
+        ("64", partial(fit, **too_much)),
+        ("64", partial(search, num_workers=2, **too_much)),
+        ("Rayline did not create", lambda: served().deploy()),
+        ("Rayline did not create", lambda: served().delete()),
+    ]
+    missed = []
+    for said, act in wrong:
+        error: Exception | None = None
+        try:
+            act()
+        except (RaylineError, OSError) as raised:
+            error = raised
+        if error is None or said not in f"{error} {error.__cause__}":
+            missed.append((said, error))
+    assert not missed, missed
+
+
+def served() -> serve.Deployment:
+    """Return a deployment under the name of an application of others."""
+    result = trainer().fit(None, table(), None, ["late"], verbose=False)
+    return serve.to_deployment(result.inference_pipeline, name="theirs")
+
+
 def path(folder: Path) -> None:
     """Go the whole path with a Dataset, and compare it with the same steps over a table in this process."""
     trainset, testset = data.train_test_split(data.from_polars(table()), percentage=0.25)
@@ -107,13 +157,20 @@ def path(folder: Path) -> None:
 def driver(address: str, code: str, **environment: str) -> subprocess.Popen[str]:
     """Start a driver of its own on a cluster."""
     begin = (
-        "import ray, signal; from tests.driver_steps import Begun, fit, search\n"
+        "import ray, signal; from tests.driver_steps import Begun, fail, fit, search\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored where a shell has started the tests in the background
         f"ray.init({address!r}, log_to_driver=False, logging_level='ERROR')\n"
     )
     return subprocess.Popen(
         [sys.executable, "-c", begin + code], env={**os.environ, **environment}, stderr=subprocess.PIPE, text=True
     )
+
+
+def free_port() -> int:
+    """Return a port that is free."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def until(is_so: Callable[[], bool], otherwise: Callable[[], Any], within_s: float = 90.0) -> None:
