@@ -6,6 +6,7 @@ Covers `serve.model_store` and `serve.replica` too.
 from __future__ import annotations
 
 import concurrent.futures
+import http.server
 import json
 import os
 import random
@@ -26,6 +27,8 @@ import yaml
 
 from rayline import device, train
 from rayline.core.errors import ParameterError, ResourceError, ServeError
+from rayline.core.target import Target, Task
+from rayline.inference.model import Model
 from rayline.inference.pipeline import InferencePipeline
 from rayline.serve import deploy_config, ingress, to_deployment
 from rayline.serve.model_store import differences, interface
@@ -134,6 +137,33 @@ def test_what_clients_notice_of_another_pipeline() -> None:
     assert interface(odd()) == {"columns": {"x": "number"}, "targets": {"y": "number"}}
 
 
+def test_a_new_route_is_there_when_all_connections_reach_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a new HAProxy takes over from one that does not know the application, each of them gets a part of the connections."""
+    monkeypatch.setattr(ingress, "STABLE_S", 0.3)
+    statuses = iter([404, 200, 404, 200, 404, 200, 404])
+    missed: list[float] = []
+
+    class TwoProxies(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status = next(statuses, 200)
+            if status == 404:
+                missed.append(time.monotonic())
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), TwoProxies) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/health"
+        assert ingress.responds(url, steadily=False)
+        assert len(missed) == 1
+        assert ingress.responds(url, steadily=True)
+        assert len(missed) == 4
+        assert time.monotonic() - missed[-1] >= 0.3
+        server.shutdown()
+
+
 def test_the_url_of_a_deployment_that_goes(monkeypatch: pytest.MonkeyPatch) -> None:
     deployment = to_deployment(odd(), name="going")
     monkeypatch.setattr(type(deployment), "status", lambda self: "DELETING")
@@ -185,6 +215,69 @@ class _Asking:
     @property
     def failures(self) -> list[Any]:
         return [answer for answer in self.answers if not isinstance(answer, dict)]
+
+
+class _Unloadable(float):
+    """A model that can be stored, and that no replica can load."""
+
+    def __str__(self) -> str:  # what is saved
+        return "no number"
+
+
+def _unloadable() -> InferencePipeline:
+    target = Target(("y",), Task.REGRESSION, (pl.Float64(),))
+    return InferencePipeline(None, Model("serve-odd", _Unloadable(), {"x": pl.Float64()}, target))
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_no_client_notices_updates_and_what_happens_beside(ray_session: Any) -> None:
+    """The replica is never taken out, so no request depends on how fast Ray Serve informs its proxies."""
+    actor, codes = {"num_cpus": 0.5}, list[Any]()
+    deployment = to_deployment(odd(), name="main", ray_actor_options=actor).deploy()
+    url, stop = deployment.url, threading.Event()
+
+    def ask(method: str, path: str, body: Any) -> None:
+        with httpx.Client(timeout=60) as client:
+            while not stop.is_set():
+                try:
+                    codes.append(client.request(method, url + path, json=body).status_code)
+                except httpx.TransportError as error:
+                    codes.append(error)
+
+    asked = [("POST", "/predict", [{"x": 1}]), ("GET", "/v2/models/main", None)] * 2
+    clients = [threading.Thread(target=ask, args=request) for request in asked]
+    try:
+        for client in clients:
+            client.start()
+        replicas, config = ingress.replicas("main"), ingress.user_config("main")
+        for _ in range(4):
+            deployment.update(odd())
+        with pytest.raises(
+            ServeError, match=r"(?s)cannot use the new model: ValueError.*the old one continues to answer"
+        ):
+            deployment.update(_unloadable())
+        assert httpx.post(f"{url}/predict", json=[{"x": 1}]).json() == {"predictions": [1.0]}
+        deployment.update(odd())
+        assert (ingress.replicas("main"), ingress.user_config("main")) == (replicas, config)
+
+        beside = to_deployment(odd(), name="beside", ray_actor_options=actor).deploy()
+        for _ in range(30):  # each on a connection of its own
+            assert httpx.get(f"{beside.url}/v2/models/beside", timeout=60).status_code == 200
+        beside.delete()
+
+        # Other options need other replicas; until these run, requests wait.
+        to_deployment(odd(), name="main", max_batch_size=7, ray_actor_options=actor).deploy()
+        assert not replicas & ingress.replicas("main")
+        stop.set()
+        for client in clients:
+            client.join()
+        assert set(codes) == {200}
+        to_deployment(odd(), name="main", token="s3cret", ray_actor_options=actor).deploy()
+        assert httpx.post(f"{url}/predict", json=[{"x": 1}], timeout=60).status_code == 401
+    finally:
+        stop.set()
+        deployment.delete()
 
 
 @pytest.mark.ray

@@ -1,12 +1,13 @@
 """Deployment of a pipeline on Ray Serve: the app of `serve.app` in replicas, behind HAProxy if it is installed.
 
-The pipeline is sent once: a small detached actor (`ModelStore`) puts it into the object store, and all replicas of all
-versions load it from there. The `user_config` of a replica names the model to use, so `update` replaces
-the model in running replicas without failing requests.
+The pipeline is sent once: a small detached actor (`ModelStore`) puts it into the object store, and all replicas load it from there. Running
+replicas wait for its next model, so `update` replaces the model without failing requests: for Ray Serve nothing changes, and no proxy takes a
+replica out.
 """
 
 from __future__ import annotations
 
+import hashlib
 import html
 import inspect
 import re
@@ -31,7 +32,17 @@ from rayline.device import UseGPU
 from rayline.inference import artifact
 from rayline.inference.pipeline import InferencePipeline, ModelLike, as_pipeline
 from rayline.serve import ingress
-from rayline.serve.model_store import differences, interface, release_models, serialized, store_model, stored_interface
+from rayline.serve.model_store import (
+    differences,
+    interface,
+    release_models,
+    serialized,
+    store_model,
+    store_name,
+    stored_interface,
+    wait_for_replicas,
+    withdraw_model,
+)
 from rayline.serve.options import ServerOptions
 from rayline.serve.replica import deployment_options, replica_class
 
@@ -96,24 +107,10 @@ class Deployment:
             if not is_new:
                 self._require_ours("deploy")
                 self._require_same_interface(allow_schema_change)
-            model = store_model(self.name, self.pipeline)
-            try:
-                serve.run(
-                    self._plan.application(None, model, ingress.listening_host()),
-                    name=self.name,
-                    route_prefix=self._route(),
-                )
-            except (RuntimeError, RayServeException, TimeoutError, ray.exceptions.RayError) as error:
-                reason = ingress.failure_reason(self.name, error)
-                if is_new:
-                    self._delete()
-                raise ServeError(
-                    f"Deployment {self.name!r} did not start: {reason}.",
-                    "Expected healthy replicas.",
-                    "check that the cluster has the CPUs and GPUs that ray_actor_options require.",
-                ) from error
-            release_models(self.name, keep=model["key"])
-            if not ingress.responds(f"{self.url}/health"):
+            key, before = store_model(self.name, self.pipeline)
+            self._run(key, None if is_new else before)
+            release_models(self.name, keep_current=True)
+            if not ingress.responds(f"{self.url}/health", steadily=is_new):
                 raise ServeError(
                     f"Deployment {self.name!r} is running, but nothing answers at {self.url}.",
                     f"Expected an answer within {ingress.READY_S} seconds.",
@@ -201,6 +198,39 @@ class Deployment:
         """The Ray Serve Application, to bind into a larger one; its arguments contain the model."""
         self._plan.require_gpus()
         return self._plan.application(serialized(self.pipeline), None)
+
+    def _run(self, key: str, before: str | None) -> None:
+        """Start or change the application and wait until its replicas use the model of this key; when they cannot, all is as before."""
+        try:
+            serve.run(
+                self._plan.application(None, self._user_config(key), ingress.listening_host()),
+                name=self.name,
+                route_prefix=self._route(),
+            )
+            failure = wait_for_replicas(self.name, key, lambda: ingress.replicas(self.name))
+        except (RuntimeError, RayServeException, TimeoutError, ray.exceptions.RayError) as error:
+            reason = ingress.failure_reason(self.name, error)
+            if before is None:
+                self._delete()
+            else:
+                withdraw_model(self.name, key, before)
+            raise ServeError(
+                f"Deployment {self.name!r} did not start: {reason}.",
+                "Expected healthy replicas.",
+                "check that the cluster has the CPUs and GPUs that ray_actor_options require.",
+            ) from error
+        if failure:
+            withdraw_model(self.name, key, before or "")
+            raise ServeError(
+                f"Deployment {self.name!r}: a running replica cannot use the new model: {failure.strip().splitlines()[-1].rstrip('.')}.",
+                "Expected a model that loads in the replicas; the old one continues to answer.",
+                "check that the replicas have the memory and the packages that the model needs.",
+            )
+
+    def _user_config(self, key: str) -> dict[str, str]:
+        """Return what replicas start with: what the running ones have, for which Ray Serve then changes nothing."""
+        running = ingress.user_config(self.name) if self.status() == "RUNNING" else None
+        return running or {"store": store_name(self.name), "start": key}
 
     def _route(self) -> str:
         routes = ingress.routes()
@@ -389,15 +419,17 @@ class _Plan:
 
     def application(self, model: bytes | str | None, config: Mapping[str, str] | None, host: str = "") -> Any:
         """Return the Ray Serve application of a model in its arguments or in the ModelStore, on a Ray Serve at this address."""
-        # A constant version: Ray Serve then updates a running deployment in place where it can.
+        # Ray Serve starts a replica again when its version changes, and does not compare arguments itself.
+        arguments = (model, asdict(self.options.at(host)), self.use_gpu)
+        version = hashlib.sha256(repr(arguments).encode()).hexdigest()[:16]
         deployment = serve.deployment(replica_class()).options(
             name=self.options.name,
             user_config=config,
-            **versioned("1"),
+            **versioned(version),
             **deployment_options(self.options),
             **{**self.placement, "ray_actor_options": self._actor()},
         )
-        return deployment.bind(model, asdict(self.options.at(host)), self.use_gpu)
+        return deployment.bind(*arguments)
 
 
 def _on_gpu(actor: Mapping[str, Any], use_gpu: UseGPU | None) -> tuple[dict[str, Any], UseGPU | None]:

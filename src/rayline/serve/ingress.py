@@ -16,6 +16,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from importlib import util
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray import serve
@@ -30,6 +31,8 @@ from rayline.serve.options import is_loopback
 HTTP_PORT = 8000
 READY_S = 60
 """Seconds that the proxy may need to reach the replicas after Ray Serve reports them as running."""
+STABLE_S = 1
+"""Seconds for which all connections must be answered: twice the time after which Ray Serve tells an old HAProxy again to stop."""
 
 _started_here: dict[str, str] = {}
 """The controllers (by actor id) that this process has started, each with the directory of its HAProxy files."""
@@ -92,15 +95,31 @@ def routes() -> dict[str, str]:
     return {name: about["route_prefix"] for name, about in applications.items() if about["route_prefix"] is not None}
 
 
+def _application(name: str) -> dict[str, Any]:
+    """Return what Ray Serve's controller knows about an application; nothing when there is none of this name."""
+    return serve_client().get_serve_details()["applications"].get(name) or {}
+
+
 def is_ours(name: str) -> bool:
     """Return whether the application of this name was made by `to_deployment` or `deploy_config`."""
-    about = serve_client().get_serve_details()["applications"].get(name) or {}
+    about = _application(name)
     if str((about.get("deployed_app_config") or {}).get("import_path", "")).startswith("rayline."):
         return True
-    configs = [
-        deployment["deployment_config"].get("user_config") for deployment in about.get("deployments", {}).values()
-    ]
-    return not configs or any(isinstance(config, dict) and "holder" in config and "key" in config for config in configs)
+    return not about.get("deployments") or user_config(name) is not None
+
+
+def user_config(name: str) -> dict[str, str] | None:
+    """Return the configuration of the replicas that `to_deployment` has started; None when there are none."""
+    configs = [d["deployment_config"].get("user_config") for d in _application(name).get("deployments", {}).values()]
+    ours = [config for config in configs if isinstance(config, dict) and {*config} == {"store", "start"}]
+    return ours[0] if ours else None
+
+
+def replicas(name: str) -> set[str]:
+    """Return the ids of the actors that are the replicas of an application, without those that are being stopped."""
+    deployments = _application(name).get("deployments", {}).values()
+    all_replicas = [replica for deployment in deployments for replica in deployment["replicas"]]
+    return {str(replica["actor_id"]) for replica in all_replicas if replica["state"] != "STOPPING"}
 
 
 def _controller() -> str | None:
@@ -224,13 +243,22 @@ def _free_port(first: int) -> int:
     raise ServeError(f"No port from {first} to {first + 199} is free.", "Expected a free port.", "pass port=….")
 
 
-def responds(url: str) -> bool:
-    """Wait until this address answers with 200; return False after READY_S seconds. Ray Serve informs its proxies about a replica
-    only after the replica runs."""
+def responds(url: str, *, steadily: bool) -> bool:
+    """Wait until this address answers with 200, or does so `steadily` for a second; return False after READY_S seconds.
+
+    Ray Serve informs its proxies about a replica only after the replica runs. Then a new HAProxy starts, and until the old one has heard that
+    it must stop, both accept connections: the old one does not know the application and answers 404.
+    """
     until = time.monotonic() + READY_S
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # without the proxy of the environment
-    while time.monotonic() < until:
-        with contextlib.suppress(OSError, http.client.HTTPException), opener.open(url, timeout=5):
+    since, period_s = None, STABLE_S if steadily else 0
+    while (now := time.monotonic()) < until:
+        try:
+            with opener.open(url, timeout=5):
+                since = since or now
+        except (OSError, http.client.HTTPException):
+            since = None
+        if since is not None and time.monotonic() - since >= period_s:
             return True
         time.sleep(0.05)
     return False

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import secrets
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Collection, Mapping
 
 import polars as pl
 import ray
@@ -18,24 +20,54 @@ NAMESPACE = "rayline"
 
 
 class ModelStore:
-    """Keeps serialized pipelines in the object store; they outlive the driver that stored them."""
+    """Keeps serialized pipelines in the object store; they outlive the driver that stored them.
+
+    Replicas wait here for the next model and report which one they use, so Ray Serve takes no part in an update.
+    """
 
     def __init__(self) -> None:
-        self._models: dict[str, ray.ObjectRef] = {}
-        self._interface: Interface | None = None
+        self._models: dict[str, tuple[ray.ObjectRef, Interface]] = {}
+        self._current = ""
+        self._changed = asyncio.Event()
+        self._used: dict[str, str] = {}  # the key that each replica uses; "" before its first
+        self._failures: dict[str, str] = {}  # the reasons of the replicas that cannot use the current model
 
-    def put(self, key: str, packed: bytes, interface: Interface) -> None:
-        self._models[key] = ray.put(packed)
-        self._interface = interface
+    async def put(self, key: str, packed: bytes, interface: Interface) -> None:
+        self._models[key] = (ray.put(packed), interface)
+        self._use(key)
 
-    def interface(self) -> Interface | None:
-        return self._interface
+    async def withdraw(self, key: str, before: str) -> None:
+        """Use the model of before again, unless another driver has stored a third one meanwhile."""
+        if key == self._current:
+            self._use(before)
+        self._models.pop(key, None)
 
-    def get(self, key: str) -> list[ray.ObjectRef]:
-        return [self._models[key]]
+    def _use(self, key: str) -> None:
+        self._current, self._failures = key, {}
+        self._changed.set()
+        self._changed = asyncio.Event()
 
-    def keep_only(self, key: str) -> None:
-        self._models = {stored: ref for stored, ref in self._models.items() if stored == key}
+    async def next(self, replica: str, used: str, seen: str) -> tuple[str, list[ray.ObjectRef]]:
+        """Return the current model as soon as it is not the one that the replica has seen, and after half a minute in any case."""
+        self._used[replica] = used
+        if self._current in ("", seen):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), 30)
+        return self._current, [self._models[self._current][0]] if self._current else []
+
+    async def failed(self, replica: str, key: str, reason: str) -> None:
+        if key == self._current:
+            self._failures[replica] = reason
+
+    async def progress(self) -> tuple[str, dict[str, str], dict[str, str]]:
+        """Return the current key, the key that each replica uses, and the reasons of replicas that cannot use the current one."""
+        return self._current, self._used, self._failures
+
+    async def interface(self) -> Interface | None:
+        return self._models[self._current][1] if self._current else None
+
+    async def keep_current(self) -> None:
+        self._models = {self._current: self._models[self._current]}
 
 
 Interface = dict[str, dict[str, str]]
@@ -62,9 +94,7 @@ def interface(pipeline: InferencePipeline) -> Interface:
 def stored_interface(name: str) -> Interface | None:
     """Return the interface of a running deployment's pipeline; None when it is unknown."""
     with contextlib.suppress(ValueError, AttributeError, ray.exceptions.RayError):
-        interface: Interface | None = ray.get(
-            ray.get_actor(f"models of {name}", namespace=NAMESPACE).interface.remote()
-        )
+        interface: Interface | None = ray.get(ray.get_actor(store_name(name), namespace=NAMESPACE).interface.remote())
         return interface
     return None
 
@@ -82,29 +112,57 @@ def differences(new: Interface, old: Interface) -> list[str]:
     return lines + [f"the target {name!r} was removed" for name in old["targets"] if name not in new["targets"]]
 
 
-def store_model(name: str, pipeline: InferencePipeline) -> dict[str, str]:
-    """Store a pipeline and return the `user_config` with which a replica finds it."""
-    holder = ray.remote(ModelStore).options(
-        name=f"models of {name}",
-        namespace=NAMESPACE,
-        get_if_exists=True,
-        lifetime="detached",
-        num_cpus=0,
-        max_restarts=0,
+def store_name(name: str) -> str:
+    """Return the name of the ModelStore of a deployment."""
+    return f"models of {name}"
+
+
+def store_model(name: str, pipeline: InferencePipeline) -> tuple[str, str]:
+    """Store a pipeline for the replicas of a deployment, and return its key and that of the one before ("" when there is none)."""
+    store = (
+        ray.remote(ModelStore)
+        .options(
+            name=store_name(name),
+            namespace=NAMESPACE,
+            get_if_exists=True,
+            lifetime="detached",
+            num_cpus=0,
+            max_restarts=0,
+        )
+        .remote()
     )
-    config = {"holder": f"models of {name}", "key": secrets.token_hex(8)}
-    ray.get(holder.remote().put.remote(config["key"], serialized(pipeline), interface(pipeline)))
-    return config
+    key, (before, _, _) = secrets.token_hex(8), ray.get(store.progress.remote())
+    ray.get(store.put.remote(key, serialized(pipeline), interface(pipeline)))
+    return key, before
 
 
-def release_models(name: str, keep: str | None = None) -> None:
-    """Remove all stored pipelines of a deployment except the one with this key."""
+def withdraw_model(name: str, key: str, before: str) -> None:
+    """Remove a stored pipeline and make the replicas use the one before again."""
+    ray.get(ray.get_actor(store_name(name), namespace=NAMESPACE).withdraw.remote(key, before))
+
+
+def wait_for_replicas(name: str, key: str, replicas: Callable[[], Collection[str]]) -> str | None:
+    """Wait until all replicas (the ids of their actors) use this model; return the reason when one cannot, otherwise None."""
+    store = ray.get_actor(store_name(name), namespace=NAMESPACE)
+    while True:
+        current, used, failures = ray.get(store.progress.remote())
+        behind = {replica for replica, its_key in used.items() if its_key != key}
+        behind = behind.intersection(replicas()) if behind else behind
+        if current != key or not behind:
+            return None  # when the current key is another, another driver has stored a newer model
+        if failed := behind & set(failures):
+            return str(failures[failed.pop()])
+        time.sleep(0.05)
+
+
+def release_models(name: str, *, keep_current: bool = False) -> None:
+    """Remove the stored pipelines of a deployment: all, or all but the current one."""
     with contextlib.suppress(ValueError, ray.exceptions.RayActorError):
-        holder = ray.get_actor(f"models of {name}", namespace=NAMESPACE)
-        if keep is None:
-            ray.kill(holder)
+        store = ray.get_actor(store_name(name), namespace=NAMESPACE)
+        if keep_current:
+            ray.get(store.keep_current.remote())
         else:
-            ray.get(holder.keep_only.remote(keep))
+            ray.kill(store)
 
 
 def serialized(pipeline: InferencePipeline) -> bytes:

@@ -33,19 +33,44 @@ class Replica:
         relax_gc()
         self._options, self._key, self._use_gpu = ServerOptions(**options), "", use_gpu
         self._app: App | None = None
+        self._id = ray.get_runtime_context().get_actor_id()
+        self._following: asyncio.Task[None] | None = None
         if model is not None:
             loaded = artifact.load(model) if isinstance(model, str) else cloudpickle.loads(model)
             self._app = create_app(loaded.on_gpu(use_gpu), self._options)
 
     async def reconfigure(self, config: Mapping[str, str]) -> None:
-        """Use the model that the ModelStore has under this key."""
-        if config["key"] == self._key:
-            return
-        holder = ray.get_actor(config["holder"], namespace=NAMESPACE)
-        packed = await (await holder.get.remote(config["key"]))[0]
-        activate = await asyncio.to_thread(self._loaded, packed)  # health checks are answered meanwhile
-        activate()
-        self._key = config["key"]
+        """Use the current model of a ModelStore, and from now on each later one. Ray Serve calls this before the first request."""
+        if self._following is None:
+            key, model = await self._next(config["store"], "")
+            await self._use(key, model)
+            self._following = asyncio.create_task(self._follow(config["store"], key))
+
+    async def _next(self, store: str, seen: str) -> tuple[str, list[ray.ObjectRef]]:
+        model: tuple[str, list[ray.ObjectRef]] = await _store(store).next.remote(self._id, self._key, seen)
+        return model
+
+    async def _use(self, key: str, model: list[ray.ObjectRef]) -> None:
+        if model and key != self._key:
+            packed = await model[0]
+            activate = await asyncio.to_thread(self._loaded, packed)  # requests are answered meanwhile
+            activate()
+            self._key = key
+
+    async def _follow(self, store: str, seen: str) -> None:
+        """Use each new model of the store. The one in use stays when the new one cannot be loaded."""
+        while True:
+            try:
+                key, model = await self._next(store, seen)
+                if key == seen:
+                    continue
+                seen = key
+                try:
+                    await self._use(key, model)
+                except Exception as error:
+                    await _store(store).failed.remote(self._id, key, f"{type(error).__name__}: {error}")
+            except (ValueError, ray.exceptions.RayError):  # the store is gone; the next deploy() starts another
+                await asyncio.sleep(1)
 
     def _loaded(self, packed: bytes) -> Callable[[], None]:
         """Deserialize and prepare a pipeline, and return a function that makes the app use it."""
@@ -84,6 +109,10 @@ async def _lifespan(receive: Any, send: Any) -> None:
         await send({"type": f"{kind}.complete"})
         if kind == "lifespan.shutdown":
             return
+
+
+def _store(name: str) -> Any:
+    return ray.get_actor(name, namespace=NAMESPACE)
 
 
 def deployment_options(options: ServerOptions) -> dict[str, Any]:
