@@ -74,10 +74,12 @@ def test_a_fit_and_a_fold_hand_over_the_same_request(monkeypatch: pytest.MonkeyP
     one, two = seen
     assert one.spec.features == two.spec.features == pl.Schema({"x": pl.Float64, "c_a": pl.UInt8, "c_b": pl.UInt8})
     assert one.spec.lineage() == two.spec.lineage() == {"x": ["x"], "c": ["c_a", "c_b"]}
-    # The fold's test rows have weights, and the fit has none; the search evaluates training rows only where it must.
+    # The fold's test rows have weights, and the fit has none; the search evaluates training rows only where it must, and keeps no model.
     assert two.spec.test_weight == "w"
     one = dataclasses.replace(one, spec=dataclasses.replace(one.spec, lineage=dict, test_weight="w"), made_at="")
-    two = dataclasses.replace(two, spec=dataclasses.replace(two.spec, lineage=dict), made_at="", log_train_metrics=True)
+    two = dataclasses.replace(
+        two, spec=dataclasses.replace(two.spec, lineage=dict), made_at="", log_train_metrics=True, fingerprint=True
+    )
     assert one == two
 
 
