@@ -104,6 +104,7 @@ def test_a_pipeline_of_several_models_does_what_one_does(
 @pytest.mark.ray
 def test_on_a_dataset(ray_session: Any, search: dict[str, Analysis]) -> None:
     data = rl.data.from_polars(RAW).repartition(3)
+    data.context.execution_options.preserve_order = True  # Ray Data passes on the blocks that are ready first
     for kind in KINDS:
         pipeline = made(search["late"], kind)
         here, there = (pipeline.evaluate(own, metrics=["roc_auc", "log_loss"], replicates=20) for own in (RAW, data))
