@@ -6,6 +6,7 @@ Covers `serve.model_store` and `serve.replica` too.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import http.server
 import json
 import os
@@ -310,7 +311,12 @@ def test_a_replica_killed_in_a_request_costs_its_caller_nothing(ray_session: Any
     deployment = to_deployment(odd(0.05), name="slow", num_replicas=2, ray_actor_options={"num_cpus": 0.5}).deploy()
 
     def replicas() -> list[Any]:
-        return [p for p in psutil.Process().children(recursive=True) if "ServeReplica:slow" in " ".join(p.cmdline())]
+        found = []
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has ended meanwhile, or is a zombie
+                if "ServeReplica:slow" in " ".join(process.cmdline()):
+                    found.append(process)
+        return found
 
     try:
         with _Asking(deployment.url, [{"x": 1}], 6) as asking:
