@@ -12,7 +12,7 @@ import numpy.typing as npt
 import polars as pl
 
 from rayline.core.errors import SchemaError
-from rayline.core.schema import SPARSE, as_schema, col, vector_width
+from rayline.core.schema import SPARSE, as_schema, col, dense_width
 
 Array = npt.NDArray[Any]
 
@@ -100,12 +100,12 @@ class Features:
     def _width(self, name: str, dtype: pl.DataType) -> int:
         if dtype == SPARSE:
             return int(self.table[name].struct.field("size").max() or 0)  # type: ignore[arg-type]
-        return vector_width(dtype) if isinstance(dtype, pl.Array) else 1
+        return dense_width(dtype)
 
     @property
     def dense_width(self) -> int:
         """The columns of `matrix` that take memory in every row: those of sparse vectors do not."""
-        return sum(vector_width(d) if isinstance(d, pl.Array) else 1 for d in self.schema.values() if d != SPARSE)
+        return sum(dense_width(dtype) for dtype in self.schema.values() if dtype != SPARSE)
 
     @cached_property
     def has_vectors(self) -> bool:

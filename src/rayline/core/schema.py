@@ -265,9 +265,9 @@ def type_in_words(dtype: pl.DataType) -> str:
     return "values of several types" if dtype == pl.Object else str(dtype)
 
 
-def vector_width(dtype: pl.Array) -> int:
-    """Return the number of values of a vector, or of a tensor, in a row."""
-    return math.prod(dtype.shape)
+def dense_width(dtype: pl.DataType) -> int:
+    """Return the number of values in a row: of a vector or a tensor all of its own, otherwise one."""
+    return math.prod(dtype.shape) if isinstance(dtype, pl.Array) else 1
 
 
 def usual_numbers(dtype: pl.DataType) -> pl.DataType:

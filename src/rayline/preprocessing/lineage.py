@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from rayline.core.operations.base import Operation
-from rayline.core.schema import SPARSE, vector_width
+from rayline.core.schema import SPARSE, dense_width
 
 Lineage = dict[str, tuple[str, ...]]
 
@@ -30,7 +30,7 @@ class ColumnOrigins:
         for name, dtype in schema.items():
             sources = self.elements.get(name)
             if sources is None and isinstance(dtype, pl.Array):
-                sources = dict.fromkeys(map(str, range(vector_width(dtype))), self.columns[name])
+                sources = dict.fromkeys(map(str, range(dense_width(dtype))), self.columns[name])
             is_vector = isinstance(dtype, pl.Array) or dtype == SPARSE
             lineage[name] = (
                 {f"{name}_{e}": s for e, s in sources.items()}

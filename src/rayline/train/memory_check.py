@@ -9,7 +9,7 @@ import polars as pl
 from rayline.core import memory, registry, row_stream
 from rayline.core.errors import ResourceError, counted
 from rayline.core.memory import readable_size
-from rayline.core.schema import SPARSE, vector_width
+from rayline.core.schema import SPARSE, dense_width
 from rayline.train.fit_request import FitRequest
 from rayline.train.scaling import Scaling
 
@@ -74,7 +74,7 @@ def _available(scaling: Scaling, needed: int) -> int | None:
 def _width(features: Mapping[str, pl.DataType]) -> int | None:
     if any(dtype == SPARSE for dtype in features.values()):
         return None
-    return sum(vector_width(dtype) if isinstance(dtype, pl.Array) else 1 for dtype in features.values())
+    return sum(map(dense_width, features.values()))
 
 
 def _row_bytes(features: Mapping[str, pl.DataType]) -> float:

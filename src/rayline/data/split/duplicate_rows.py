@@ -135,8 +135,6 @@ class BlockHashCounts(GroupTable):
     @classmethod
     def merge_all(cls, states: Iterable[Self], **options: Any) -> Self:
         states = list(states)
-        if any(state.overflow for state in states):
-            return cls(overflow=True)
         return states[0] if len(states) == 1 else super().merge_all(states)
 
     @classmethod
